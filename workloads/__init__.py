@@ -1,0 +1,1 @@
+"""What is measured: one folder a workload, and the worker that runs it beside exactly one framework."""
