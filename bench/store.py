@@ -1,0 +1,212 @@
+"""The run folder: append, read, resume. What is in it is the truth; every table is derived from it.
+
+    <out>/<run-id>/
+      run.json        schema, matrix as resolved, environment, commit, image ids, seed, keys of the comparisons
+      blocks.jsonl    one line a block with all its arms' outcomes, appended and fsynced after its samples
+      parity.jsonl    one certificate a contrast
+      steps/          raw step times in ns, Parquet, one file a block
+      telemetry/      readings of the sampler, Parquet, one file a block
+      logs/           stderr of workers that failed
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RUN_SCHEMA = "bench.run/1"
+BLOCK_SCHEMA = "bench.block/1"
+PARITY_SCHEMA = "bench.parity/1"
+
+# One row a measured step (sync "step") or a slice (sync "slice": `steps` of them in one `time_ns`).
+# start_ns and end_ns are CLOCK_MONOTONIC of the slice, cpu_ns the process's CPU time over it, repeated on its rows.
+# `settling` rows are the first steps after a switch of arms: recorded, and left out of every estimate.
+STEP_COLUMNS = {
+    "arm": "string",
+    "round": "int32",
+    "position": "int32",
+    "sync": "string",
+    "settling": "bool",
+    "steps": "int32",
+    "time_ns": "int64",
+    "start_ns": "int64",
+    "end_ns": "int64",
+    "cpu_ns": "int64",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredRun:
+    """A run as read from its folder: plain JSON records, and the steps of a block on demand."""
+
+    folder: Path
+    run: dict[str, Any]
+    blocks: list[dict[str, Any]] = field(default_factory=list)
+    certificates: list[dict[str, Any]] = field(default_factory=list)
+
+    def steps(self, block: Mapping[str, Any]) -> pd.DataFrame:
+        """Raw samples of one block, columns as STEP_COLUMNS; empty when every arm failed before the first slice."""
+        import pandas as pd  # noqa: PLC0415 - a second of import that append-only use never needs
+
+        path = self.folder / "steps" / f"{stem(block)}.parquet"
+        if not path.exists():
+            return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in STEP_COLUMNS.items()})
+        return pd.read_parquet(path)
+
+    def telemetry(self, block: Mapping[str, Any]) -> Path | None:
+        """The Parquet file of a block's readings, or None where nothing was sampled."""
+        path = self.folder / "telemetry" / f"{stem(block)}.parquet"
+        return path if path.exists() else None
+
+
+def stem(block: Mapping[str, Any]) -> str:
+    """The file name that a block's samples share: comparison, block and attempt."""
+    return f"{block['comparison']}.{block['block']:03d}.{block['attempt']}"
+
+
+def read(folder: Path) -> StoredRun:
+    """The run in `folder`; a torn last line is dropped. Raises InputError if it is no run folder."""
+    path = folder / "run.json"
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder}: no run.json here; name a run folder, such as runs/<run-id>") from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); the run folder is damaged") from None
+    if not isinstance(run, dict) or run.get("schema") != RUN_SCHEMA:
+        raise InputError(f"{path}: schema {_schema(run)!r} is unknown; this version of bench reads {RUN_SCHEMA}")
+    return StoredRun(
+        folder=folder,
+        run=run,
+        blocks=_lines(folder / "blocks.jsonl", BLOCK_SCHEMA),
+        certificates=_lines(folder / "parity.jsonl", PARITY_SCHEMA),
+    )
+
+
+class Store:
+    """The one writer of a run folder. Every append is on disk before the call returns."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def create(cls, folder: Path, run: Mapping[str, Any]) -> Store:
+        """Begin a run: the folder must not exist yet."""
+        try:
+            folder.mkdir(parents=True)
+            for name in ("steps", "telemetry", "logs"):
+                (folder / name).mkdir()
+        except FileExistsError:
+            raise InputError(f"{folder}: exists already; choose another --out, or --resume it") from None
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another --out") from None
+        store = cls(folder)
+        store.write_run(run)
+        for name in ("blocks.jsonl", "parity.jsonl"):
+            (folder / name).touch()
+        return store
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder: two harnesses never write into one run."""
+        with (self.folder / ".lock").open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f"{self.folder}: another bench is writing this run; wait for it or stop it") from None
+            yield
+
+    def write_run(self, run: Mapping[str, Any]) -> None:
+        """Replace run.json in one step."""
+        text = json.dumps({"schema": RUN_SCHEMA, **run}, indent=1, allow_nan=False) + "\n"
+        _replace(self.folder / "run.json", text.encode())
+
+    def append_block(self, record: Mapping[str, Any], steps: list[dict[str, Any]]) -> None:
+        """Samples first, then the line that makes them count."""
+        if steps:
+            self._write_steps(self.folder / "steps" / f"{stem(record)}.parquet", steps)
+        _append(self.folder / "blocks.jsonl", {"schema": BLOCK_SCHEMA, **record})
+
+    def append_certificate(self, record: Mapping[str, Any]) -> None:
+        """One certificate of a contrast."""
+        _append(self.folder / "parity.jsonl", {"schema": PARITY_SCHEMA, **record})
+
+    def write_log(self, record: Mapping[str, Any], arm: str, text: str) -> str:
+        """Keep a failed worker's stderr; returns its name inside the run folder."""
+        name = f"logs/{stem(record)}.{arm}.log"
+        _replace(self.folder / name, text.encode("utf-8", "replace"))
+        return name
+
+    @staticmethod
+    def _write_steps(path: Path, steps: list[dict[str, Any]]) -> None:
+        import pyarrow as pa  # noqa: PLC0415 - not needed by those who only read JSON
+        import pyarrow.parquet as pq  # noqa: PLC0415
+
+        kinds = {"string": pa.string(), "int32": pa.int32(), "int64": pa.int64(), "bool": pa.bool_()}
+        schema = pa.schema([(name, kinds[kind]) for name, kind in STEP_COLUMNS.items()])
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(steps, schema=schema), sink, compression="zstd")
+        _replace(path, sink.getvalue().to_pybytes())
+
+
+def repair(folder: Path) -> None:
+    """Cut a torn last line off both journals, so that the next append starts on a line of its own."""
+    for name in ("blocks.jsonl", "parity.jsonl"):
+        path = folder / name
+        data = path.read_bytes() if path.exists() else b""
+        whole = data[: data.rfind(b"\n") + 1]
+        if whole != data:
+            _replace(path, whole)
+
+
+def _lines(path: Path, schema: str) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    records = []
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is torn, or nothing
+        try:
+            record = json.loads(line)
+        except ValueError:
+            raise InputError(f"{path}:{number}: not JSON; the run folder is damaged") from None
+        if not isinstance(record, dict) or record.get("schema") != schema:
+            raise InputError(f"{path}:{number}: schema {_schema(record)!r} is unknown; this bench reads {schema}")
+        records.append(record)
+    return records
+
+
+def _schema(record: object) -> object:
+    return record.get("schema") if isinstance(record, dict) else type(record).__name__
+
+
+def _append(path: Path, record: Mapping[str, Any]) -> None:
+    line = json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    with path.open("ab") as handle:
+        handle.write(line)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _replace(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    with temporary.open("wb") as handle:
+        handle.write(data)
+        handle.flush()
+        os.fsync(handle.fileno())
+    temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
