@@ -1,0 +1,52 @@
+"""What every framework's runtime offers, under the same names, and the Program that a workload's `build` returns.
+
+A runtime module has: `prepare(cell)` environment variables, before the framework is imported; `configure(cell)`
+threads and flags, after; `versions()`; `effective()` what is really in force; `synchronise()`; `wrap(function, mode)`;
+`compilations()`; `device_peak_memory_bytes()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Arrays = Mapping[str, Array]
+
+DTYPES = {"fp32": np.float32, "fp64": np.float64}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """A workload placed on the device, ready to step; weights and gradients leave it in the spec's neutral layout.
+
+    step        i -> the step on batch i mod count; a device scalar (train: the loss) or the outputs (infer)
+    gradients   i -> gradients of the loss on batch i, nothing updated; by the function that `step` differentiates with
+    outputs     inputs (batch, …) -> the forward pass in eager mode, for evaluation
+    weights     the present weights
+    fetch       a device value -> NumPy; waits for it
+    """
+
+    parameter_count: int
+    step: Callable[[int], Any]
+    gradients: Callable[[int], dict[str, Array]]
+    outputs: Callable[[Array], Array]
+    weights: Callable[[], dict[str, Array]]
+    fetch: Callable[[Any], Array]
+
+
+def thread_variables(threads: int) -> dict[str, str]:
+    """Pool sizes that must be in the environment before NumPy or a framework loads; idle pools sleep, not spin."""
+    count = str(threads)
+    return {
+        "OMP_NUM_THREADS": count,
+        "MKL_NUM_THREADS": count,
+        "OPENBLAS_NUM_THREADS": count,
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "KMP_BLOCKTIME": "0",
+        "GOMP_SPINCOUNT": "0",
+    }

@@ -1,0 +1,92 @@
+"""PyTorch: threads, flags, synchronisation, versions; effective values, as the framework reports them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from workloads.contract import Cell, Unsupported
+from workloads.runtime import thread_variables
+
+
+def prepare(cell: Cell) -> None:
+    """Set what PyTorch reads from the environment at import."""
+    os.environ.update(thread_variables(cell.threads))
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = str(cell.threads)
+    if cell.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def configure(cell: Cell) -> None:
+    """Set thread pools, denormals, TF32 and autotuning. Raises Unsupported: no such device, no such mode."""
+    import torch
+
+    if cell.mode == "graph":
+        raise Unsupported("pytorch has no mode graph; choose eager or compiled")
+    if cell.device == "cuda" and not torch.cuda.is_available():
+        raise Unsupported("pytorch sees no CUDA device; choose device cpu")
+    torch.set_num_threads(cell.threads)
+    torch.set_num_interop_threads(cell.threads)
+    torch.set_flush_denormal(True)  # as TensorFlow's pool threads do
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True  # as TensorFlow does
+
+
+def device(cell: Cell) -> Any:
+    """The torch.device of a cell."""
+    import torch
+
+    return torch.device("cuda" if cell.device == "cuda" else "cpu")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes."""
+    import torch
+
+    return {"torch": torch.__version__}
+
+
+def effective() -> dict[str, Any]:
+    """Threads and flags as PyTorch reports them after start."""
+    import torch
+
+    return {
+        "intra_op_threads": torch.get_num_threads(),
+        "inter_op_threads": torch.get_num_interop_threads(),
+        "onednn": torch.backends.mkldnn.is_available(),
+        "tf32": torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32,
+        "flush_denormals": torch.tensor([1e-40]).mul(1.0).item() == 0.0,
+        "devices": [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"],
+        "build_cuda": torch.version.cuda is not None,
+    }
+
+
+def synchronise() -> None:
+    """Wait until the device has nothing left to do."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def device_peak_memory_bytes() -> int | None:
+    """The GPU allocator's peak; None on a CPU, where there is no such counter."""
+    import torch
+
+    return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else None
+
+
+def wrap(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
+    """The function as the mode runs it: eager as it is, compiled by torch.compile (TorchInductor)."""
+    import torch
+
+    return torch.compile(function) if mode == "compiled" else function
+
+
+def compilations() -> int:
+    """Graphs compiled so far; a count that rises while timed is a recompilation."""
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])
