@@ -37,16 +37,3 @@ class Program:
     outputs: Callable[[Array], Array]
     weights: Callable[[], dict[str, Array]]
     fetch: Callable[[Any], Array]
-
-
-def thread_variables(threads: int) -> dict[str, str]:
-    """Pool sizes that must be in the environment before NumPy or a framework loads; idle pools sleep, not spin."""
-    count = str(threads)
-    return {
-        "OMP_NUM_THREADS": count,
-        "MKL_NUM_THREADS": count,
-        "OPENBLAS_NUM_THREADS": count,
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "KMP_BLOCKTIME": "0",
-        "GOMP_SPINCOUNT": "0",
-    }

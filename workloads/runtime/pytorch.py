@@ -7,12 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from workloads.contract import Cell, Unsupported
-from workloads.runtime import thread_variables
 
 
 def prepare(cell: Cell) -> None:
     """Set what PyTorch reads from the environment at import."""
-    os.environ.update(thread_variables(cell.threads))
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = str(cell.threads)
     if cell.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 from workloads.contract import Cell
-from workloads.runtime import thread_variables
 
 
 def prepare(cell: Cell) -> None:
-    """Set what NumPy's BLAS reads from the environment at import."""
-    os.environ.update(thread_variables(cell.threads))
+    """Nothing beyond the thread counts that every trial sets."""
 
 
 def configure(cell: Cell) -> None:

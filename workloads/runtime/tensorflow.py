@@ -7,14 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from workloads.contract import Cell, Unsupported
-from workloads.runtime import thread_variables
 
 _functions: list[Any] = []
 
 
 def prepare(cell: Cell) -> None:
     """Set what TensorFlow reads from the environment at import."""
-    os.environ.update(thread_variables(cell.threads))
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
     os.environ["KERAS_BACKEND"] = "tensorflow"

@@ -1,0 +1,250 @@
+"""A trial: one cell, built once, then driven by the worker's verbs."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from workloads.contract import Cell, finite, pack
+
+if TYPE_CHECKING:
+    from workloads.runtime import Array, Arrays, Program
+
+# Batches placed on the device before timing; a step takes the next, round and round.
+POOL_BATCHES = 16
+
+
+@dataclass
+class Trial:
+    """One cell in one process. `position` counts steps, so that every slice goes on with the next batch."""
+
+    cell: Cell
+    framework: str
+    seed: int
+    data: Path | None
+    runtime: ModuleType
+    spec: ModuleType
+    twin: ModuleType
+    program: Program
+    position: int = 0
+    expected: list[Array] | None = None
+    last: Any = None
+
+    @classmethod
+    def open(
+        cls, *, cell: dict[str, Any], framework: str, seed: int, data: str | None
+    ) -> tuple[Trial, dict[str, Any]]:
+        """Import, build, take the first step. `framework` is the cell's, or `reference`.
+
+        returns  import_s, build_s, first_step_s; versions; effective flags; parameter count; inputs' SHA-256
+        """
+        named = Cell.from_json(cell)
+        os.environ.update(thread_variables(named.threads))  # NumPy and OpenMP read them when they load
+        runtime = importlib.import_module(f"workloads.runtime.{framework}")
+        runtime.prepare(named)
+        imported, import_s = _timed(lambda: _import(named, framework))
+        spec, twin = imported
+        runtime.configure(named)
+        folder = Path(data) if data else None
+        weights, batches = inputs(spec, named, seed, folder, POOL_BATCHES)
+        program, build_s = _timed(lambda: twin.build(cell=named, weights=weights, batches=batches))
+        trial = cls(named, framework, seed, folder, runtime, spec, twin, program)
+        first, first_step_s = _timed(lambda: program.fetch(trial._step()))
+        return trial, {
+            "import_s": import_s,
+            "build_s": build_s,
+            "first_step_s": first_step_s,
+            "first_output": _digest(first),
+            "versions": {"python": platform.python_version(), "numpy": _numpy_version(), **runtime.versions()},
+            "effective": {**runtime.effective(), "cpus": sorted(os.sched_getaffinity(0)), "uid": os.getuid()},
+            "parameter_count": program.parameter_count,
+            "inputs_sha256": sha256(weights, batches),
+        }
+
+    def parity(self, *, steps: int, precision: str) -> dict[str, Any]:
+        """Trace a fresh program, made by the `build` that is timed, in the same mode, at `precision`.
+
+        returns  losses (steps,), gradients of batch 0 before the first step, weights after the last;
+                 for infer: outputs of every pool batch
+        """
+        cell = replace(self.cell, precision=precision)
+        weights, batches = inputs(self.spec, cell, self.seed, self.data, POOL_BATCHES)
+        program = self.twin.build(cell=cell, weights=weights, batches=batches)
+        trace: dict[str, Any] = {
+            "parameter_count": program.parameter_count,
+            "inputs_sha256": sha256(weights, batches),
+        }
+        if cell.phase == "infer":
+            count = min(steps, POOL_BATCHES)
+            return trace | {"outputs": {f"batch {i}": pack(program.fetch(program.step(i))) for i in range(count)}}
+        gradients = program.gradients(0)
+        losses = [float(program.fetch(program.step(i))) for i in range(steps)]
+        return trace | {
+            "losses": [finite(loss) for loss in losses],
+            "gradients": {name: pack(array) for name, array in gradients.items()},
+            "weights": {name: pack(array) for name, array in program.weights().items()},
+        }
+
+    def warm(self, *, steps: int) -> dict[str, Any]:
+        """Steps that are never part of an estimate, each timed: their length is what a pilot needs to know."""
+        if self.cell.phase == "infer" and self.expected is None:
+            self.expected = [self.program.fetch(self.program.step(i)).copy() for i in range(POOL_BATCHES)]
+        return {"step_ns": self._steps(steps), "compilations": self.runtime.compilations()}
+
+    def measure(self, *, steps: int, settle: int, sync: str) -> dict[str, Any]:
+        """One slice: `settle` steps recorded apart, then `steps` steps, each timed (step) or as one total (slice).
+
+        returns  settle_ns (settle,), step_ns (steps,) or (1,), start_ns and end_ns (CLOCK_MONOTONIC), cpu_ns
+        """
+        settle_ns = self._steps(settle)
+        cpu_ns, start_ns = time.process_time_ns(), time.monotonic_ns()
+        step_ns = self._steps(steps) if sync == "step" else [self._slice(steps)]
+        end_ns, cpu_ns = time.monotonic_ns(), time.process_time_ns() - cpu_ns
+        self._check_last()
+        return {
+            "settle_ns": settle_ns,
+            "step_ns": step_ns,
+            "start_ns": start_ns,
+            "end_ns": end_ns,
+            "cpu_ns": cpu_ns,
+            "compilations": self.runtime.compilations(),
+            "total_cpu_ns": time.process_time_ns(),
+        }
+
+    def soak(self, *, seconds: float) -> dict[str, Any]:
+        """Steps for so many seconds, for telemetry that moves too slowly for slices; never part of a ratio."""
+        cpu_ns, start_ns, steps = time.process_time_ns(), time.monotonic_ns(), 0
+        while time.monotonic_ns() - start_ns < seconds * 1e9:
+            self.program.fetch(self._step())
+            steps += 1
+        end_ns = time.monotonic_ns()
+        cpu_ns = time.process_time_ns() - cpu_ns
+        return {"steps": steps, "start_ns": start_ns, "end_ns": end_ns, "cpu_ns": cpu_ns}
+
+    def evaluate(self, *, steps: int) -> dict[str, Any]:
+        """Train from the initial weights for `steps` steps on the spec's batches, then evaluate in NumPy."""
+        parameters = self.cell.workload.mapping
+        weights, batches = inputs(self.spec, self.cell, self.seed, self.data, steps)
+        program = self.twin.build(cell=replace(self.cell, phase="train"), weights=weights, batches=batches)
+        for i in range(steps):
+            loss = program.step(i)
+        given = self.spec.evaluation_inputs(parameters, seed=self.seed, data=self.data)
+        outputs = _in_batches(program.outputs, given, 1000)
+        metrics = self.spec.evaluate(
+            parameters, outputs=outputs, weights=program.weights(), seed=self.seed, data=self.data
+        )
+        return {"steps": steps, "final_loss": finite(float(program.fetch(loss))), **metrics}
+
+    def peaks(self) -> dict[str, Any]:
+        """The device allocator's peak, where there is one."""
+        return {"device_peak_memory_bytes": self.runtime.device_peak_memory_bytes()}
+
+    def _step(self) -> Any:
+        output = self.program.step(self.position)
+        self.position += 1
+        return output
+
+    def _steps(self, count: int) -> list[int]:
+        """Each step from call to device idle, in ns."""
+        step, synchronise, clock = self.program.step, self.runtime.synchronise, time.perf_counter_ns
+        position, times = self.position, [0] * count
+        for i in range(count):
+            before = clock()
+            self.last = step(position + i)
+            synchronise()
+            times[i] = clock() - before
+        self.position += count
+        return times
+
+    def _slice(self, count: int) -> int:
+        """All steps as one total, in ns, ended by fetching the last output; dispatch stays asynchronous inside."""
+        step, position = self.program.step, self.position
+        before = time.perf_counter_ns()
+        for i in range(position, position + count):
+            output = step(i)
+        self.program.fetch(output)
+        total = time.perf_counter_ns() - before
+        self.last, self.position = output, position + count
+        return total
+
+    def _check_last(self) -> None:
+        """After timing: the last output is real. An inference must give again what it gave before."""
+        import numpy as np  # noqa: PLC0415
+
+        last = self.program.fetch(self.last)
+        if not np.isfinite(last).all():
+            raise ArithmeticError(f"the output after step {self.position} is not finite")
+        if self.expected is not None:
+            before = self.expected[(self.position - 1) % POOL_BATCHES]
+            if not np.allclose(last, before, rtol=1e-4, atol=1e-4 * float(np.abs(before).max())):
+                raise ArithmeticError(f"the output after step {self.position} differs from the one before timing")
+
+
+def thread_variables(threads: int) -> dict[str, str]:
+    """Pool sizes, for the environment; idle pools sleep and do not spin."""
+    count = str(threads)
+    return {
+        "OMP_NUM_THREADS": count,
+        "MKL_NUM_THREADS": count,
+        "OPENBLAS_NUM_THREADS": count,
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "KMP_BLOCKTIME": "0",
+        "GOMP_SPINCOUNT": "0",
+    }
+
+
+def inputs(
+    spec: ModuleType, cell: Cell, seed: int, data: Path | None, count: int
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Initial weights and `count` batches, float32, from NumPy and one seed: the same bytes for every framework."""
+    parameters = cell.workload.mapping
+    weights = spec.initial_weights(parameters, seed)
+    return weights, spec.batches(parameters, batch_size=cell.batch_size, count=count, seed=seed, data=data)
+
+
+def sha256(*groups: Arrays) -> str:
+    """One hash over names, shapes and bytes."""
+    digest = hashlib.sha256()
+    for group in groups:
+        for name, array in group.items():
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _import(cell: Cell, framework: str) -> tuple[ModuleType, ModuleType]:
+    folder = f"workloads.{cell.workload.name}"
+    return importlib.import_module(f"{folder}.spec"), importlib.import_module(f"{folder}.{framework}")
+
+
+def _in_batches(outputs: Callable[[Array], Array], given: Array, size: int) -> Array:
+    import numpy as np  # noqa: PLC0415
+
+    return np.concatenate([outputs(given[i : i + size]) for i in range(0, len(given), size)])
+
+
+def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
+    before = time.perf_counter_ns()
+    value = function()
+    return value, (time.perf_counter_ns() - before) / 1e9
+
+
+def _digest(output: Array) -> float | None:
+    """A loss as it is; outputs by their mean magnitude."""
+    import numpy as np  # noqa: PLC0415
+
+    return finite(float(np.mean(np.abs(output))))
+
+
+def _numpy_version() -> str:
+    import numpy as np  # noqa: PLC0415
+
+    return np.__version__

@@ -1,0 +1,136 @@
+"""The worker: one trial, inside a container or a virtual environment; standard library, NumPy and one framework.
+
+    python -m workloads.worker          questions on stdin, answers on stdout, JSON lines as in workloads.contract
+
+The real stdout is kept for the contract: descriptor 1 is pointed at stderr before anything else is imported, so that
+no framework's chatter can corrupt a message. A worker whose stdin closes, or that hears nothing for a while, ends.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import resource
+import select
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+from workloads.contract import (
+    MESSAGE_LIMIT_BYTES,
+    SILENCE_LIMIT_S,
+    Answer,
+    ContractError,
+    Request,
+    Unsupported,
+)
+
+Verb = Callable[..., dict[str, Any]]
+
+
+def main() -> int:
+    """Answer until `close` or the end of stdin."""
+    private = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    requests: queue.SimpleQueue[Request | ContractError] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
+    verbs: dict[str, Verb] = {}
+    while True:
+        request = requests.get()
+        if isinstance(request, ContractError):
+            _say(private, Answer(id=-1, error=str(request), kind="contract"))
+            return 1
+        _say(private, _answer(request, verbs))
+        if request.verb == "close":
+            return 0
+
+
+def _listen(requests: queue.SimpleQueue[Request | ContractError]) -> None:
+    """Read questions and heartbeats; end the process when the harness is gone or silent."""
+    buffer = b""
+    while True:
+        ready, _, _ = select.select([0], [], [], SILENCE_LIMIT_S)
+        chunk = os.read(0, 65536) if ready else b""
+        if not chunk:  # closed, or nothing heard for too long: nobody waits for an answer
+            os._exit(0)
+        buffer += chunk
+        *lines, buffer = buffer.split(b"\n")
+        if len(buffer) > MESSAGE_LIMIT_BYTES:
+            requests.put(ContractError(f"a request of over {MESSAGE_LIMIT_BYTES} bytes"))
+        for line in lines:
+            try:
+                request = Request.decode(line)
+            except ContractError as error:
+                requests.put(error)
+            else:
+                if request.verb != "heartbeat":
+                    requests.put(request)
+
+
+def _answer(request: Request, verbs: dict[str, Verb]) -> Answer:
+    try:
+        if request.verb == "open":
+            result = _open(verbs, **request.args)
+        elif request.verb not in verbs:
+            raise ContractError(f"verb {request.verb!r} is unknown, or came before open")
+        else:
+            result = verbs[request.verb](**request.args)
+    except Unsupported as error:
+        return Answer(id=request.id, error=str(error), kind="unsupported")
+    except Exception as error:  # noqa: BLE001 - whatever a framework raises is the answer
+        traceback.print_exc()
+        return Answer(id=request.id, error=f"{type(error).__name__}: {error}", kind="failed")
+    return Answer(id=request.id, result=result)
+
+
+def _open(verbs: dict[str, Verb], *, cpus: list[int], **args: Any) -> dict[str, Any]:
+    """Take the processors asked for, before any library starts a thread; then build the trial."""
+    if cpus:
+        os.sched_setaffinity(0, cpus)
+    if verbs:
+        raise ContractError("open was asked twice")
+    started_ns = time.perf_counter_ns()
+    from workloads.trial import Trial  # noqa: PLC0415 - NumPy reads its thread count when it is imported
+
+    trial, result = Trial.open(**args)
+    verbs.update(
+        parity=trial.parity,
+        warm=trial.warm,
+        measure=trial.measure,
+        soak=trial.soak,
+        evaluate=trial.evaluate,
+        close=_close(trial.peaks),
+    )
+    return {**result, "open_s": (time.perf_counter_ns() - started_ns) / 1e9, "pid": os.getpid()}
+
+
+def _close(peaks: Callable[[], dict[str, Any]]) -> Verb:
+    def close() -> dict[str, Any]:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return {
+            **peaks(),
+            "max_rss_bytes": usage.ru_maxrss * 1024,
+            "cpu_s": usage.ru_utime + usage.ru_stime,
+            "involuntary_switches": usage.ru_nivcsw,
+            "voluntary_switches": usage.ru_nvcsw,
+            "major_faults": usage.ru_majflt,
+        }
+
+    return close
+
+
+def _say(out: BinaryIO, answer: Answer) -> None:
+    """One whole line; an answer larger than the contract allows becomes an error."""
+    data = answer.encode()
+    if len(data) > MESSAGE_LIMIT_BYTES:
+        data = Answer(id=answer.id, error=f"an answer of {len(data)} bytes is over the limit", kind="failed").encode()
+    view = memoryview(data)
+    while view:
+        view = view[out.write(view) :]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
