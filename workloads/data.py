@@ -9,7 +9,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+import numpy.typing as npt
 
 MNIST_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -19,7 +19,7 @@ _UNSIGNED_BYTE = 0x08
 _SIDE = 28
 
 
-def mnist(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def mnist(folder: Path, split: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """The images and labels of one split, in the order of the files.
 
     split    train | test
@@ -39,7 +39,7 @@ def mnist(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64
     return images, labels.astype(np.int64)
 
 
-def read_idx(path: Path) -> NDArray[np.uint8]:
+def read_idx(path: Path) -> npt.NDArray[np.uint8]:
     """The array of unsigned bytes in an idx file: magic 00 00 08 ndim, sizes as big-endian uint32, then the bytes.
 
     raises  ValueError: one sentence, if the file is absent or not exactly that

@@ -13,12 +13,12 @@ import tensorflow as tf
 from workloads.contract import Cell
 from workloads.linear_regression import spec
 from workloads.runtime import DTYPES, Array, Arrays, Program
-from workloads.runtime.tensorflow import wrap
+from workloads.runtime.tensorflow import set_precision, wrap
 
 
 def network(*, cell: Cell, weights: Arrays) -> Any:
     """ŷ = x w + b, at the cell's precision, with the weights given (weight (d, 1), bias (1,))."""
-    keras.config.set_floatx(DTYPES[cell.precision].__name__)
+    set_precision(cell.precision)
     model = keras.Sequential([keras.Input((len(weights["weight"]),)), keras.layers.Dense(1)])
     model.set_weights([weights["weight"], weights["bias"]])
     return model

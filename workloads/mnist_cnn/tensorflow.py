@@ -8,17 +8,18 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from workloads.contract import Cell
 from workloads.mnist_cnn import spec
 from workloads.runtime import DTYPES, Array, Arrays, Program
-from workloads.runtime.tensorflow import wrap
+from workloads.runtime.tensorflow import set_precision, wrap
 
 
 def network(*, cell: Cell, weights: Arrays) -> Any:
     """Images (n, 28, 28, 1) to logits (n, 10), at the cell's precision, with the weights given (spec.SHAPES)."""
-    keras.config.set_floatx(DTYPES[cell.precision].__name__)
+    set_precision(cell.precision)
     model = keras.Sequential([
         keras.Input((28, 28, 1)),
         keras.layers.Conv2D(32, 3, padding="valid"),
@@ -46,7 +47,9 @@ def build(*, cell: Cell, weights: Arrays, batches: Arrays) -> Program:
     model = network(cell=cell, weights=weights)
     loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     optimizer = keras.optimizers.SGD(
-        learning_rate=spec.learning_rate(cell.workload.mapping), momentum=spec.momentum(cell.workload.mapping)
+        learning_rate=spec.learning_rate(cell.workload.mapping),
+        # NumPy's float64: Keras casts a Python float to float32 on its way into the update, whatever the precision.
+        momentum=np.float64(spec.momentum(cell.workload.mapping)),
     )
     optimizer.build(model.trainable_variables)
     images = [tf.constant(batch, dtype) for batch in batches["images"]]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from workloads.contract import Cell, Unsupported
+from workloads.runtime import DTYPES
 
 _functions: list[Any] = []
 
@@ -33,6 +34,14 @@ def configure(cell: Cell) -> None:
             raise Unsupported("tensorflow sees no CUDA device; choose device cpu")
         for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)
+
+
+def set_precision(precision: str) -> None:
+    """Layers, their variables and an optimizer's constants, all made from now on, take this precision."""
+    import keras
+
+    keras.config.set_floatx(DTYPES[precision].__name__)
+    keras.config.set_dtype_policy(DTYPES[precision].__name__)
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,209 @@
+"""The base that both frameworks' images share: official and held by its digest, given by the user, or made here."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import docker
+from docker.errors import APIError, ContainerError, ImageNotFound
+from requests.exceptions import RequestException
+
+from bench import paths
+from bench.container_engine import engine
+from bench.errors import EnvironmentUnavailable
+from bench.locks import PYTHONS
+
+OFFICIAL = "python:3.11-slim-bookworm"
+OFFICIAL_PYTHON = "3.11"  # what OFFICIAL and a made base hold: their wheels can be fetched beforehand
+REPOSITORY = "bench-base"
+_MADE_LABEL = "bench.base.made"
+_REGISTRY_LIMIT_S = 15
+_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+_PROBE = """python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])' && { command -v c++ || echo none; }"""
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Base:
+    """An image with Python and a C++ compiler; `tag` is a name that both builders can build from."""
+
+    id: str
+    tag: str
+    python: str
+
+
+def choose(client: docker.DockerClient, *, base: str | None, progress: Progress) -> Base:
+    """The base to build on: `base` if given, else the one held in base.json, else official, else made here."""
+    with paths.exclusive("base"):
+        record = _load()
+        source = _named(client, base, progress) if base else _default(client, record, progress)
+        return _prepared(client, source, record, progress)
+
+
+def is_settled() -> bool:
+    """Whether the default base was chosen before, so that no time will go into having one."""
+    return "default" in _load()
+
+
+def _default(client: docker.DockerClient, record: dict[str, Any], progress: Progress) -> str:
+    """The id of the default base; whichever it is at first is held from then on."""
+    held = record.get("default")
+    if held and _exists(client, held["source"]):
+        return str(held["source"])
+    try:
+        reference, source = _official(client, held["reference"] if held else None, progress)
+    except (APIError, RequestException, EnvironmentUnavailable) as error:
+        reason = " ".join(str(getattr(error, "explanation", None) or error).split())[:160]
+        progress(f"no image registry gives {OFFICIAL} ({reason}): the base is made here from Debian packages")
+        reference, source = "made", _made(client, progress)
+        if held and held["reference"] != reference:
+            return source  # the official digest stays held for the day when the registry answers again
+    record["default"] = {"reference": reference, "source": source}
+    _save(record)
+    return source
+
+
+def _official(client: docker.DockerClient, held: str | None, progress: Progress) -> tuple[str, str]:
+    """Pull the official base by digest: the held one, else the tag's of today. Gives (name@digest, image id)."""
+    name = OFFICIAL.rpartition(":")[0]
+    if held is None or held == "made":
+        with closing(engine(timeout_s=_REGISTRY_LIMIT_S)) as hurried:
+            answer = hurried.api.inspect_distribution(OFFICIAL)  # type: ignore[no-untyped-call]
+            held = f"{name}@{answer['Descriptor']['digest']}"
+    progress(f"pulling {held} (the digest of {OFFICIAL})")
+    for message in client.api.pull(name, tag=held.rpartition("@")[2], stream=True, decode=True):
+        if "error" in message:
+            raise EnvironmentUnavailable(str(message["error"]))
+    return held, str(client.images.get(held).id)
+
+
+def _named(client: docker.DockerClient, base: str, progress: Progress) -> str:
+    """The id of the image that the user gave, by name or id; pulled if the engine does not have it."""
+    try:
+        return str(client.images.get(base).id)
+    except ImageNotFound:
+        progress(f"pulling {base}")
+    try:
+        return str(client.images.pull(base, tag=None if ":" in base or "@" in base else "latest").id)
+    except (APIError, RequestException) as error:
+        reason = " ".join(str(getattr(error, "explanation", None) or error).split())[:200]
+        raise EnvironmentUnavailable(
+            f"the base image {base} is neither on this engine nor to be pulled ({reason}); "
+            f"give --base an image that docker images lists"
+        ) from None
+
+
+def _prepared(client: docker.DockerClient, source: str, record: dict[str, Any], progress: Progress) -> Base:
+    """The base with its Python known and a C++ compiler inside; asked once for each image."""
+    images = record.setdefault("images", {})
+    known = images.get(source)
+    if known is None or not _exists(client, known["id"]):
+        python, has_compiler = _probe(client, source)
+        ready = source if has_compiler else _with_compiler(client, source, progress)
+        images[source] = known = {"id": ready, "python": python}
+        _save(record)
+    base = Base(id=known["id"], tag=f"{REPOSITORY}:{known['id'].partition(':')[2][:12]}", python=known["python"])
+    client.images.get(base.id).tag(base.tag)
+    return base
+
+
+def _probe(client: docker.DockerClient, source: str) -> tuple[str, bool]:
+    """Ask an image for its Python and its compiler by running it, without a network."""
+    machine = _MACHINES.get(client.images.get(source).attrs["Architecture"], "unknown")
+    if machine != platform.machine():
+        raise EnvironmentUnavailable(
+            f"the base image {source[:19]} is for {machine}, this machine is {platform.machine()}; give --base another"
+        )
+    try:
+        output = client.containers.run(
+            source, ["-c", _PROBE], entrypoint="/bin/sh", network_mode="none", remove=True, user="0"
+        )
+        python, compiler = output.decode().split()
+    except (ContainerError, APIError, ValueError):
+        raise EnvironmentUnavailable(
+            f"the base image {source[:19]} has no python3; give --base one with Python {PYTHONS[0]} to {PYTHONS[-1]}"
+        ) from None
+    if python not in PYTHONS:
+        raise EnvironmentUnavailable(
+            f"the base image {source[:19]} has Python {python}; "
+            f"give --base one with Python {PYTHONS[0]} to {PYTHONS[-1]}, which the locks cover"
+        )
+    return python, compiler != "none"
+
+
+def _with_compiler(client: docker.DockerClient, source: str, progress: Progress) -> str:
+    """Add g++ to a Debian-based image, from inside its own build: this step alone needs a network."""
+    progress("adding a C++ compiler to the base image")
+    parent = f"{REPOSITORY}:source-{source.partition(':')[2][:12]}"
+    client.images.get(source).tag(parent)
+    try:
+        image, _ = client.images.build(
+            path=str(paths.images_root() / "base"), buildargs={"BASE": parent}, rm=True, forcerm=True,
+            use_config_proxy=True, labels={"bench.base.source": source},
+        )  # fmt: skip
+        return str(image.id)
+    except docker.errors.BuildError as error:
+        raise EnvironmentUnavailable(
+            f"g++ cannot be installed into the base image {source[:19]} ({' '.join(str(error).split())[:200]}); "
+            f"where containers reach no Debian mirror, give --base an image that has g++ already"
+        ) from None
+
+
+def _made(client: docker.DockerClient, progress: Progress) -> str:
+    """The base made on this machine before, or made now by images/base/make-base.sh (about a minute)."""
+    for image in client.images.list(REPOSITORY, filters={"label": _MADE_LABEL}):
+        return str(image.id)
+    if not shutil.which("mmdebstrap"):
+        raise EnvironmentUnavailable(
+            f"no image registry gives {OFFICIAL}, and mmdebstrap, which makes a base from Debian packages, is missing; "
+            f"sudo apt-get install mmdebstrap, or give --base an image that docker images lists"
+        )
+    progress("making the base image from Debian packages (about a minute)")
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=paths.cache_root()) as scratch:
+        rootfs = Path(scratch) / "rootfs.tar"
+        _run_make_base(rootfs)
+        answer = client.api.import_image_from_file(
+            str(rootfs), repository=REPOSITORY, tag="made-bookworm", changes=[f"LABEL {_MADE_LABEL}=bookworm"]
+        )
+    return str(json.loads(answer.splitlines()[-1])["status"])
+
+
+def _run_make_base(rootfs: Path) -> None:
+    script = paths.images_root() / "base" / "make-base.sh"
+    done = subprocess.run(["/bin/sh", str(script), str(rootfs)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if line.startswith("E:")] or done.stderr.splitlines()[-1:]
+        raise EnvironmentUnavailable(
+            f"{script} could not make a base image ({' '.join(errors)[:300]}); "
+            f"check that sudo apt-get update works here, or give --base an image that docker images lists"
+        )
+
+
+def _exists(client: docker.DockerClient, image: str) -> bool:
+    try:
+        client.images.get(image)
+    except ImageNotFound:
+        return False
+    return True
+
+
+def _load() -> dict[str, Any]:
+    path = paths.cache_root() / "base.json"
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def _save(record: dict[str, Any]) -> None:
+    path = paths.cache_root() / "base.json"
+    partial = path.with_name(".base.json")
+    partial.write_text(json.dumps(record, indent=1))
+    partial.replace(path)

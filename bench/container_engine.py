@@ -1,0 +1,78 @@
+"""The Docker engine: whether one answers, and one sentence where it does not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import docker
+import requests.exceptions
+from docker.context import ContextAPI
+from docker.errors import DockerException
+
+from bench.errors import EnvironmentUnavailable
+
+_PING_LIMIT_S = 5
+_CALL_LIMIT_S = 600
+_DEFAULT_SOCKET = "unix:///var/run/docker.sock"
+
+
+def engine(*, timeout_s: int = _CALL_LIMIT_S) -> docker.DockerClient:
+    """A client of the engine that the docker command would use; the caller closes it.
+
+    raises  EnvironmentUnavailable: no engine runs, or this user may not talk to it
+    """
+    address = _address()
+    try:
+        with _closing(docker.DockerClient(base_url=address, timeout=_PING_LIMIT_S)) as probe:
+            probe.ping()
+        return docker.DockerClient(base_url=address, timeout=timeout_s)
+    except (DockerException, requests.exceptions.RequestException, OSError, ValueError) as error:
+        raise EnvironmentUnavailable(_sentence(address, error)) from None
+
+
+@contextmanager
+def one_sentence(doing: str) -> Iterator[None]:
+    """Turn any error of the engine inside the block into EnvironmentUnavailable, which names what was being done."""
+    try:
+        yield
+    except (DockerException, requests.exceptions.RequestException) as error:
+        reason = getattr(error, "explanation", None) or error
+        raise EnvironmentUnavailable(f"the Docker engine failed while {doing}: {_line(reason)}") from None
+
+
+def _address() -> str:
+    """DOCKER_HOST, or the docker command's current context, or the usual socket."""
+    if os.environ.get("DOCKER_HOST"):
+        return os.environ["DOCKER_HOST"]
+    try:
+        context = ContextAPI.get_current_context()
+        return str(context.Host) if context and context.Host else _DEFAULT_SOCKET
+    except (DockerException, OSError, ValueError):
+        return _DEFAULT_SOCKET
+
+
+def _sentence(address: str, error: Exception) -> str:
+    text = str(error)
+    if "Permission denied" in text or "PermissionError" in text:
+        return (
+            f"this user may not talk to the Docker engine at {address}; "
+            f'add it to the group docker (sudo usermod -aG docker "$USER") and log in again, or use --launcher local'
+        )
+    return (
+        f"no Docker engine answers at {address} ({_line(error)}); "
+        f"start one (sudo systemctl start docker) or use --launcher local"
+    )
+
+
+def _line(error: object) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+@contextmanager
+def _closing(client: docker.DockerClient) -> Iterator[docker.DockerClient]:
+    try:
+        yield client
+    finally:
+        client.close()

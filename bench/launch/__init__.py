@@ -1,0 +1,98 @@
+"""Launchers: start a worker somewhere, talk to it, and leave nothing behind.
+
+A `Launcher` makes what its workers need (environments or images) and starts them; a `Channel` carries bytes to and from
+one worker; a `Group` asks the workers of one block questions, with limits on time and size, and keeps them alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from workloads.contract import Cell, Named
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provision:
+    """What a framework's workers run in: an environment or an image, with its version and where that came from."""
+
+    framework: str
+    version: str
+    image: str | None = None
+    base: str | None = None
+    lock: str | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """As recorded in run.json."""
+        return {
+            "version": self.version,
+            "image": self.image,
+            "base": self.base,
+            "lock": self.lock,
+            "notes": list(self.notes),
+        }
+
+
+class Channel(Protocol):
+    """A worker's ends: bytes in, bytes out, and its fate."""
+
+    image: str | None
+    pid: int  # on the host
+    scope: str  # "cgroup" for a container, "process" for a bare one: how the sampler reads it
+
+    def filenos(self) -> Sequence[int]:
+        """Descriptors that become readable when the worker has said something or ended."""
+
+    def send(self, data: bytes) -> None:
+        """Raises OSError when the worker is gone."""
+
+    def receive(self, fileno: int) -> tuple[bytes, bytes] | None:
+        """What came on that descriptor, as (stdout, stderr); None when it has ended."""
+
+    def fate(self) -> tuple[str, str]:
+        """How it ended: (kind, words), such as ("oom", "was killed for memory"); waits a moment for the end."""
+
+    def remove(self) -> None:
+        """Kill it if it runs, and remove all that it leaves."""
+
+
+class Launcher(Protocol):
+    """Where workers run."""
+
+    name: str
+
+    def provide(self, framework: Named, progress: Progress) -> Provision:
+        """Make or find the environment or image. Raises EnvironmentUnavailable."""
+
+    def start(self, *, cell: Cell, cpus: frozenset[int], padding: int) -> Channel:
+        """A fresh worker for the cell. Raises EngineLost, or WorkerFailed where it cannot start."""
+
+    def data_path(self, data: Path | None) -> str | None:
+        """The data folder as a worker sees it."""
+
+    def close(self) -> None:
+        """Remove everything this launcher started."""
+
+
+def worker_environment(*, root: str, cache: str, padding: int, inherited: Mapping[str, str]) -> dict[str, str]:
+    """The whole environment of a worker: little, the same for both frameworks, and padded to vary the stack's layout.
+
+    source   Mytkowicz et al. 2009, doi:10.1145/1508244.1508275
+    """
+    return {
+        **inherited,
+        "PYTHONSAFEPATH": "1",
+        "PYTHONPATH": root,
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONNOUSERSITE": "1",
+        "TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor",
+        "TRITON_CACHE_DIR": f"{cache}/triton",
+        "CUDA_CACHE_PATH": f"{cache}/cuda",
+        "BENCH_PADDING": "x" * padding,
+    }

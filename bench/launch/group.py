@@ -1,0 +1,152 @@
+"""The workers of one block: one question, one answer, within limits of time and size.
+
+One thread and one selector: while any answer is awaited, what every worker says is read, and every few seconds all of
+them hear a heartbeat. Slices are far shorter than that, so none falls into a timed one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import selectors
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from bench.errors import WorkerFailed
+from bench.launch import Channel
+from workloads.contract import HEARTBEAT, MESSAGE_LIMIT_BYTES, Answer, ContractError, Request
+
+HEARTBEAT_S = 5.0
+LOG_LIMIT_BYTES = 64 * 2**10
+
+
+class Group:
+    """Workers by arm. Use as a context manager: at the end every worker is removed, whatever happened."""
+
+    def __init__(self) -> None:
+        self._channels: dict[str, Channel] = {}
+        self._selector = selectors.DefaultSelector()
+        self._said: dict[str, bytearray] = {}
+        self._log: dict[str, bytearray] = {}
+        self._ids = itertools.count(1)
+        self._beat = time.monotonic()
+
+    def __enter__(self) -> Group:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for arm in list(self._channels):
+            self.drop(arm)
+        self._selector.close()
+
+    def add(self, arm: str, channel: Channel) -> None:
+        """Take a started worker into the group."""
+        self._channels[arm] = channel
+        self._said[arm], self._log[arm] = bytearray(), bytearray()
+        for fileno in channel.filenos():
+            self._selector.register(fileno, selectors.EVENT_READ, arm)
+
+    def drop(self, arm: str) -> None:
+        """Remove one worker."""
+        channel = self._channels.pop(arm)
+        for key in [key for key in self._selector.get_map().values() if key.data == arm]:
+            self._selector.unregister(key.fd)
+        channel.remove()
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The arms that have a worker."""
+        return tuple(self._channels)
+
+    def channel(self, arm: str) -> Channel:
+        """The arm's worker."""
+        return self._channels[arm]
+
+    def log(self, arm: str) -> str:
+        """The end of what the worker wrote to stderr."""
+        return self._log[arm].decode("utf-8", "replace")
+
+    def ask(self, arm: str, verb: str, *, limit_s: float, **args: Any) -> dict[str, Any]:
+        """One question to one worker. Raises WorkerFailed."""
+        answer = self.ask_all({arm: args}, verb, limit_s=limit_s)[arm]
+        if isinstance(answer, WorkerFailed):
+            raise answer
+        return answer
+
+    def ask_all(
+        self, questions: Mapping[str, Mapping[str, Any]], verb: str, *, limit_s: float
+    ) -> dict[str, dict[str, Any] | WorkerFailed]:
+        """The same verb to several workers at once; each answers, or fails by itself."""
+        waiting: dict[str, int] = {}
+        answers: dict[str, dict[str, Any] | WorkerFailed] = {}
+        for arm, args in questions.items():
+            request = Request(id=next(self._ids), verb=verb, args=dict(args))
+            try:
+                self._channels[arm].send(request.encode())
+                waiting[arm] = request.id
+            except OSError:
+                answers[arm] = self._ended(arm, verb)
+        deadline = time.monotonic() + limit_s
+        while waiting:
+            if time.monotonic() > deadline:
+                late = {arm: self._failed(arm, "hung", f"gave no answer to {verb} in {limit_s:.0f} s") for arm in waiting}
+                return answers | late
+            self._heartbeat()
+            self._read(min(HEARTBEAT_S, max(0.0, deadline - time.monotonic())))
+            for arm in list(waiting):
+                outcome = self._outcome(arm, waiting[arm], verb)
+                if outcome is not None:
+                    answers[arm] = outcome
+                    del waiting[arm]
+        return answers
+
+    def _outcome(self, arm: str, expected: int, verb: str) -> dict[str, Any] | WorkerFailed | None:
+        """The answer to `expected` if it is there, a failure if the worker broke the contract, else None."""
+        line, newline, rest = self._said[arm].partition(b"\n")
+        if len(line) > MESSAGE_LIMIT_BYTES:
+            return self._failed(arm, "flooded", f"said over {MESSAGE_LIMIT_BYTES >> 20} MiB in one message")
+        if not newline:
+            return self._ended(arm, verb) if self._is_over(arm) else None
+        self._said[arm] = rest
+        try:
+            answer = Answer.decode(bytes(line))
+        except ContractError as error:
+            return self._failed(arm, "garbage", f"broke the contract: {error}")
+        if answer.error is not None:
+            return self._failed(arm, answer.kind or "failed", answer.error)
+        if answer.id != expected:
+            return self._failed(arm, "garbage", f"broke the contract: answer {answer.id} where {expected} was asked")
+        return answer.result or {}
+
+    def _is_over(self, arm: str) -> bool:
+        return not any(key.data == arm for key in self._selector.get_map().values())
+
+    def _read(self, timeout_s: float) -> None:
+        for key, _ in self._selector.select(timeout_s):
+            arm = key.data
+            chunks = self._channels[arm].receive(key.fd)
+            if chunks is None:
+                self._selector.unregister(key.fd)
+                continue
+            out, err = chunks
+            if len(self._said[arm]) <= MESSAGE_LIMIT_BYTES:
+                self._said[arm] += out
+            self._log[arm] = (self._log[arm] + err)[-LOG_LIMIT_BYTES:]
+
+    def _heartbeat(self) -> None:
+        if time.monotonic() - self._beat < HEARTBEAT_S:
+            return
+        self._beat = time.monotonic()
+        for channel in self._channels.values():
+            try:
+                channel.send(HEARTBEAT.encode())
+            except OSError:
+                continue  # it has ended; the next question to it says so
+
+    def _ended(self, arm: str, verb: str) -> WorkerFailed:
+        self._read(0.2)  # its last words
+        kind, words = self._channels[arm].fate()
+        return self._failed(arm, kind, f"{words} while asked to {verb}")
+
+    def _failed(self, arm: str, kind: str, words: str) -> WorkerFailed:
+        return WorkerFailed(f"{arm}: {words}", kind=kind, log=self.log(arm))

@@ -1,0 +1,120 @@
+"""Workers as plain processes, one virtual environment a framework; also the reference, in the harness's own Python."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.environments import environment
+from bench.launch import Progress, Provision, worker_environment
+from bench.paths import staged_worker_root
+from workloads.contract import Cell, Named
+
+INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
+
+
+class LocalChannel:
+    """A child process, its pipes, and a session of its own so that compilers it started die with it."""
+
+    image = None
+    scope = "process"
+
+    def __init__(self, command: Sequence[str], env: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=env,
+            bufsize=0,
+            start_new_session=True,
+        )
+        assert self._process.stdin
+        assert self._process.stdout
+        assert self._process.stderr
+        self._stdin, self._stdout, self._stderr = self._process.stdin, self._process.stdout, self._process.stderr
+        self.pid = self._process.pid
+
+    def filenos(self) -> Sequence[int]:
+        """stdout and stderr."""
+        return (self._stdout.fileno(), self._stderr.fileno())
+
+    def send(self, data: bytes) -> None:
+        """Raises BrokenPipeError when the worker is gone."""
+        self._stdin.write(data)
+
+    def receive(self, fileno: int) -> tuple[bytes, bytes] | None:
+        """(stdout, stderr) of what is there now."""
+        chunk = os.read(fileno, 2**20)
+        if not chunk:
+            return None
+        return (chunk, b"") if fileno == self._stdout.fileno() else (b"", chunk)
+
+    def fate(self) -> tuple[str, str]:
+        """A kill that nobody here asked for is, on Linux, nearly always the kernel's for memory."""
+        try:
+            code = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return "crashed", "closed its output and went on"
+        if code == -signal.SIGKILL:
+            return "oom", "was killed (signal 9: out of memory, or by hand)"
+        if code < 0:
+            return "crashed", f"crashed with signal {-code} ({signal.Signals(-code).name})"
+        return "crashed", f"ended with exit status {code}"
+
+    def remove(self) -> None:
+        """Kill the whole session and close the pipes."""
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self._process.wait()
+        for pipe in (self._stdin, self._stdout, self._stderr):
+            pipe.close()
+
+
+class LocalLauncher:
+    """One virtual environment a framework, in the user's cache."""
+
+    name = "local"
+
+    def __init__(self, *, cache: Path) -> None:
+        self._cache = cache
+        self._root = staged_worker_root()
+        self._pythons: dict[Named, Path] = {}
+
+    def provide(self, framework: Named, progress: Progress) -> Provision:
+        """Make the environment on first use. Raises EnvironmentUnavailable."""
+        version = framework.get("version")
+        found = environment(
+            framework=framework.name, version=str(version) if version is not None else None, progress=progress
+        )
+        self._pythons[framework] = found.python
+        return Provision(framework=found.framework, version=found.version, lock=found.lock_hash, notes=found.notes)
+
+    def start(self, *, cell: Cell, cpus: frozenset[int], padding: int) -> LocalChannel:
+        """A fresh process in the framework's environment; the worker itself takes `cpus` when it is opened."""
+        return start_process(self._pythons[cell.framework], root=self._root, cache=self._cache, padding=padding)
+
+    def data_path(self, data: Path | None) -> str | None:
+        """The same path as the host's."""
+        return str(data) if data else None
+
+    def close(self) -> None:
+        """Every process belongs to a Group, which removes it."""
+
+
+def start_reference(*, cache: Path) -> LocalChannel:
+    """The NumPy reference, in the harness's own Python."""
+    return start_process(Path(sys.executable), root=staged_worker_root(), cache=cache, padding=0)
+
+
+def start_process(python: Path, *, root: Path, cache: Path, padding: int) -> LocalChannel:
+    """A worker under the interpreter `python`."""
+    inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    env = worker_environment(root=str(root), cache=str(cache), padding=padding, inherited=inherited)
+    return LocalChannel([str(python), "-m", "workloads.worker"], env)

@@ -1,0 +1,195 @@
+"""Traces to a certificate: do two implementations do the same work? Pure; the bounds are those that were tried.
+
+    parameters   equal counts, and the same input bytes
+    float64      each arm against the NumPy reference, normwise: gradients and outputs 1e-11, losses and weights 1e-10
+    timed        the precision that is timed: outputs, gradients and first loss by rtol; over the first five steps
+                 the largest gap between the arms is at most three times the larger of their own gaps to float64
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from workloads.contract import unpack
+
+STEPS = 50
+FLOAT64 = {"outputs": 1e-11, "gradients": 1e-11, "losses": 1e-10, "weights": 1e-10}
+TIMED_RTOL = {"fp32": 1e-4}
+GATED_STEPS = 5
+GAP_FACTOR = 3.0
+GAP_FLOOR_ULP = 8
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """What a worker's `parity` answered: arrays in the spec's neutral layout, float64."""
+
+    parameter_count: int
+    inputs_sha256: str
+    groups: Mapping[str, Mapping[str, Array]]
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> Trace:
+        """From the worker's JSON; a loss that was not finite becomes NaN and fails every check."""
+        groups: dict[str, dict[str, Array]] = {}
+        for name in ("outputs", "gradients", "weights"):
+            if name in answer:
+                groups[name] = {key: unpack(value).astype(np.float64) for key, value in answer[name].items()}
+        if "losses" in answer:
+            losses = [np.nan if loss is None else loss for loss in answer["losses"]]
+            groups["losses"] = {"losses": np.asarray(losses, np.float64)}
+        return cls(
+            parameter_count=answer["parameter_count"], inputs_sha256=answer["inputs_sha256"], groups=groups
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One comparison with its bound; `place` names the array in which the value is largest."""
+
+    name: str
+    arm: str
+    place: str
+    value: float | None
+    limit: float
+    passed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """Whether baseline and arm are the same work; `max_rel_error` is the largest float64 error to the reference."""
+
+    status: str
+    reason: str
+    max_rel_error: float | None
+    checks: tuple[Check, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """As a line of parity.jsonl."""
+        return {**asdict(self), "checks": [asdict(check) for check in self.checks]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """An arm's two traces: the same build in float64, and at the precision that is timed."""
+
+    arm: str
+    float64: Trace
+    timed: Trace
+
+
+def certify(*, reference: Trace, baseline: Side, arm: Side, precision: str) -> Certificate:
+    """The certificate of one contrast."""
+    checks: list[Check] = []
+    for side in (baseline, arm):
+        checks += _same_problem(reference, side)
+        checks += _against_reference(reference, side)
+        checks += _at_timed_precision(side, precision)
+    if "losses" in baseline.timed.groups and "losses" in arm.timed.groups:
+        checks.append(_gap(baseline, arm))
+    failed = [check for check in checks if not check.passed]
+    errors = [check.value for check in checks if check.name.startswith("float64") and check.value is not None]
+    return Certificate(
+        status="failed" if failed else "passed",
+        reason=_sentence(failed),
+        max_rel_error=max(errors, default=None),
+        checks=tuple(checks),
+    )
+
+
+def refused(reason: str) -> Certificate:
+    """The certificate of a contrast whose traces could not be made."""
+    return Certificate(status="failed", reason=reason, max_rel_error=None)
+
+
+def relative_error(a: Array, b: Array) -> float:
+    """Normwise: max|a − b| / max|b|; infinite where shapes differ or a value is not finite."""
+    if a.shape != b.shape or not np.isfinite(a).all() or not np.isfinite(b).all():
+        return float("inf")
+    scale = float(np.max(np.abs(b), initial=0.0))
+    gap = float(np.max(np.abs(a - b), initial=0.0))
+    return gap / scale if scale else gap
+
+
+def _same_problem(reference: Trace, side: Side) -> list[Check]:
+    counts = abs(side.float64.parameter_count - reference.parameter_count)
+    same_bytes = side.float64.inputs_sha256 == side.timed.inputs_sha256 == reference.inputs_sha256
+    return [
+        Check(name="parameters", arm=side.arm, place="count", value=float(counts), limit=0.0, passed=counts == 0),
+        Check(
+            name="inputs", arm=side.arm, place="sha256", value=float(not same_bytes), limit=0.0, passed=same_bytes
+        ),
+    ]
+
+
+def _against_reference(reference: Trace, side: Side) -> list[Check]:
+    return [
+        _worst(f"float64 {group}", side.arm, side.float64.groups.get(group, {}), arrays, FLOAT64[group])
+        for group, arrays in reference.groups.items()
+    ]
+
+
+def _at_timed_precision(side: Side, precision: str) -> list[Check]:
+    """Outputs, gradients and the first loss, against the arm's own float64 trace."""
+    rtol = TIMED_RTOL[precision]
+    checks = [
+        _worst(f"{precision} {group}", side.arm, side.timed.groups.get(group, {}), side.float64.groups[group], rtol)
+        for group in ("outputs", "gradients")
+        if group in side.float64.groups
+    ]
+    if "losses" in side.float64.groups:
+        first = {"step 0": side.timed.groups["losses"]["losses"][:1]}
+        truth = {"step 0": side.float64.groups["losses"]["losses"][:1]}
+        checks.append(_worst(f"{precision} first loss", side.arm, first, truth, rtol))
+    return checks
+
+
+def _worst(name: str, arm: str, found: Mapping[str, Array], truth: Mapping[str, Array], limit: float) -> Check:
+    if set(found) != set(truth):
+        return _check(name, arm, "names of arrays", float("inf"), limit)
+    errors = {place: relative_error(found[place], truth[place]) for place in truth}
+    place = max(errors, key=lambda key: errors[key])
+    return _check(name, arm, place, errors[place], limit)
+
+
+def _gap(baseline: Side, arm: Side) -> Check:
+    """Over the first steps the arms may part by three times what float32 costs either of them, floor 8 ulp."""
+    ours, theirs = (side.timed.groups["losses"]["losses"][:GATED_STEPS] for side in (baseline, arm))
+    truth = baseline.float64.groups["losses"]["losses"][:GATED_STEPS]
+    own = max(relative_error(ours, truth), relative_error(theirs, truth))
+    limit = max(GAP_FACTOR * own, GAP_FLOOR_ULP * float(np.finfo(np.float32).eps))
+    return _check("timed losses", arm.arm, f"first {GATED_STEPS} steps", relative_error(theirs, ours), limit)
+
+
+def _check(name: str, arm: str, place: str, value: float, limit: float) -> Check:
+    finite = bool(np.isfinite(value))
+    return Check(
+        name=name,
+        arm=arm,
+        place=place,
+        value=value if finite else None,
+        limit=limit if np.isfinite(limit) else 0.0,
+        passed=finite and bool(np.isfinite(limit)) and value <= limit,
+    )
+
+
+def _sentence(failed: Sequence[Check]) -> str:
+    if not failed:
+        return ""
+    worst = failed[0]
+    if worst.name == "parameters":
+        text = f"{worst.arm} has another number of parameters than the reference (off by {worst.value:.0f})"
+    elif worst.name == "inputs":
+        text = f"{worst.arm} was given other input bytes than the reference"
+    else:
+        found = "not finite or of another shape" if worst.value is None else f"{worst.value:.1e}"
+        text = f"{worst.arm}: {worst.name} ({worst.place}) {found}, limit {worst.limit:.1e}"
+    more = f", and {len(failed) - 1} more checks" if len(failed) > 1 else ""
+    return text + more

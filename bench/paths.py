@@ -1,0 +1,105 @@
+"""Where things lie: the recipes for images, the user's cache, and the workers' own package."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import platformdirs
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def images_root() -> Path:
+    """The folder with Dockerfiles and locks: inside an installed wheel, or the checkout's own."""
+    installed = _PACKAGE / "_images"
+    return installed if installed.is_dir() else _PACKAGE.parent / "images"
+
+
+def cache_root() -> Path:
+    """The user's cache folder for bench, made if absent; the environment variable BENCH_CACHE moves it."""
+    chosen = os.environ.get("BENCH_CACHE")
+    root = Path(chosen).expanduser().resolve() if chosen else Path(platformdirs.user_cache_dir("bench"))
+    root.mkdir(parents=True, exist_ok=True)
+    return root
+
+
+def worker_root() -> Path:
+    """The folder that contains the package `workloads`, as installed or checked out."""
+    return _PACKAGE.parent
+
+
+def staged_worker_root() -> Path:
+    """A folder that holds a copy of the package `workloads` and nothing else, the same for the same content.
+
+    A worker's PYTHONPATH, and the read-only mount of a container: readable by every user, and never changed once made.
+    """
+    source = worker_root() / "workloads"
+    files = {path.relative_to(source): path.read_bytes() for path in sorted(_sources(source))}
+    digest = hashlib.sha256()
+    for name, content in files.items():
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    staged = cache_root() / "workers" / digest.hexdigest()[:16]
+    if not staged.is_dir():
+        with building(staged) as partial:
+            for name, content in files.items():
+                target = partial / "workloads" / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(content)
+            make_readable(partial)
+    return staged
+
+
+@contextmanager
+def exclusive(name: str) -> Iterator[None]:
+    """Hold the lock `name` of this cache: one process or thread at a time; released when its holder dies."""
+    locks = cache_root() / "locks"
+    locks.mkdir(exist_ok=True)
+    with (locks / f"{name}.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def building(final: Path) -> Iterator[Path]:
+    """A new empty folder that becomes `final` at the end of the block, or vanishes if the block fails.
+
+    Where another process was first, its folder stays: equal names hold equal content here.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".partial-{final.name}-", dir=final.parent))
+    try:
+        yield partial
+        try:
+            partial.rename(final)
+        except OSError:
+            if not final.is_dir():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def sweep(final: Path) -> None:
+    """Remove what killed builders of `final` left behind; call it while holding the lock of `final`."""
+    for partial in final.parent.glob(f".partial-{final.name}-*"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def make_readable(folder: Path) -> None:
+    """Let every user read `folder`, whatever the umask was: containers run as nobody."""
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def _sources(package: Path) -> Iterator[Path]:
+    """The package's files without caches of bytecode or tools."""
+    for path in package.rglob("*"):
+        inner = path.relative_to(package).parts
+        if path.is_file() and not any(part == "__pycache__" or part.startswith(".") for part in inner):
+            yield path

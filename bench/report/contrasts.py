@@ -1,0 +1,185 @@
+"""Contrasts: the pairs of every comparison with ratio, interval and verdict, or with the reason why there is none."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from bench import stats
+from bench.report import frames, words
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bench.store import StoredRun
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One comparison with everything stored about it."""
+
+    id: str
+    entry: Json
+    attempts: list[Json]
+    certificates: dict[str, Json]
+    trials: pd.DataFrame
+    rules: stats.Rules
+    labels: dict[str, str]
+
+    @property
+    def baseline(self) -> str:
+        """The id of the arm that ratios are taken against."""
+        return str(self.entry["baseline"])
+
+    def cell_id(self, arm: str) -> str:
+        """Unique in the run, where an arm's own id is unique in its comparison."""
+        return f"{self.id}/{arm}"
+
+    def outcomes(self, arm: str, status: str) -> list[Json]:
+        """The outcomes of an arm that ended so, over every attempt."""
+        found = (record["arms"].get(arm, {}) for record in self.attempts)
+        return [outcome for outcome in found if outcome.get("status") == status]
+
+
+def contrasts(comparisons: Sequence[Comparison], samples: frames.Frames, run: StoredRun) -> list[Json]:
+    """All contrasts: estimated one by one, then judged together, since Holm takes the family."""
+    pairs = [(one, arm) for one in comparisons for arm in one.entry["arms"] if arm != one.baseline]
+    barred = [_barred(one, arm) for one, arm in pairs]
+    estimates = [
+        stats.Contrast(blocks=_valid_blocks(one, arm)) if bar else _estimate(one, arm, samples)
+        for (one, arm), bar in zip(pairs, barred, strict=True)
+    ]
+    corrected = stats.holm([estimate.p for estimate in estimates])
+    found = []
+    for (one, arm), bar, estimate, p_holm in zip(pairs, barred, estimates, corrected, strict=True):
+        moved = stats.Drift() if bar else stats.drift(_rounds(one, arm, samples))
+        rules = replace(one.rules, names=(one.labels[one.baseline], one.labels[arm]))
+        verdict = bar or stats.judge(estimate, p_holm=p_holm, moved=moved, rules=rules)
+        found.append(
+            {
+                **_contrast(one, arm, estimate, p_holm=p_holm, verdict=verdict),
+                "confounders": _confounders(one, arm, run),
+                "cpu_ratio": None if bar else _cpu_ratio(one, arm, samples),
+            }
+        )
+    return found
+
+
+def _contrast(
+    one: Comparison,
+    arm: str,
+    estimate: stats.Contrast,
+    *,
+    p_holm: float | None,
+    verdict: stats.Verdict,
+) -> Json:
+    return {
+        "id": f"{one.cell_id(arm)}-vs-{one.baseline}",
+        "comparison": one.id,
+        "baseline": one.cell_id(one.baseline),
+        "arm": one.cell_id(arm),
+        "metric": _metric(one),
+        "ratio": estimate.ratio,
+        "ci": list(estimate.ci) if estimate.ci else None,
+        "half_width": estimate.half_width,
+        "p": estimate.p,
+        "p_holm": p_holm,
+        "blocks": estimate.blocks,
+        "blocks_repeated": _spoiled(one),
+        "verdict": verdict.word,
+        "reason": verdict.reason,
+        "parity": _parity(one, arm),
+    }
+
+
+def _metric(one: Comparison) -> str:
+    return frames.DECIDES[one.entry["arms"][one.baseline]["phase"]]
+
+
+def _rounds(one: Comparison, arm: str, samples: frames.Frames, column: str = "step_ns") -> list[stats.Numbers]:
+    sync = frames.SYNC[_metric(one)]
+    return frames.round_log_ratios(samples, one.id, baseline=one.baseline, arm=arm, sync=sync, column=column)
+
+
+def _estimate(one: Comparison, arm: str, samples: frames.Frames, column: str = "step_ns") -> stats.Contrast:
+    return stats.contrast([stats.block_log_ratio(rounds) for rounds in _rounds(one, arm, samples, column)])
+
+
+def _cpu_ratio(one: Comparison, arm: str, samples: frames.Frames) -> Json | None:
+    estimate = _estimate(one, arm, samples, "cpu_ns")
+    return {"ratio": estimate.ratio, "ci": list(estimate.ci) if estimate.ci else None} if estimate.ratio else None
+
+
+def _valid_blocks(one: Comparison, arm: str) -> int:
+    counted = Counter(one.trials.loc[one.trials["arm"].isin([one.baseline, arm]), "block"])
+    return sum(1 for count in counted.values() if count == 2)
+
+
+def _spoiled(one: Comparison) -> int:
+    return sum(1 for record in one.attempts if record["spoiled"])
+
+
+def _barred(one: Comparison, arm: str) -> stats.Verdict | None:
+    """Why this contrast has no ratio: parity, gates, or too little that was measured."""
+    certificate = one.certificates.get(arm)
+    if certificate and certificate["status"] == "failed":
+        return stats.Verdict(word="invalid", reason=f"parity failed: {words.clean(certificate['reason'])}")
+    spoiled, attempts = _spoiled(one), len(one.attempts)
+    if spoiled > stats.SPOILED_SHARE * attempts:
+        causes = Counter(cause for record in one.attempts for cause in record["spoiled"])
+        cause = words.clean(causes.most_common(1)[0][0])
+        return stats.Verdict(word="invalid", reason=f"{spoiled} of {attempts} blocks were spoiled, mostly: {cause}")
+    if _valid_blocks(one, arm) < 2:
+        for word in ("unsupported", "failed"):
+            if reason := _ended(one, arm, word):
+                return stats.Verdict(word=word, reason=reason)
+    if certificate and certificate["status"] == "passed":
+        return None
+    reason = words.clean(certificate["reason"]) if certificate and certificate["reason"] else "parity was not checked"
+    if not attempts:
+        return stats.Verdict(word="inconclusive", reason=f"not measured: {reason}")
+    return stats.Verdict(word="invalid", reason=f"no certificate: {reason}")
+
+
+def _ended(one: Comparison, arm: str, status: str) -> str | None:
+    """The last worker's own reason, its contrast's arms first: half a block is discarded whole."""
+    for side in dict.fromkeys([arm, one.baseline, *one.entry["arms"]]):
+        outcomes = one.outcomes(side, status)
+        if outcomes and (status == "failed" or side in {arm, one.baseline}):
+            return f"{one.labels[side]}: {words.clean(outcomes[-1].get('reason') or status)}"
+    return None
+
+
+def _parity(one: Comparison, arm: str) -> Json:
+    certificate = one.certificates.get(arm)
+    if certificate is None:
+        return {"status": "skipped", "max_rel_error": None, "reason": "no certificate in this run"}
+    return {name: certificate.get(name) for name in ("status", "max_rel_error", "reason")}
+
+
+def _confounders(one: Comparison, arm: str, run: StoredRun) -> list[str]:
+    """What differs between the arms beside the compared axes: settings in effect, axes, image bases."""
+    left, right = (one.entry["arms"][side] for side in (one.baseline, arm))
+    found = [
+        f"{axis}: {left[axis]} against {right[axis]}"
+        for axis in left
+        if axis not in {"framework", *one.entry["compare"]} and left[axis] != right.get(axis)
+    ]
+    sides = [(one.outcomes(side, "measured") or [{}])[-1].get("effective") or {} for side in (one.baseline, arm)]
+    found += [
+        f"effective {key}: {sides[0][key]} against {sides[1][key]}"
+        for key in sides[0]
+        if key in sides[1] and sides[0][key] != sides[1][key]
+    ]
+    bases = {str(image.get("base")) for image in _images(run, left, right) if image.get("base")}
+    return [words.clean(text) for text in [*found, *(["images with different bases"] if len(bases) > 1 else [])]]
+
+
+def _images(run: StoredRun, *cells: Json) -> list[Json]:
+    images = run.run.get("images") or {}
+    found = (images.get(cell["framework"]["name"]) for cell in cells)
+    return [image for image in found if isinstance(image, dict)]

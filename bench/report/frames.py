@@ -1,0 +1,172 @@
+"""The run folder's raw samples as pandas frames: one row a round, one row a trial."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from bench import schedule, stats
+
+if TYPE_CHECKING:
+    from bench.store import StoredRun
+
+DECIDES = {"train": "throughput", "fit": "throughput", "infer": "latency"}
+SYNC = {"throughput": "slice", "latency": "step"}
+
+_CHUNK = 128  # blocks read at once: some 50 MB
+_KEY = ["comparison", "block", "arm"]
+_TURN = ["trial", "sync", "round"]
+ROUND_COLUMNS = [*_KEY, "sync", "round", "step_ns", "cpu_ns"]
+TRIAL_FIGURES = ["step_ms", "p90", "p99", "steps", "items_per_s", "cpu_ms", "cpu_percent"]
+OUTCOME_FIGURES = ["import_s", "build_s", "first_step_s", "peak_memory_bytes"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frames:
+    """What the valid blocks of a run hold.
+
+    rounds  comparison, block, arm, sync, round, step_ns (of one step), cpu_ns (of one step)
+    trials  comparison, block, arm, then TRIAL_FIGURES and OUTCOME_FIGURES; NaN where not measured
+    """
+
+    rounds: pd.DataFrame
+    trials: pd.DataFrame
+
+
+def read(run: StoredRun) -> Frames:
+    """The frames of a run, from its valid blocks alone: half a block or a spoiled one never counts."""
+    blocks = [record for record in schedule.latest(run.blocks) if schedule.valid(record)]
+    cells = {name: entry["arms"] for name, entry in run.run["comparisons"].items()}
+    trials = pd.DataFrame(_outcomes(blocks, cells), columns=[*_KEY, "batch_size", "decides", *OUTCOME_FIGURES])
+    numbers = {key: number for number, key in enumerate(_keys(trials))}
+    rounds, figures = [], []
+    for start in range(0, len(blocks), _CHUNK):
+        samples = _samples(run, blocks[start : start + _CHUNK], numbers)
+        if samples is not None:
+            turns = _turns(samples)
+            rounds.append(turns)
+            figures.append(_figures(samples, turns))
+    trials = _with_figures(trials, figures)
+    return Frames(rounds=_named(rounds, trials), trials=trials)
+
+
+def round_log_ratios(
+    frames: Frames, comparison: str, *, baseline: str, arm: str, sync: str, column: str = "step_ns"
+) -> list[stats.Numbers]:
+    """log(t_baseline / t_arm), one array of rounds in order of time for each block that holds both arms."""
+    rows = frames.rounds
+    rows = rows[(rows["comparison"] == comparison) & (rows["sync"] == sync) & rows["arm"].isin([baseline, arm])]
+    if rows.empty:
+        return []
+    wide = rows.pivot(index=["block", "round"], columns="arm", values=column).sort_index()
+    if baseline not in wide or arm not in wide:
+        return []
+    wide = wide[[baseline, arm]].dropna()
+    return [
+        stats.log_ratios(block[baseline].to_numpy(), block[arm].to_numpy()) for _, block in wide.groupby(level="block")
+    ]
+
+
+def _outcomes(
+    blocks: Sequence[Mapping[str, Any]], cells: Mapping[str, Mapping[str, Mapping[str, Any]]]
+) -> Iterator[dict[str, Any]]:
+    """One row a measured arm; `decides` is the kind of slice that its metric is taken from."""
+    for record in blocks:
+        for arm, outcome in record["arms"].items():
+            if outcome["status"] == "measured":
+                cell = cells[record["comparison"]][arm]
+                key = {"comparison": record["comparison"], "block": record["block"], "arm": arm}
+                sizes = {"batch_size": cell["batch_size"], "decides": SYNC[DECIDES[cell["phase"]]]}
+                yield {**key, **sizes, **{name: outcome.get(name) for name in OUTCOME_FIGURES}}
+
+
+def _keys(trials: pd.DataFrame) -> list[tuple[str, int, str]]:
+    return list(zip(trials["comparison"], trials["block"], trials["arm"], strict=True))
+
+
+def _samples(
+    run: StoredRun, blocks: Sequence[Mapping[str, Any]], numbers: Mapping[tuple[str, int, str], int]
+) -> pd.DataFrame | None:
+    """Raw rows of these blocks with the number of their trial; None where there is no row."""
+    parts = []
+    for record in blocks:
+        steps = run.steps(record)
+        place = {arm: numbers.get((record["comparison"], record["block"], arm)) for arm in record["arms"]}
+        steps["trial"] = steps["arm"].map(place)
+        parts.append(steps.dropna(subset=["trial"]).drop(columns=["arm", "position"]))
+    parts = [part for part in parts if not part.empty]
+    return pd.concat(parts, ignore_index=True).astype({"trial": "int64"}) if parts else None
+
+
+def _turns(samples: pd.DataFrame) -> pd.DataFrame:
+    """One row a trial, sync and round: the wall and CPU time of a step; settling rows excluded.
+
+    A slice's time is total ÷ n; of steps timed one by one it is the median. cpu_ns belongs to the whole stretch from
+    start_ns to end_ns and is divided by all steps in it.
+    """
+    measured = samples[~samples["settling"]]
+    groups = measured.groupby(_TURN)
+    totals = groups[["time_ns", "steps"]].sum()
+    turns = pd.DataFrame({"mean_ns": totals["time_ns"] / totals["steps"], "median_ns": groups["time_ns"].median()})
+    stretches = samples.groupby([*_TURN, "start_ns"]).agg(
+        cpu_ns=("cpu_ns", "first"), end_ns=("end_ns", "first"), steps=("steps", "sum"), settling=("settling", "all")
+    )
+    stretches["wall_ns"] = stretches["end_ns"] - stretches.index.get_level_values("start_ns")
+    stretches = stretches[~stretches["settling"]]
+    spent = stretches.groupby(level=_TURN)[["cpu_ns", "wall_ns", "steps"]].sum()
+    turns = turns.join(spent).reset_index()
+    turns["step_ns"] = turns["mean_ns"].where(turns["sync"] == "slice", turns["median_ns"])
+    return turns.drop(columns=["mean_ns", "median_ns"])
+
+
+def _figures(samples: pd.DataFrame, turns: pd.DataFrame) -> pd.DataFrame:
+    """One row a trial: its own median, percentiles and rates, in ns and steps."""
+    measured = samples[~samples["settling"]]
+    steps = measured[measured["sync"] == "step"].groupby("trial")["time_ns"]
+    slices = measured[measured["sync"] == "slice"].groupby("trial")[["time_ns", "steps"]].sum()
+    figures = pd.DataFrame(
+        {
+            "step_ms": steps.median() / 1e6,
+            "steps": steps.size(),
+            "p90": _percentile_ms(steps, 0.9),
+            "p99": _percentile_ms(steps, 0.99),
+            "steps_per_s": slices["steps"] / (slices["time_ns"] / 1e9).where(slices["time_ns"] > 0),
+        },
+        index=pd.Index(sorted(turns["trial"].unique()), name="trial"),
+    )
+    spent = turns.groupby(["trial", "sync"])[["cpu_ns", "wall_ns", "steps"]].sum()
+    for sync in SYNC.values():
+        if sync in spent.index.get_level_values("sync"):
+            rows = spent.xs(sync, level="sync")
+            figures[f"cpu_ms_{sync}"] = rows["cpu_ns"] / rows["steps"] / 1e6
+    whole = spent.groupby(level="trial").sum()
+    figures["cpu_percent"] = 100 * whole["cpu_ns"] / whole["wall_ns"].where(whole["wall_ns"] > 0)
+    return figures
+
+
+def _percentile_ms(steps: Any, q: float) -> pd.Series[float]:
+    values = {trial: stats.percentile(times.to_numpy(), q) for trial, times in steps}
+    return pd.Series(values, dtype=float) / 1e6
+
+
+def _with_figures(trials: pd.DataFrame, figures: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The trials with their figures, the CPU time of a step from the slices that decide."""
+    own = [*TRIAL_FIGURES, "steps_per_s", "cpu_ms_slice", "cpu_ms_step"]
+    measured = pd.concat(figures) if figures else pd.DataFrame(index=trials.index[:0])
+    joined = trials.join(measured.reindex(columns=own).astype(float))
+    joined["items_per_s"] = joined["steps_per_s"] * joined["batch_size"].astype(float)
+    joined["cpu_ms"] = joined["cpu_ms_slice"].where(joined["decides"] == "slice", joined["cpu_ms_step"])
+    numbers = [*TRIAL_FIGURES, *OUTCOME_FIGURES]
+    return joined[[*_KEY, *numbers]].astype(dict.fromkeys(numbers, float))
+
+
+def _named(rounds: Sequence[pd.DataFrame], trials: pd.DataFrame) -> pd.DataFrame:
+    """Rounds with the names of their trial instead of its number; cpu_ns of one step."""
+    if not rounds:
+        return pd.DataFrame(columns=ROUND_COLUMNS)
+    rows = pd.concat(rounds, ignore_index=True).join(trials[_KEY], on="trial")
+    rows["cpu_ns"] = rows["cpu_ns"] / rows["steps"]
+    return rows[ROUND_COLUMNS]

@@ -1,0 +1,109 @@
+"""The report as GitHub Markdown: the page that is published in results/."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from bench.report import words
+from bench.report.rows import Json, Row, direction, facts, failures, heads, results, rows
+
+_SPECIAL = re.compile(r"([\\`*\[\]<>|~#])|(?<![^\W_])(_)|(_)(?![^\W_])")
+
+
+def render(summary: Json) -> str:
+    """One page: comparisons, verdicts, cells, results, failures, and where the numbers come from."""
+    table = rows(summary)
+    name = summary["run"]["matrix"] or summary["run"]["id"]
+    parts = [f"# {escape(name)}", f"{escape(direction(table))}."]
+    parts += [_comparisons(table), _section("Verdicts", [_verdict(row) for row in table])]
+    parts += [_section("Results", [escape(line) for line in results(summary)])]
+    parts += [_section("Failures", [escape(line) for line in failures(summary)])]
+    parts += ["## Cells", _cells(summary), _section("Notes", [escape(note) for note in summary["notes"]])]
+    parts += [_section("Origin", [f"**{heading}**: {escape(text)}" for heading, text in facts(summary)])]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def escape(text: object) -> str:
+    """Text that GitHub shows as it is, one line, in a table's cell too."""
+    return _SPECIAL.sub(lambda found: "\\" + found[0], words.clean(text))
+
+
+def _comparisons(table: Sequence[Row]) -> str:
+    baseline, arm = heads(table) or ("baseline", "arm")
+    named = heads(table) is None
+    columns = ["workload", "mode", "phase", "batch", *(["pair"] if named else [])]
+    numbers = [f"{side} {unit}" for unit in ("ms a step", "items/s") for side in (baseline, arm)]
+    columns += [*numbers, "ratio", "CPU ratio", "blocks", "p (Holm)", "verdict", "parity"]
+    lines = []
+    for row in table:
+        workload = " ".join([row.workload, *row.details])
+        pair = [f"{row.baseline['label']} → {row.arm['label']}"] if named else []
+        lines.append([workload, row.mode, row.phase, row.batch, *pair, *_numbers(row)])
+    return _table(columns, lines, left=5 if named else 4)
+
+
+def _numbers(row: Row) -> list[str]:
+    one, cells = row.contrast, (row.baseline["metrics"], row.arm["metrics"])
+    cpu = one["cpu_ratio"] or {"ratio": None, "ci": None}
+    steps = [_figure(cell["step_ms"]["median"], cell["step_ms"]["ci"]) for cell in cells]
+    rates = [_figure(cell["items_per_s"]["median"], cell["items_per_s"]["ci"], words.rate) for cell in cells]
+    ratios = [_figure(part["ratio"], part["ci"], words.ratio) for part in (one, cpu)]
+    p = words.NOTHING if one["p_holm"] is None else f"{one['p_holm']:.2g}"
+    verdict = f"{words.SYMBOLS[one['verdict']]} {words.spoken(one['verdict'])}"
+    return [*steps, *rates, *ratios, str(one["blocks"]), p, verdict, _parity(one["parity"])]
+
+
+def _parity(parity: Json) -> str:
+    error = parity["max_rel_error"]
+    return str(parity["status"]) + ("" if error is None else f", {error:.1e}")
+
+
+def _verdict(row: Row) -> str:
+    one = row.contrast
+    pair = f"{row.arm['label']} against {row.baseline['label']}"
+    text = f"{escape(row.title)}, {escape(pair)}: **{words.spoken(one['verdict'])}**. {escape(one['reason'])}"
+    return text + (f". Beside that they differ: {escape('; '.join(one['confounders']))}" if one["confounders"] else "")
+
+
+def _cells(summary: Json) -> str:
+    columns = ["cell", "ms a step", "p90", "p99", "CPU ms", "CPU %", "first step", "build", "import", "peak memory"]
+    columns += ["blocks", "failed", "image"]
+    lines = []
+    for cell in summary["cells"]:
+        own = cell["metrics"]
+        lines.append(
+            [
+                cell["id"],
+                _figure(own["step_ms"]["median"], own["step_ms"]["ci"]),
+                words.number(own["step_ms"]["p90"]),
+                words.number(own["step_ms"]["p99"]),
+                _figure(own["cpu_ms"]["median"], own["cpu_ms"]["ci"]),
+                words.number(own["cpu_percent"]),
+                *(words.seconds(own[name]) for name in ("first_step_s", "build_s", "import_s")),
+                words.mebibytes(own["peak_memory_bytes"]),
+                str(cell["blocks"]),
+                str(cell["failed"]),
+                words.short_image(cell["image"]),
+            ]
+        )
+    return _table(columns, lines, left=1)
+
+
+def _figure(value: float | None, ci: Sequence[float] | None, write: words.Writer = words.number) -> str:
+    return f"{write(value)} [{words.interval(ci, write)}]" if ci else write(value)
+
+
+def _table(columns: Sequence[str], lines: Sequence[Sequence[str]], *, left: int) -> str:
+    rule = ["---" if index < left else "---:" for index in range(len(columns))]
+    return "\n".join(
+        [_line(escape(column) for column in columns), _line(rule), *(_line(map(escape, line)) for line in lines)]
+    )
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _section(heading: str, lines: Sequence[str]) -> str:
+    return f"## {heading}\n\n" + "\n".join(f"- {line}" for line in lines) if lines else ""

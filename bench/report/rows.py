@@ -1,0 +1,215 @@
+"""What the table and the page say, before either writes it: rows of contrasts, and the facts below them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.report import words
+
+Json = Mapping[str, Any]
+
+MOST_FAILURES = 12
+_RESULTS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "test_accuracy": ("test accuracy", lambda value: f"{100 * value:.2f} %"),
+    "mse": ("MSE", words.precise),
+    "max_weight_error": ("largest error of a weight", words.precise),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One contrast with both its cells and the names that readers know them by."""
+
+    contrast: Json
+    baseline: Json
+    arm: Json
+    workload: str
+    mode: str
+    phase: str
+    batch: str
+    details: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """The row in one phrase."""
+        return " ".join([self.workload, self.phase, self.mode, self.batch, *self.details])
+
+    @property
+    def ahead(self) -> str | None:
+        """Who is quicker, where that may be said."""
+        if self.contrast["verdict"] not in {"faster", "slower", "small"}:
+            return None
+        return str((self.arm if self.contrast["ratio"] > 1 else self.baseline)["label"])
+
+
+def rows(summary: Json) -> list[Row]:
+    """The contrasts of a run in the order of its matrix."""
+    cells = {cell["id"]: cell for cell in summary["cells"]}
+    plain = [cell["cell"] for cell in summary["cells"]]
+    names = words.workload_labels({cell["comparison"]: cell["cell"] for cell in summary["cells"]})
+    compared = {axis for one in summary["contrasts"] for axis in _differing(one, cells)}
+    varying = [axis for axis in words.varying_axes(plain) if axis not in compared]
+    return [_row(one, cells, names, varying) for one in summary["contrasts"]]
+
+
+def heads(table: Sequence[Row]) -> tuple[str, str] | None:
+    """The names of baseline and arm, where they are the same in every row."""
+    pairs = {(row.baseline["label"], row.arm["label"]) for row in table}
+    return next(iter(pairs)) if len(pairs) == 1 else None
+
+
+def direction(table: Sequence[Row]) -> str:
+    """Which way a ratio reads."""
+    baseline, arm = heads(table) or ("the baseline", "the arm")
+    return f"ratio = time of {baseline} ÷ time of {arm}: above 1 {arm} is faster"
+
+
+def facts(summary: Json) -> list[tuple[str, str]]:
+    """Where the numbers come from, as pairs of a heading and a line."""
+    table = rows(summary)
+    run = summary["run"]
+    plain = [cell["cell"] for cell in summary["cells"]]
+    started = " ".join(str(run["started_at"]).split("T"))
+    found = [
+        ("ratio", direction(table)),
+        ("decides", _decides(summary)),
+        ("machine", machine(summary["environment"])),
+        ("launcher", f"{run['launcher']}, {run['schedule']}, seed {run['seed']}, {', '.join(words.fixed_axes(plain))}"),
+        ("images", _by_label(summary, lambda cell: words.short_image(cell["image"]) if cell["image"] else None)),
+        ("versions", _by_label(summary, _versions)),
+        ("blocks", _blocks(summary)),
+        ("run", f"{run['id']}, started {started}, commit {str(run['commit'] or 'unknown')[:12]}"),
+    ]
+    return [(heading, words.clean(text)) for heading, text in found if text]
+
+
+def results(summary: Json) -> list[str]:
+    """What training came to: test accuracy, MSE, and the predictions of the classic preset."""
+    lines = []
+    for title, cells in _trained(summary).items():
+        parts = [part for key in _RESULTS if (part := _result(key, cells))]
+        steps = {cell["evaluation"].get("steps") for cell in cells} - {None}
+        if parts:
+            after = f" after {next(iter(steps)):,} steps" if len(steps) == 1 else ""
+            lines.append(words.clean(f"{title}{after}: {'; '.join(parts)}"))
+        lines += [words.clean(f"{title}: {text}") for text in _predictions(cells)]
+    return list(dict.fromkeys(lines))
+
+
+def failures(summary: Json) -> list[str]:
+    """What failed, with the file that holds the end of its log."""
+    lines = []
+    for one in summary["failures"][:MOST_FAILURES]:
+        log = f" (log: {one['log']})" if one["log"] else ""
+        kind = f"{one['kind']}: " if one["kind"] else ""
+        lines.append(words.clean(f"{one['cell']}, block {one['block']}: {kind}{one['reason']}{log}"))
+    more = len(summary["failures"]) - MOST_FAILURES
+    return [*lines, f"and {more} more"] if more > 0 else lines
+
+
+def machine(environment: Json) -> str:
+    """The machine in one line, from whatever of it is known."""
+    cpu = environment.get("cpu")
+    model = cpu.get("model") if isinstance(cpu, Mapping) else cpu
+    cores = (cpu.get("cores") if isinstance(cpu, Mapping) else None) or environment.get("cores")
+    memory = environment.get("memory_bytes")
+    parts = [
+        environment.get("summary") or environment.get("machine"),
+        model or environment.get("cpu_model"),
+        f"{cores} cores" if isinstance(cores, int) else None,
+        f"{memory / 2**30:.0f} GiB" if isinstance(memory, int | float) else None,
+        environment.get("os"),
+        f"Linux {environment['kernel']}" if isinstance(environment.get("kernel"), str) else None,
+    ]
+    return ", ".join(str(part) for part in parts if isinstance(part, str) and part)
+
+
+def _row(one: Json, cells: Mapping[str, Json], names: Mapping[str, str], varying: Sequence[str]) -> Row:
+    baseline, arm = cells[one["baseline"]], cells[one["arm"]]
+    return Row(
+        contrast=one,
+        baseline=baseline,
+        arm=arm,
+        workload=names[one["comparison"]],
+        mode=_both(baseline, arm, "mode"),
+        phase=_both(baseline, arm, "phase"),
+        batch=_both(baseline, arm, "batch_size"),
+        details=tuple(words.axis_value(axis, baseline["cell"]) for axis in varying),
+    )
+
+
+def _both(baseline: Json, arm: Json, axis: str) -> str:
+    values = dict.fromkeys(str(cell["cell"][axis]) for cell in (baseline, arm))
+    return "/".join(values)
+
+
+def _differing(one: Json, cells: Mapping[str, Json]) -> list[str]:
+    left, right = cells[one["baseline"]]["cell"], cells[one["arm"]]["cell"]
+    return [axis for axis in left if left[axis] != right[axis]]
+
+
+def _decides(summary: Json) -> str:
+    """The metric of each phase, and what an interval and a p are."""
+    phases = {cell["comparison"]: cell["cell"]["phase"] for cell in summary["cells"]}
+    pairs = dict.fromkeys(f"{one['metric']} for {phases[one['comparison']]}" for one in summary["contrasts"])
+    count = len(summary["contrasts"])
+    family = "1 contrast" if count == 1 else f"{count} contrasts"
+    return f"{', '.join(pairs)}; wall time, 95 % intervals over blocks, Holm over {family}"
+
+
+def _by_label(summary: Json, tell: Callable[[Json], str | None]) -> str:
+    """What is told of the cells, once for all arms of the same name and text."""
+    told = dict.fromkeys((cell["label"], text) for cell in summary["cells"] if (text := tell(cell)))
+    return "; ".join(f"{label} {text}" for label, text in told)
+
+
+def _versions(cell: Json) -> str | None:
+    name = cell["cell"]["framework"]["name"]
+    own = cell["versions"].get(name) or cell["versions"].get({"pytorch": "torch"}.get(name, name))
+    others = [f"{key} {value}" for key, value in cell["versions"].items() if key not in {name, "torch"} and value]
+    found = [str(own)] if own else []
+    return ", ".join([*found, *others]) or None
+
+
+def _blocks(summary: Json) -> str:
+    counts = sorted({one["blocks"] for one in summary["contrasts"]})
+    each = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else "0"
+    repeated = {one["comparison"]: one["blocks_repeated"] for one in summary["contrasts"]}
+    return f"{each} a contrast; {sum(repeated.values())} repeated, {len(summary['failures'])} trials failed"
+
+
+def _trained(summary: Json) -> dict[str, list[Json]]:
+    """The cells with an evaluation by the title of their comparison, those of phase train where there are any."""
+    titles = {row.contrast["comparison"]: row for row in rows(summary)}
+    trained = {cell["cell"]["workload"]["name"] for cell in summary["cells"] if cell["cell"]["phase"] == "train"}
+    found: dict[str, list[Json]] = {}
+    for cell in summary["cells"]:
+        row = titles.get(cell["comparison"])
+        told = cell["cell"]["phase"] == "train" or cell["cell"]["workload"]["name"] not in trained
+        if row and cell["evaluation"] and told:
+            title = " ".join([row.workload, row.mode, f"batch {row.batch}", *row.details])
+            found.setdefault(title, []).append(cell)
+    return found
+
+
+def _result(key: str, cells: Sequence[Json]) -> str | None:
+    name, write = _RESULTS[key]
+    told = [
+        f"{cell['label']} {write(cell['evaluation'][key])}" for cell in cells if cell["evaluation"].get(key) is not None
+    ]
+    return f"{name} {', '.join(told)}" if told else None
+
+
+def _predictions(cells: Sequence[Json]) -> Iterator[str]:
+    for cell in cells:
+        pairs = cell["evaluation"].get("predictions") or []
+        told = [f"{_short(pair['x'])} → {_short(pair['y'])}" for pair in pairs if isinstance(pair, Mapping)]
+        told += [_short(value) for value in pairs if isinstance(value, int | float)]
+        if told:
+            yield f"{cell['label']} predicts {', '.join(told)}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.4f}".rstrip("0").rstrip(".")

@@ -1,0 +1,160 @@
+"""The report as one JSON document, from the run folder alone: cells, contrasts, verdicts and where they come from.
+
+A number that was not measured is null with its reason in `nulls`; NaN and Infinity never appear.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from bench import schedule, stats
+from bench.report import contrasts, frames, words
+from bench.report.contrasts import Comparison, Json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bench.store import StoredRun
+
+SCHEMA = "bench.report/1"
+
+_NOT_SAMPLED = {
+    "gpu_util_percent": "no GPU was read: telemetry source {source}",
+    "joules_per_item": "no energy counter was read: telemetry source {source}",
+}
+_SCALARS: dict[str, Callable[[float], float]] = {
+    "import_s": float,
+    "build_s": float,
+    "first_step_s": float,
+    "peak_memory_bytes": round,
+    "cpu_percent": float,
+}
+
+
+def summarise(run: StoredRun) -> Json:
+    """The document that `bench report --format json` prints."""
+    samples = frames.read(run)
+    comparisons = _comparisons(run, samples)
+    plain = run.run
+    return {
+        "schema": SCHEMA,
+        "run": {
+            "id": plain["id"],
+            "started_at": plain["started_at"],
+            "launcher": plain["launcher"],
+            "commit": plain["commit"],
+            "seed": plain["seed"],
+            "schedule": plain["schedule"],
+            "finished_at": plain.get("finished_at"),
+            "matrix": plain.get("matrix", {}).get("name"),
+        },
+        "environment": plain["environment"],
+        "telemetry": {"source": plain["telemetry"]["source"], "hz": plain["telemetry"]["hz"]},
+        "cells": [_cell(one, arm, run) for one in comparisons for arm in one.entry["arms"]],
+        "contrasts": contrasts.contrasts(comparisons, samples, run),
+        "failures": [failure for one in comparisons for failure in _failures(one)],
+        "notes": list(plain.get("notes", [])),
+    }
+
+
+def exit_code(summary: Json) -> int:
+    """3 when anything failed or is invalid, else 0."""
+    broken = any(one["verdict"] in {"failed", "invalid"} for one in summary["contrasts"])
+    return 3 if broken or summary["failures"] or any(cell["failed"] for cell in summary["cells"]) else 0
+
+
+def _comparisons(run: StoredRun, samples: frames.Frames) -> list[Comparison]:
+    entries: dict[str, Json] = run.run["comparisons"]
+    family = sum(len(entry["arms"]) - 1 for entry in entries.values())
+    budget = run.run.get("matrix", {}).get("budget", {})
+    rules = stats.Rules(family=family, k_min=schedule.k_min(family), target=budget.get("half_width", 0.01))
+    return [
+        Comparison(
+            id=name,
+            entry=entry,
+            attempts=[record for record in run.blocks if record["comparison"] == name],
+            certificates={one["arm"]: one for one in run.certificates if one["comparison"] == name},
+            trials=samples.trials[samples.trials["comparison"] == name],
+            rules=rules,
+            labels=words.arm_labels(entry["arms"], entry["compare"]),
+        )
+        for name, entry in entries.items()
+    ]
+
+
+def _cell(one: Comparison, arm: str, run: StoredRun) -> Json:
+    trials = one.trials[one.trials["arm"] == arm]
+    measured = one.outcomes(arm, "measured")
+    failed = one.outcomes(arm, "failed")
+    last = measured[-1] if measured else (failed or [{}])[-1]
+    metrics, nulls = _metrics(trials, run.run["telemetry"]["source"])
+    evaluation = _evaluation(one, arm)
+    if evaluation is None:
+        nulls["evaluation"] = "no parity certificate of this arm holds one"
+    return {
+        "id": one.cell_id(arm),
+        "comparison": one.id,
+        "cell": one.entry["arms"][arm],
+        "label": one.labels[arm],
+        "versions": last.get("versions") or {},
+        "image": last.get("image"),
+        "blocks": len(trials),
+        "failed": len(failed),
+        "metrics": metrics,
+        "nulls": nulls,
+        "evaluation": evaluation,
+    }
+
+
+def _evaluation(one: Comparison, arm: str) -> Json | None:
+    found = (certificate.get("evaluations") or {} for certificate in one.certificates.values())
+    return next((evaluations[arm] for evaluations in found if evaluations.get(arm)), None)
+
+
+def _metrics(trials: pd.DataFrame, source: str) -> tuple[Json, dict[str, str]]:
+    """Medians over trials, and for every null its reason."""
+    nulls: dict[str, str] = {}
+    metrics: Json = {}
+    for name in ("step_ms", "cpu_ms", "items_per_s"):
+        metrics[name] = _median_and_interval(trials, name, nulls)
+    for q in ("p90", "p99"):
+        figure = stats.cell_figure(trials[q].to_numpy())
+        metrics["step_ms"][q] = figure.median if figure else None
+        if figure is None:
+            nulls[f"step_ms.{q}"] = _too_few_steps(trials, q)
+    for name, kind in _SCALARS.items():
+        figure = stats.cell_figure(trials[name].dropna().to_numpy())
+        metrics[name] = kind(figure.median) if figure else None
+        if figure is None:
+            nulls[name] = "not reported by the worker" if len(trials) else "no valid block"
+    for name, reason in _NOT_SAMPLED.items():
+        metrics[name] = None
+        nulls[name] = reason.format(source=source)
+    return metrics, nulls
+
+
+def _median_and_interval(trials: pd.DataFrame, name: str, nulls: dict[str, str]) -> Json:
+    figure = stats.cell_figure(trials[name].to_numpy())
+    if figure is None:
+        nulls[name] = "no samples of this kind in every block" if len(trials) else "no valid block"
+        return {"median": None, "ci": None}
+    if figure.ci is None:
+        nulls[f"{name}.ci"] = f"{len(trials)} of the {stats.MIN_TRIALS} blocks that an exact interval takes"
+    return {"median": figure.median, "ci": list(figure.ci) if figure.ci else None}
+
+
+def _too_few_steps(trials: pd.DataFrame, q: str) -> str:
+    fewest = trials["steps"].min() if len(trials) else math.nan
+    if not math.isfinite(fewest):
+        return "no steps were timed one by one"
+    return f"{int(fewest)} of the {stats.MIN_STEPS[float(f'0.{q[1:]}')]} steps a trial that {q} takes"
+
+
+def _failures(one: Comparison) -> Iterator[Json]:
+    for record in one.attempts:
+        for arm, outcome in record["arms"].items():
+            if outcome["status"] == "failed":
+                place = {"cell": one.cell_id(arm), "block": record["block"], "attempt": record["attempt"]}
+                yield {**place, **{name: outcome.get(name) for name in ("kind", "reason", "log")}}

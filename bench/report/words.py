@@ -1,0 +1,157 @@
+"""How reports call things and write numbers: names of arms and workloads, units, intervals."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+Cell = Mapping[str, Any]
+Writer = Callable[[float | None], str]
+
+FRAMEWORKS = {"tensorflow": "TF", "pytorch": "PyTorch"}
+SYMBOLS = {
+    "faster": "▲",
+    "slower": "▼",
+    "equivalent": "=",
+    "small": "≈",
+    "inconclusive": "?",
+    "no_steady_state": "~",
+    "degrading": "~",
+    "unsupported": "·",
+    "failed": "✗",
+    "invalid": "✗",
+}
+NOTHING = "—"
+_PLAIN = {"mode": "", "phase": "", "precision": "", "device": "", "division": "", "launcher": ""}
+_UNITS = {"batch_size": "batch ", "threads": "threads "}
+# Named in every row already; the rest is said once, or in the row where it varies.
+_ROW_AXES = ("workload", "framework", "mode", "phase", "batch_size")
+
+
+def clean(text: object) -> str:
+    """One line without control characters: a worker's last words must not steer a terminal."""
+    spaced = "".join(" " if character.isspace() else character for character in str(text))
+    return " ".join("".join(c for c in spaced if unicodedata.category(c) not in {"Cc", "Cf", "Cs"}).split())
+
+
+def arm_labels(arms: Mapping[str, Cell], compare: Sequence[str]) -> dict[str, str]:
+    """What each arm of a comparison is called: "TF", "PyTorch 2.12.1", "TF graph"."""
+    several = _several_versions(arms.values())
+    labels = {arm: _arm_label(cell, compare, several) for arm, cell in arms.items()}
+    taken = list(labels.values())
+    return {arm: label if taken.count(label) == 1 else arm for arm, label in labels.items()}
+
+
+def workload_labels(cells: Mapping[str, Cell]) -> dict[str, str]:
+    """What the workload of each comparison is called; parameters are named only where they tell two apart.
+
+    cells  one of each comparison
+    """
+    labels = {}
+    for key, cell in cells.items():
+        own = cell["workload"]
+        alike = [other["workload"] for other in cells.values() if other["workload"]["name"] == own["name"]]
+        labels[key] = " ".join([own["name"], *_telling(own, alike)])
+    return labels
+
+
+def varying_axes(cells: Iterable[Cell]) -> list[str]:
+    """The axes beside the row's own that do not have one value in all cells."""
+    first, *others = list(cells) or [{}]
+    return [axis for axis in first if axis not in _ROW_AXES and any(cell[axis] != first[axis] for cell in others)]
+
+
+def axis_value(axis: str, cell: Cell) -> str:
+    """An axis in a few words: "batch 64", "threads 2", "compiled"."""
+    return f"{_UNITS.get(axis, '' if axis in _PLAIN else f'{axis} ')}{cell[axis]}"
+
+
+def fixed_axes(cells: Sequence[Cell]) -> list[str]:
+    """What all cells have in common beside the row's own axes."""
+    varying = varying_axes(cells)
+    return [axis_value(axis, cells[0]) for axis in cells[0] if axis not in {*_ROW_AXES, *varying}] if cells else []
+
+
+def spoken(verdict: str) -> str:
+    """A verdict as words: "no steady state"."""
+    return verdict.replace("_", " ")
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Significant digits without an exponent: 0.0123, 2.96, 21,600."""
+    if value is None:
+        return NOTHING
+    if value == 0:
+        return "0"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{decimals}f}"
+
+
+def precise(value: float) -> str:
+    """Four significant digits, with an exponent where they would drown in zeros: 0.01563, 2.1e-14."""
+    return f"{value:.4g}"
+
+
+def rate(value: float | None) -> str:
+    """Items a second: 21.6k, 1.24M."""
+    if value is None:
+        return NOTHING
+    for limit, unit in ((1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * limit:
+            return f"{number(value / limit)}{unit}"
+    return number(value)
+
+
+def interval(ci: Sequence[float] | None, write: Writer = number) -> str:
+    """Both ends, or nothing."""
+    return f"{write(ci[0])}–{write(ci[1])}" if ci else NOTHING  # noqa: RUF001 - a range is written with an en dash
+
+
+def ratio(value: float | None) -> str:
+    """Three decimals near 1, three digits far from it."""
+    if value is None:
+        return NOTHING
+    return f"{value:.3f}" if 0.1 <= value < 10 else number(value)
+
+
+def seconds(value: float | None) -> str:
+    """A duration of set-up."""
+    return NOTHING if value is None else f"{number(value, 2)} s"
+
+
+def mebibytes(value: float | None) -> str:
+    """Memory."""
+    return NOTHING if value is None else f"{number(value / 2**20)} MiB"
+
+
+def short_image(image: str | None) -> str:
+    """The first 12 digits of an image's id."""
+    return image.removeprefix("sha256:")[:12] if image else NOTHING
+
+
+def _arm_label(cell: Cell, compare: Sequence[str], several_versions: bool) -> str:
+    framework = cell["framework"]
+    words = [FRAMEWORKS.get(framework["name"], framework["name"])]
+    if several_versions:
+        words += [str(framework[key]) for key in ("version", "image") if framework.get(key)]
+    words += [axis_value(axis, cell) for axis in compare if axis != "framework" and axis in cell]
+    return clean(" ".join(words))
+
+
+def _several_versions(cells: Iterable[Cell]) -> bool:
+    names = [cell["framework"]["name"] for cell in cells]
+    return len(set(names)) < len(names) and len({str(cell["framework"]) for cell in cells}) > len(set(names))
+
+
+def _telling(own: Mapping[str, Any], alike: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The parameters that tell a workload from others of its name, as few as do."""
+    parts = [str(own["preset"])] if own.get("preset", "standard") != "standard" else []
+    left = [other for other in alike if other != own]
+    for key in sorted(own, key=lambda key: (key != "preset", key not in {"n", "d"}, key)):
+        apart = [other for other in left if other.get(key) != own[key]]
+        if apart:
+            left = [other for other in left if other.get(key) == own[key]]
+            parts += [] if key == "preset" else [f"{key}={own[key]}"]
+    return [clean(part) for part in parts]

@@ -1,0 +1,223 @@
+"""What is measured next, in which order, and when it is enough: pure functions of a seed and of the records so far.
+
+Block k of every comparison comes before block k + 1 of any, in an order drawn anew for each k (randomised multiple
+interleaved trials, Abedi & Brecht 2017, doi:10.1145/3030207.3030229). Every draw is a function of the seed and of what
+is drawn, never of what was drawn before: a resumed run continues the very same plan.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from bench import stats
+
+Item = TypeVar("Item")
+Record = Mapping[str, Any]
+
+MAX_ATTEMPTS = 3  # of one block that keeps being spoiled
+FAILURES_IN_A_ROW = 3  # after which a comparison is given up
+PADDING_BYTES = 4096
+
+
+class Budget(Protocol):
+    """When to stop a comparison; run.json's `budget` as attributes."""
+
+    @property
+    def half_width(self) -> float:
+        """Wanted 95 % half-width of log ratio."""
+
+    @property
+    def blocks(self) -> int | None:
+        """Exactly so many valid blocks, whatever the width."""
+
+    @property
+    def max_blocks(self) -> int:
+        """At most so many valid blocks."""
+
+    @property
+    def per_comparison_s(self) -> float | None:
+        """Seconds spent on one comparison, at which no further block begins."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One block to measure: the first attempt is 0."""
+
+    comparison: str
+    block: int
+    attempt: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlicePlan:
+    """How the arms of a block take turns.
+
+    steps         of one slice, by arm: slices last alike, so a quicker arm does more
+    settle_steps  before them, recorded and left out
+    rounds        turns of every arm in a block
+    """
+
+    steps: Mapping[str, int]
+    settle_steps: int
+    rounds: int
+
+
+def order(comparisons: Sequence[str], block: int, seed: int) -> tuple[str, ...]:
+    """The order of the comparisons in block round `block`."""
+    return _shuffled(sorted(comparisons), seed, "comparisons", block)
+
+
+def start_order(arms: Sequence[str], planned: Planned, seed: int) -> tuple[str, ...]:
+    """The order in which the arms of a block are started and set up."""
+    return _shuffled(sorted(arms), seed, "start", planned.comparison, planned.block, planned.attempt)
+
+
+def turns(arms: Sequence[str], planned: Planned, rounds: int, seed: int) -> tuple[tuple[str, ...], ...]:
+    """The order of the arms in each round of a block, (rounds, arms)."""
+    key = (seed, "turns", planned.comparison, planned.block, planned.attempt)
+    return tuple(_shuffled(sorted(arms), *key, number) for number in range(rounds))
+
+
+def padding(arm: str, planned: Planned, seed: int) -> int:
+    """Bytes by which to pad a worker's environment: layouts bias timings (Mytkowicz et al. 2009)."""
+    key = (seed, "padding", planned.comparison, planned.block, planned.attempt, arm)
+    return math.floor(_generator(*key).random() * PADDING_BYTES)
+
+
+def slice_plan(
+    pilot: Mapping[str, Sequence[float]],
+    *,
+    slice_s: float = 0.010,
+    target_s: float = 1.5,
+    settle_steps: int = 2,
+    syncs: int = 2,
+) -> SlicePlan:
+    """Slices long enough to time and short enough to alternate often.
+
+    pilot     step times of each arm once it is warm, ns
+    slice_s   the least duration of a slice; longer only where one step takes longer
+    target_s  measured seconds of each arm in a block, over all `syncs` kinds of slices of a round
+    """
+    typical_s = {arm: max(statistics.median(times), 1.0) * 1e-9 for arm, times in pilot.items()}
+    duration_s = max(slice_s, *typical_s.values())
+    steps = {arm: max(1, math.ceil(duration_s / step_s - 1e-9)) for arm, step_s in typical_s.items()}
+    rounds = round(target_s / (duration_s * syncs))
+    return SlicePlan(steps=steps, settle_steps=settle_steps, rounds=min(60, max(12, rounds)))
+
+
+def k_min(family: int, alpha: float = stats.ALPHA) -> int:
+    """Blocks without which Wilcoxon cannot survive Holm over `family` contrasts, and 10 at least."""
+    return max(10, math.ceil(1 + math.log2(max(family, 1) / alpha)))
+
+
+def enough(log_ratios: Sequence[Sequence[float]], budget: Budget, least: int, *, spent_s: float = 0.0) -> str | None:
+    """Why a comparison needs no further block, or None; never because of a p value.
+
+    log_ratios  one series for each contrast of the comparison, one d for each valid block
+    least       `k_min` of the run: a reached half-width counts from there on
+    spent_s     seconds spent on this comparison, set-up included
+    """
+    blocks = min((len(series) for series in log_ratios), default=0)
+    if budget.blocks is not None:
+        if blocks >= budget.blocks:
+            return f"all {budget.blocks} blocks measured"
+    elif blocks >= max(least, 2) and (width := _widest(log_ratios)) <= budget.half_width:
+        return f"± {100 * width:.2g} % reached in {blocks} blocks"
+    elif blocks >= budget.max_blocks:
+        return f"the most blocks allowed, {budget.max_blocks}"
+    if budget.per_comparison_s is not None and spent_s >= budget.per_comparison_s:
+        return f"the comparison's {budget.per_comparison_s:g} s are spent after {blocks} blocks"
+    return None
+
+
+def given_up(records: Sequence[Record], budget: Budget) -> str | None:
+    """Why a comparison cannot be measured, or None.
+
+    records  of this comparison alone, every attempt, oldest first
+    """
+    for record in records:
+        for arm, outcome in record["arms"].items():
+            if outcome["status"] == "unsupported":
+                return f"{arm} is unsupported: {outcome['reason']}"
+    last = records[-FAILURES_IN_A_ROW:]
+    if len(last) == FAILURES_IN_A_ROW and all(_failed(record) for record in last):
+        return f"{FAILURES_IN_A_ROW} blocks in a row failed"
+    limit = 2 * (budget.blocks or budget.max_blocks) + FAILURES_IN_A_ROW
+    if len(records) >= limit:
+        return f"{len(records)} attempts did not give enough valid blocks"
+    return None
+
+
+def pending(
+    comparisons: Sequence[str], records: Iterable[Record], *, finished: AbstractSet[str], seed: int
+) -> tuple[Planned, ...]:
+    """The blocks of the earliest unfinished round, in their order; empty when all comparisons are finished.
+
+    A spoiled block is repeated, at most 3 attempts in all; a failed one is recorded and the next block follows.
+
+    records   every block stored so far, in any order
+    finished  comparisons that are `enough` or `given_up`
+    """
+    by_comparison: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        by_comparison[record["comparison"]].append(record)
+    following = {name: _following(name, by_comparison[name]) for name in comparisons if name not in finished}
+    if not following:
+        return ()
+    block = min(planned.block for planned in following.values())
+    due = [name for name, planned in following.items() if planned.block == block]
+    return tuple(following[name] for name in order(comparisons, block, seed) if name in due)
+
+
+def latest(records: Iterable[Record]) -> list[Record]:
+    """The record that counts of every block, the one of its last attempt, by comparison and block."""
+    newest: dict[tuple[str, int], Record] = {}
+    for record in records:
+        key = (record["comparison"], record["block"])
+        if key not in newest or record["attempt"] >= newest[key]["attempt"]:
+            newest[key] = record
+    return [newest[key] for key in sorted(newest)]
+
+
+def valid(record: Record) -> bool:
+    """Whether a block counts: unspoiled, no arm failed, and at least two were measured; half a block never counts."""
+    statuses = [outcome["status"] for outcome in record["arms"].values()]
+    return not record["spoiled"] and "failed" not in statuses and statuses.count("measured") >= 2
+
+
+def _following(comparison: str, records: Sequence[Record]) -> Planned:
+    """The first block that has neither a good record nor used up its attempts."""
+    newest = {record["block"]: record for record in latest(records)}
+    block = next(number for number in range(len(newest) + 1) if number not in newest or _repeatable(newest[number]))
+    attempt = newest[block]["attempt"] + 1 if block in newest else 0
+    return Planned(comparison=comparison, block=block, attempt=attempt)
+
+
+def _repeatable(record: Record) -> bool:
+    return bool(record["spoiled"]) and not _failed(record) and record["attempt"] + 1 < MAX_ATTEMPTS
+
+
+def _failed(record: Record) -> bool:
+    return any(outcome["status"] == "failed" for outcome in record["arms"].values())
+
+
+def _widest(log_ratios: Sequence[Sequence[float]]) -> float:
+    if any(not math.isfinite(value) for series in log_ratios for value in series):
+        return math.inf
+    return max(stats.half_width(series) for series in log_ratios)
+
+
+def _shuffled(items: Sequence[Item], *key: object) -> tuple[Item, ...]:
+    generator = _generator(*key)
+    return tuple(sorted(items, key=lambda _: generator.random()))  # random() alone is promised not to change
+
+
+def _generator(*key: object) -> random.Random:
+    return random.Random("/".join(map(str, key)))  # noqa: S311 - replayable on purpose

@@ -1,0 +1,347 @@
+"""Samples to estimates, intervals and verdicts: pure functions of numbers, no clock, no files.
+
+The unit of inference is the block. d, one number a block, is the mean over rounds of log(t_baseline / t_arm), so that
+ratio = exp(mean d) is above 1 where the arm is faster.
+
+source   Kalibera & Jones 2013, doi:10.1145/2464157.2464160; Georges et al. 2007, doi:10.1145/1297027.1297033
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Numbers = Sequence[float] | npt.NDArray[np.float64]
+
+ALPHA = 0.05
+CONFIDENCE = 0.95
+THETA = 0.02  # two times that differ by less are equivalent
+STEADY = 0.01  # a drift of the ratio within ± 1 % is steady
+SPOILED_SHARE = 0.2
+MIN_TRIALS = 6  # the least for an order-statistic interval of a median: 2 · 0.5⁶ ≤ 0.05
+MIN_ROUNDS = 6  # two a third
+# The fewest steps that can bound a percentile with 99 % confidence: LoadGen's early stopping, arXiv:1911.02549.
+MIN_STEPS = {0.9: 64, 0.99: 662, 0.999: 6636}
+_MOST_BLOCKS = 10_000
+_LARGEST_LOG = 300.0  # exp of more than twice this overflows; no two steps differ by e³⁰⁰
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A cell's own number: the median over trials and its exact order-statistic interval, None under 6 trials."""
+
+    median: float
+    ci: Interval | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """What the blocks say about one pair; None where they cannot say it.
+
+    half_width  of the 95 % interval of log ratio
+    p           the larger of paired t and Wilcoxon: both must agree
+    p_equal     two one-sided t tests of |log ratio| < log(1 + θ)
+    fault       why there is nothing to say at all
+    """
+
+    blocks: int
+    ratio: float | None = None
+    ci: Interval | None = None
+    half_width: float | None = None
+    spread: float | None = None
+    p: float | None = None
+    p_equal: float | None = None
+    fault: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drift:
+    """How the log ratio moved from the first to the last third of a block; verdict None is steady enough."""
+
+    verdict: str | None = None
+    mean: float | None = None
+    ci: Interval | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What a verdict is held against.
+
+    target  wanted half-width of log ratio        k_min   blocks from which every claim can be made
+    family  contrasts of the run, Holm's m        names   of baseline and arm, as readers know them
+    """
+
+    target: float = 0.01
+    k_min: int = 10
+    family: int = 1
+    alpha: float = ALPHA
+    theta: float = THETA
+    names: tuple[str, str] = ("the baseline", "the arm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """One word of the ladder and its reason in plain English."""
+
+    word: str
+    reason: str
+
+
+def log_ratios(baseline: Numbers, arm: Numbers) -> npt.NDArray[np.float64]:
+    """log(t_baseline / t_arm) round by round, (rounds,); not finite where a time is not positive."""
+    with np.errstate(all="ignore"):
+        ratios = np.log(np.asarray(baseline, dtype=float)) - np.log(np.asarray(arm, dtype=float))
+    return np.asarray(ratios, dtype=float)
+
+
+def block_log_ratio(ratios: Numbers) -> float:
+    """The value d of one block: the mean of its rounds' log ratios; not finite where one of them is not."""
+    with np.errstate(all="ignore"):
+        return float(np.mean(np.asarray(ratios, dtype=float))) if len(ratios) else math.nan
+
+
+def contrast(d: Numbers, *, theta: float = THETA) -> Contrast:
+    """Ratio, interval and tests from one log ratio a block, (blocks,); never NaN, never infinite."""
+    values = np.asarray(d, dtype=float)
+    blocks = len(values)
+    if blocks == 0:
+        return Contrast(blocks=0)
+    if not np.all(np.abs(values) <= _LARGEST_LOG):  # NaN compares false
+        return Contrast(blocks=blocks, fault="a block's ratio is not a usable number: a time is zero or absurd")
+    mean = float(np.mean(values))
+    if blocks == 1:
+        return Contrast(blocks=1, ratio=math.exp(mean))
+    if np.ptp(values) <= 1e-12:
+        return Contrast(blocks=blocks, fault=f"{blocks} blocks without any variance: these are no measured times")
+    spread = float(np.std(values, ddof=1))
+    half = half_width(values)
+    return Contrast(
+        blocks=blocks,
+        ratio=math.exp(mean),
+        ci=_exp_interval(mean, half),
+        half_width=half,
+        spread=spread,
+        p=max(_p_t(values), _p_wilcoxon(values)),
+        p_equal=_p_equal(values, math.log1p(theta)),
+    )
+
+
+def half_width(d: Numbers) -> float:
+    """Half the 95 % t interval of mean d; infinite under 2 blocks."""
+    from scipy import stats as scipy_stats  # noqa: PLC0415 - half a second of import
+
+    values = np.asarray(d, dtype=float)
+    if len(values) < 2:
+        return math.inf
+    quantile = float(scipy_stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1))
+    return quantile * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+
+
+def blocks_needed(spread: float, target: float) -> int | None:
+    """Blocks in all until the half-width is `target` at this spread; None past 10,000."""
+    from scipy import stats as scipy_stats  # noqa: PLC0415
+
+    start = (1.96 * spread / target) ** 2
+    if start > _MOST_BLOCKS:
+        return None
+    blocks = max(2, math.floor(start))
+    while float(scipy_stats.t.ppf(0.5 + CONFIDENCE / 2, blocks - 1)) * spread / math.sqrt(blocks) > target:
+        blocks += 1
+    return blocks
+
+
+def holm(p: Sequence[float | None]) -> list[float | None]:
+    """The p values corrected over their family, in their order; None, an untested contrast, stays None."""
+    from statsmodels.stats.multitest import multipletests  # noqa: PLC0415 - a second of import
+
+    tested = [index for index, value in enumerate(p) if value is not None]
+    corrected: list[float | None] = [None] * len(p)
+    if tested:
+        _, values, _, _ = multipletests([p[index] for index in tested], alpha=ALPHA, method="holm")
+        for index, value in zip(tested, values, strict=True):
+            corrected[index] = float(value)
+    return corrected
+
+
+def drift(rounds: Sequence[Numbers]) -> Drift:
+    """Late third minus early third of each block's log ratios, over blocks.
+
+    rounds  one array a block: log(t_baseline / t_arm) in order of time; blocks of fewer than 6 rounds do not count
+    """
+    thirds = [_late_minus_early(np.asarray(block, dtype=float)) for block in rounds if len(block) >= MIN_ROUNDS]
+    moved = np.asarray(thirds, dtype=float)
+    if len(moved) < 2 or not np.all(np.abs(moved) <= _LARGEST_LOG):
+        return Drift()
+    mean, half = float(np.mean(moved)), half_width(moved)
+    low, high = mean - half, mean + half
+    verdict = None
+    if low > STEADY or high < -STEADY:
+        verdict = "no_steady_state"
+    elif abs(mean) > STEADY and (low > 0 or high < 0):
+        verdict = "degrading"
+    return Drift(verdict=verdict, mean=mean, ci=(low, high))
+
+
+def cell_figure(values: Numbers) -> Figure | None:
+    """Median over trials with its exact 95 % interval; None without trials or with a value that is no number."""
+    from scipy import stats as scipy_stats  # noqa: PLC0415
+
+    array = np.asarray(values, dtype=float)
+    if len(array) == 0 or not np.all(np.isfinite(array)):
+        return None
+    ci = None
+    if len(array) >= MIN_TRIALS:
+        interval: Any = scipy_stats.quantile_test(array, p=0.5).confidence_interval(CONFIDENCE)
+        ci = (float(interval.low), float(interval.high))
+    return Figure(median=float(np.median(array)), ci=ci)
+
+
+def percentile(steps: Numbers, q: float) -> float | None:
+    """The quantile q of one trial's steps; None with fewer steps than can bound it."""
+    if len(steps) < MIN_STEPS[q]:
+        return None
+    return float(np.quantile(np.asarray(steps, dtype=float), q))
+
+
+def judge(estimate: Contrast, *, p_holm: float | None, moved: Drift, rules: Rules) -> Verdict:
+    """The ladder: failed, no steady state, faster or slower, small, equivalent, inconclusive."""
+    if estimate.fault:
+        return Verdict(word="failed", reason=estimate.fault)
+    if estimate.ratio is None or estimate.half_width is None:
+        return Verdict(word="inconclusive", reason=f"{_blocks(estimate.blocks)}: an interval takes at least 2")
+    if moved.verdict:
+        return Verdict(word=moved.verdict, reason=_drifting(moved, rules))
+    differs = p_holm is not None and p_holm < rules.alpha
+    equal = estimate.p_equal is not None and estimate.p_equal < rules.alpha
+    if differs:
+        word = "small" if equal else "faster" if estimate.ratio > 1 else "slower"
+        return Verdict(word=word, reason=_with_claims(_difference(estimate, p_holm, word, rules), estimate, rules))
+    if equal:
+        reason = f"within ± {_percent(rules.theta)} of each other (± {_percent(estimate.half_width)} measured)"
+        return Verdict(word="equivalent", reason=_with_claims(reason, estimate, rules))
+    return Verdict(word="inconclusive", reason=_with_claims(_undecided(estimate, rules), estimate, rules))
+
+
+def claims_withheld(blocks: int, rules: Rules) -> str | None:
+    """What so few blocks cannot show, or None from k_min on.
+
+    Wilcoxon's smallest p is 2 · 0.5^blocks, and Holm multiplies the first by the family.
+    """
+    if blocks >= rules.k_min:
+        return None
+    enough = math.ceil(1 + math.log2(rules.family / rules.alpha))
+    if blocks < enough:
+        return f"{_blocks(blocks)}: neither faster nor slower can be claimed, which takes {enough}"
+    return f"a short run, {blocks} of {rules.k_min} blocks: differences smaller than its ± go unseen"
+
+
+def _difference(estimate: Contrast, p_holm: float | None, word: str, rules: Rules) -> str:
+    baseline, arm = rules.names
+    assert estimate.ratio is not None
+    assert p_holm is not None
+    quicker = estimate.ratio > 1
+    pair = f"{arm} over {baseline}" if quicker else f"{baseline} over {arm}"
+    low, high = _oriented(estimate, quicker)
+    size = max(estimate.ratio, 1 / estimate.ratio)
+    p = f"p = {p_holm:.2g} after Holm" if p_holm >= 0.001 else "p < 0.001 after Holm"
+    text = f"{pair}: {size:.3f} times as fast, {low:.3f} to {high:.3f}; {p}"
+    return f"{text}; yet within ± {_percent(rules.theta)}" if word == "small" else text
+
+
+def _oriented(estimate: Contrast, quicker: bool) -> Interval:
+    low, high = estimate.ci or (math.nan, math.nan)
+    return (low, high) if quicker else (1 / high, 1 / low)
+
+
+def _undecided(estimate: Contrast, rules: Rules) -> str:
+    half = estimate.half_width or 0.0
+    target = rules.target if half > rules.target else half / 2
+    text = f"± {_percent(half)}"
+    if estimate.spread is None or target <= 0:
+        return text
+    needed = blocks_needed(estimate.spread, target)
+    if needed is None:
+        return f"{text}, more than {_MOST_BLOCKS:,} blocks for ± {_percent(target)}"
+    more = max(1, needed - estimate.blocks)
+    return f"{text}, about {more} more {'block' if more == 1 else 'blocks'} for ± {_percent(target)}"
+
+
+def _drifting(moved: Drift, rules: Rules) -> str:
+    assert moved.mean is not None
+    assert moved.ci is not None
+    baseline, arm = rules.names
+    slower, other = (arm, baseline) if moved.mean < 0 else (baseline, arm)
+    low, high = sorted(abs(end) for end in moved.ci)
+    if moved.ci[0] < 0 < moved.ci[1]:
+        low = 0.0
+    size = _percent(abs(moved.mean))
+    return f"within a block {slower} slows by {size} against {other} ({_percent(low)} to {_percent(high)})"
+
+
+def _with_claims(reason: str, estimate: Contrast, rules: Rules) -> str:
+    withheld = claims_withheld(estimate.blocks, rules)
+    return f"{reason}; {withheld}" if withheld else reason
+
+
+def _blocks(count: int) -> str:
+    return "1 block" if count == 1 else f"{count} blocks"
+
+
+def _percent(fraction: float) -> str:
+    """A fraction to two significant digits, at least one decimal where it is not whole: "3.1 %", "0.42 %", "1 %"."""
+    value = 100 * fraction
+    return f"{value:.0f} %" if value >= 99.5 else f"{float(f'{value:.2g}'):g} %"
+
+
+def _late_minus_early(block: npt.NDArray[np.float64]) -> float:
+    third = len(block) // 3
+    with np.errstate(all="ignore"):
+        return float(np.mean(block[-third:]) - np.mean(block[:third]))
+
+
+def _exp_interval(mean: float, half: float) -> Interval | None:
+    low, high = mean - half, mean + half
+    return (math.exp(low), math.exp(high)) if max(abs(low), abs(high)) <= 2 * _LARGEST_LOG else None
+
+
+def _p_t(values: npt.NDArray[np.float64]) -> float:
+    from scipy import stats as scipy_stats  # noqa: PLC0415
+
+    return _probability(lambda: scipy_stats.ttest_1samp(values, 0.0).pvalue)
+
+
+def _p_wilcoxon(values: npt.NDArray[np.float64]) -> float:
+    from scipy import stats as scipy_stats  # noqa: PLC0415
+
+    return _probability(lambda: scipy_stats.wilcoxon(values).pvalue)
+
+
+def _p_equal(values: npt.NDArray[np.float64], limit: float) -> float:
+    """`statsmodels.stats.weightstats.ttost_paired` on times is this on their log ratios."""
+    from statsmodels.stats.weightstats import DescrStatsW  # noqa: PLC0415
+
+    return _probability(lambda: DescrStatsW(values).ttost_mean(-limit, limit)[0])
+
+
+def _probability(compute: Callable[[], Any]) -> float:
+    """A p value, 1 where it is not defined: what cannot be computed claims nothing."""
+    with _quiet():
+        p = float(compute())
+    return p if math.isfinite(p) else 1.0
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Ties, zeros and tiny samples are handled; scipy need not warn of them."""
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

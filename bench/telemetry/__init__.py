@@ -1,0 +1,270 @@
+"""What the arms and the GPUs do while a run goes on, read by one process of its own and kept a file a block.
+
+A block's file is Parquet with the columns of COLUMNS. A row is one reading of one arm (`gpu` null) or of one GPU
+(`arm` null), stamped with CLOCK_MONOTONIC, which host and containers share; what was not read is null. The meaning
+and unit of each column stand with `cgroup.Reading` and `nvml.Reading`. How it was sampled, and why what is null is
+null, is in the file's metadata: see `meta`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from bench.telemetry import cgroup, nvml
+
+SCHEMA = "bench.telemetry/1"
+COLUMNS = ("t_ns", "arm", "gpu", *cgroup.Reading._fields, *nvml.Reading._fields)
+MAXIMUM_HZ = 100
+
+_METADATA_KEY = b"bench.telemetry"
+_START_LIMIT_S = 30.0  # NVML without persistence mode wakes the driver first
+_ANSWER_LIMIT_S = 10.0
+
+
+class Sampler:
+    """The sampler process of a run, as its harness sees it; if it dies the run goes on and `fault` says why."""
+
+    def __init__(self, out: Path, hz: float = 10, cpus: AbstractSet[int] | None = None) -> None:
+        """Prepare, without starting anything.
+
+        out    the run folder; readings go to its folder telemetry/
+        hz     readings a second, at most MAXIMUM_HZ
+        cpus   where the process may run; None leaves it where this one may
+        """
+        if not 0 < hz <= MAXIMUM_HZ:
+            raise ValueError(f"{hz} readings a second cannot be had; choose up to {MAXIMUM_HZ}")
+        self._folder = out / "telemetry"
+        self._hz, self._cpus = hz, cpus
+        self._process: subprocess.Popen[bytes] | None = None
+        self._heard = b""
+        self.fault: str | None = None
+        self.source: nvml.Source = "none"
+        self.gpus: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except OSError as error:
+            self._failed(f"the sampler could not be started ({error.strerror or error})")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def watch(self, arm: str, pid: int, scope: str) -> None:
+        """Read the arm whose first process is `pid` (on the host) from now on; `scope` is one of cgroup.SCOPES."""
+        if scope not in cgroup.SCOPES:
+            raise ValueError(f"scope {scope!r} is unknown; choose {' or '.join(cgroup.SCOPES)}")
+        if not arm.isprintable() or not arm:
+            raise ValueError(f"{arm!r} is no name for an arm")
+        self._say({"verb": "watch", "arm": arm, "pid": pid, "scope": scope})
+
+    def unwatch(self, arm: str) -> None:
+        """Read the arm a last time and no more; call this before it is asked to close, or its last counts are lost.
+
+        Returns when it has been read, some 1 ms later.
+        """
+        self._say({"verb": "unwatch", "arm": arm})
+        self._hear(_ANSWER_LIMIT_S)
+
+    def flush_block(self, name: str) -> Path | None:
+        """End a block: all that was read since the last flush, as telemetry/<name>.parquet.
+
+        Only between measurements: the conversion costs some 10 ms here.
+
+        returns  the file, on disk; None where the sampler is dead, `fault` then says why
+        raises   ValueError: the name is no plain file name
+        """
+        if Path(name).name != name or not name.isprintable() or name.startswith("."):
+            raise ValueError(f"{name!r} is no plain file name")
+        self._say({"verb": "flush", "name": name})
+        answer = self._hear(_ANSWER_LIMIT_S)
+        if answer is None:
+            return None
+        try:
+            return _to_parquet(Path(answer["file"]), self._folder / f"{name}.parquet", answer["meta"])
+        except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors and OSErrors
+            self.fault = f"the readings of block {name} could not be kept ({error})"
+            return None
+
+    def close(self) -> None:
+        """End the process; it throws away what was not flushed."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self._log.close()
+
+    def _start(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "bench.telemetry.sampler", str(self._folder), str(self._hz)]
+        if self._cpus is not None:
+            command.append(",".join(map(str, sorted(self._cpus))))
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
+        self._process = subprocess.Popen(
+            command,
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=_environment(),
+            start_new_session=True,
+        )
+        hello = self._hear(_START_LIMIT_S)
+        if hello is not None:
+            self.source, self.gpus = hello["source"], hello["gpus"]
+
+    def _say(self, message: dict[str, Any]) -> None:
+        if self._process is None or self._process.stdin is None:
+            return
+        try:
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+        except OSError:
+            self._died()
+
+    def _hear(self, limit_s: float) -> dict[str, Any] | None:
+        """The next line of the process; None, and a fault, where it died or kept silent."""
+        if self._process is None or self._process.stdout is None:
+            return None
+        poll = select.poll()
+        poll.register(self._process.stdout, select.POLLIN)
+        end = time.monotonic() + limit_s
+        while b"\n" not in self._heard:
+            if not poll.poll(max(0.0, end - time.monotonic()) * 1000):
+                self._failed(f"the sampler did not answer within {limit_s:g} s")
+                return None
+            data = os.read(self._process.stdout.fileno(), 65536)
+            if not data:
+                self._died()
+                return None
+            self._heard += data
+        line, self._heard = self._heard.split(b"\n", 1)
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def _died(self) -> None:
+        assert self._process is not None
+        try:
+            code: int | None = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            code = None
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        self._failed(f"the sampler ended with exit status {code}" + (f": {lines[-1]}" if lines else ""))
+
+    def _failed(self, fault: str) -> None:
+        self.fault = fault
+        if self._process is not None:
+            self._process.kill()
+        self.close()
+
+
+def _environment() -> dict[str, str]:
+    """This process's own, in which `bench` is the one that runs here, whatever folder one stands in."""
+    package = Path(__file__).resolve().parents[2]
+    installed = package.name in ("site-packages", "dist-packages")
+    path = [os.environ.get("PYTHONPATH", ""), "" if installed else str(package)]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path)), "PYTHONSAFEPATH": "1"}
+
+
+def meta(path: Path) -> dict[str, Any]:
+    """How a block was sampled.
+
+    returns  source, hz, ticks, late (readings that fell out), seconds, sampler_cpu_s, scopes by arm, gpus,
+             and nulls: "<arm or gpu>.<column>" or "<arm>" to the reason why it is null
+    """
+    import pyarrow.parquet as pq  # noqa: PLC0415 - the sampler process imports this module too
+
+    found: dict[str, Any] = json.loads(pq.read_schema(path).metadata[_METADATA_KEY])
+    return found
+
+
+def summary(path: Path) -> dict[str, dict[str, Any]]:
+    """What each arm used in one block; a figure that was not measured is None.
+
+    samples               readings of the arm
+    seconds               from the first to the last of them
+    cpu_s                 CPU time between them, s; likewise cpu_percent (of one core), throttled (periods),
+    pressure_cpu_s        time in which some task waited for a CPU, s, and involuntary_switches
+    peak_memory_bytes     the highest that was read or that the kernel kept
+    """
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    columns = ["t_ns", "arm", *cgroup.Reading._fields]
+    rows = pq.read_table(path, columns=columns).to_pylist()
+    by_arm: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["arm"] is not None:
+            by_arm.setdefault(row["arm"], []).append(row)
+    return {arm: _summed(readings) for arm, readings in by_arm.items()}
+
+
+def _summed(readings: list[dict[str, Any]]) -> dict[str, Any]:
+    seconds = (readings[-1]["t_ns"] - readings[0]["t_ns"]) / 1e9
+    cpu_s = _scaled(_growth(readings, "cpu_ns"), 1e-9)
+    memory = [row[name] for row in readings for name in ("memory_bytes", "memory_peak_bytes") if row[name] is not None]
+    return {
+        "samples": len(readings),
+        "seconds": seconds,
+        "cpu_s": cpu_s,
+        "cpu_percent": _scaled(cpu_s, 100 / seconds) if seconds else None,
+        "peak_memory_bytes": max(memory, default=None),
+        "throttled": _growth(readings, "throttled"),
+        "pressure_cpu_s": _scaled(_growth(readings, "pressure_cpu_us"), 1e-6),
+        "involuntary_switches": _growth(readings, "involuntary_switches"),
+    }
+
+
+def _growth(readings: list[dict[str, Any]], column: str) -> int | None:
+    """What a counter gained between its first and last reading; None with fewer than two."""
+    values = [row[column] for row in readings if row[column] is not None]
+    return values[-1] - values[0] if len(values) > 1 else None
+
+
+def _scaled(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+def _to_parquet(csv_file: Path, parquet: Path, facts: dict[str, Any]) -> Path:
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
+    from pyarrow import csv  # noqa: PLC0415
+
+    types = {name: pa.string() if name in ("arm", "gpu") else pa.int64() for name in COLUMNS}
+    table = csv.read_csv(
+        csv_file,
+        read_options=csv.ReadOptions(use_threads=False),
+        convert_options=csv.ConvertOptions(
+            column_types=types, null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False
+        ),
+    )
+    described = table.replace_schema_metadata({_METADATA_KEY: json.dumps({"schema": SCHEMA, **facts})})
+    unfinished = parquet.with_name(f".{parquet.name}")
+    with unfinished.open("wb") as file:
+        pq.write_table(described, file, compression="zstd")
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(parquet)
+    csv_file.unlink()
+    return parquet
