@@ -11,21 +11,23 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import docker
 from docker.errors import APIError, ContainerError, ImageNotFound
 from requests.exceptions import RequestException
 
 from bench import paths
-from bench.container_engine import engine
+from bench.container_engine import engine, run_build
 from bench.errors import EnvironmentUnavailable
 from bench.locks import PYTHONS
+
+if TYPE_CHECKING:
+    import docker
 
 OFFICIAL = "python:3.11-slim-bookworm"
 OFFICIAL_PYTHON = "3.11"  # what OFFICIAL and a made base hold: their wheels can be fetched beforehand
 REPOSITORY = "bench-base"
-_MADE_LABEL = "bench.base.made"
+_MADE_TAG = "made-bookworm"
 _REGISTRY_LIMIT_S = 15
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 _PROBE = """python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])' && { command -v c++ || echo none; }"""
@@ -81,7 +83,8 @@ def _official(client: docker.DockerClient, held: str | None, progress: Progress)
             answer = hurried.api.inspect_distribution(OFFICIAL)  # type: ignore[no-untyped-call]
             held = f"{name}@{answer['Descriptor']['digest']}"
     progress(f"pulling {held} (the digest of {OFFICIAL})")
-    for message in client.api.pull(name, tag=held.rpartition("@")[2], stream=True, decode=True):
+    messages = list(client.api.pull(name, tag=held.rpartition("@")[2], stream=True, decode=True))
+    for message in messages:
         if "error" in message:
             raise EnvironmentUnavailable(str(message["error"]))
     return held, str(client.images.get(held).id)
@@ -147,22 +150,20 @@ def _with_compiler(client: docker.DockerClient, source: str, progress: Progress)
     parent = f"{REPOSITORY}:source-{source.partition(':')[2][:12]}"
     client.images.get(source).tag(parent)
     try:
-        image, _ = client.images.build(
-            path=str(paths.images_root() / "base"), buildargs={"BASE": parent}, rm=True, forcerm=True,
-            use_config_proxy=True, labels={"bench.base.source": source},
+        return run_build(
+            client, what=f"a base with g++ on {source[:19]}", path=str(paths.images_root() / "base"),
+            buildargs={"BASE": parent}, use_config_proxy=True, labels={"bench.base.source": source},
         )  # fmt: skip
-        return str(image.id)
-    except docker.errors.BuildError as error:
+    except EnvironmentUnavailable as failure:
         raise EnvironmentUnavailable(
-            f"g++ cannot be installed into the base image {source[:19]} ({' '.join(str(error).split())[:200]}); "
-            f"where containers reach no Debian mirror, give --base an image that has g++ already"
+            f"{failure}; where containers reach no Debian mirror, give --base an image that has g++ already"
         ) from None
 
 
 def _made(client: docker.DockerClient, progress: Progress) -> str:
     """The base made on this machine before, or made now by images/base/make-base.sh (about a minute)."""
-    for image in client.images.list(REPOSITORY, filters={"label": _MADE_LABEL}):
-        return str(image.id)
+    if _exists(client, f"{REPOSITORY}:{_MADE_TAG}"):
+        return str(client.images.get(f"{REPOSITORY}:{_MADE_TAG}").id)
     if not shutil.which("mmdebstrap"):
         raise EnvironmentUnavailable(
             f"no image registry gives {OFFICIAL}, and mmdebstrap, which makes a base from Debian packages, is missing; "
@@ -173,7 +174,7 @@ def _made(client: docker.DockerClient, progress: Progress) -> str:
         rootfs = Path(scratch) / "rootfs.tar"
         _run_make_base(rootfs)
         answer = client.api.import_image_from_file(
-            str(rootfs), repository=REPOSITORY, tag="made-bookworm", changes=[f"LABEL {_MADE_LABEL}=bookworm"]
+            str(rootfs), repository=REPOSITORY, tag=_MADE_TAG, changes=["LABEL bench.base.made=bookworm"]
         )
     return str(json.loads(answer.splitlines()[-1])["status"])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import docker
 import requests.exceptions
@@ -40,6 +41,21 @@ def one_sentence(doing: str) -> Iterator[None]:
     except (DockerException, requests.exceptions.RequestException) as error:
         reason = getattr(error, "explanation", None) or error
         raise EnvironmentUnavailable(f"the Docker engine failed while {doing}: {_line(reason)}") from None
+
+
+def run_build(client: docker.DockerClient, *, what: str, **options: Any) -> str:
+    """Build an image and give its id; the builder's messages are read to their end, so that the connection closes.
+
+    raises  EnvironmentUnavailable: the build's error, after the last thing that it printed
+    """
+    printed, failed, built = "", "", ""
+    for message in client.api.build(rm=True, forcerm=True, decode=True, **options):
+        printed = message.get("stream", "").strip() or printed
+        failed = failed or message.get("error", "").strip()
+        built = message.get("aux", {}).get("ID", built)
+    if failed:
+        raise EnvironmentUnavailable(f"{what} cannot be built ({_line(failed)}, after: {_line(printed[-300:])})")
+    return str(built)
 
 
 def _address() -> str:

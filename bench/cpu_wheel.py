@@ -16,6 +16,8 @@ from bench.pip_client import PipFailed, fitting, pip, uv
 if TYPE_CHECKING:
     from bench.locks import Target
 
+# Metadata takes seconds; a server that can only send whole wheels is not waited for.
+_CANDIDATE_LIMIT_S = 120.0
 _INDEX_LIMIT_S = 60.0
 _GPU_PACKAGE = re.compile(r"(nvidia|cuda|pytorch-triton)[-_]", re.IGNORECASE)
 
@@ -75,6 +77,7 @@ def _pip_candidate(*, version: str, target: Target) -> _Candidate:
         report = pip(
             "install", "--quiet", "--dry-run", "--ignore-installed", "--no-deps", "--use-feature=fast-deps",
             f"--target={nowhere}", *fitting(target), "--report=-", f"torch=={version}",
+            timeout_s=_CANDIDATE_LIMIT_S,
         )  # fmt: skip
     found: dict[str, Any] = json.loads(report)["install"][0]
     metadata = found["metadata"]

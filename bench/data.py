@@ -54,7 +54,8 @@ class FileStatus:
 
 def folder() -> Path:
     """Where MNIST is kept; it may not be there yet."""
-    return paths.cache_root() / "data" / "mnist"
+    with _writable():
+        return paths.cache_root() / "data" / "mnist"
 
 
 def verify(*, files: Sequence[DataFile] = FILES) -> list[FileStatus]:

@@ -16,8 +16,9 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol, cast
 
 # A mirror that is not there must not cost more than this, all mirrors together: they are probed at the same time.
 PROBE_LIMIT_S = 5.0
@@ -31,6 +32,9 @@ _CHUNK_BYTES = 2**16
 
 class SourceFailed(Exception):  # noqa: N818 - the next source may do
     """A source does not have the files, or not now; the text is the reason, without the source's name."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(" ".join(reason.split())[:300])
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ class Mirror:
 class NpzMirror(Mirror):
     """A place on the web that holds all of MNIST as one NumPy archive, with `x_train` and its three companions."""
 
-    MEMBERS = {
+    MEMBERS: ClassVar = {
         "train-images-idx3-ubyte": "x_train",
         "train-labels-idx1-ubyte": "y_train",
         "t10k-images-idx3-ubyte": "x_test",
@@ -214,15 +218,11 @@ class _Probe:
 
     def _ask(self) -> None:
         try:
-            request = urllib.request.Request(self.url, method="HEAD")
-            with urllib.request.urlopen(request, timeout=SILENCE_LIMIT_S):
-                pass
+            _open(self.url, method="HEAD").close()
         except urllib.error.HTTPError as error:
             error.close()  # it answers: whether it has the files, the files will tell
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             self.reason = _reason(error)
-        except Exception as error:
-            self.reason = repr(error)
 
 
 def _download(url: str, *, limit: int) -> Iterator[bytes]:
@@ -230,7 +230,7 @@ def _download(url: str, *, limit: int) -> Iterator[bytes]:
     began, received = time.monotonic(), 0
     name = url.rsplit("/", 1)[-1]
     try:
-        with urllib.request.urlopen(url, timeout=SILENCE_LIMIT_S) as response:
+        with _open(url, method="GET") as response:
             expected = response.headers.get("Content-Length")
             while chunk := response.read1(_CHUNK_BYTES):
                 received += len(chunk)
@@ -240,13 +240,19 @@ def _download(url: str, *, limit: int) -> Iterator[bytes]:
                 if elapsed > SLOW_AFTER_S and received < elapsed * SLOW_BYTES_PER_S:
                     raise SourceFailed(f"{name} came at {received / elapsed / 1000:.1f} kB/s, too slow")
                 yield chunk
+        if expected is not None and received < int(expected):
+            raise SourceFailed(f"{name} was cut off after {received} of {expected} bytes")
     except urllib.error.HTTPError as error:
         error.close()
         raise SourceFailed(f"{name}: HTTP {error.code}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise SourceFailed(f"{name}: {_reason(error)}") from None
-    if expected is not None and received < int(expected):
-        raise SourceFailed(f"{name} was cut off after {received} of {expected} bytes")
+
+
+def _open(url: str, *, method: str) -> HTTPResponse:
+    """An answer at one of the addresses above, through the user's proxies and certificates."""
+    request = urllib.request.Request(url, method=method)  # noqa: S310 - the addresses are this module's own
+    return cast("HTTPResponse", urllib.request.urlopen(request, timeout=SILENCE_LIMIT_S))  # noqa: S310
 
 
 def _reason(error: Exception) -> str:

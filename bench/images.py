@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from bench import base_image, locks, paths, wheelhouse
-from bench.container_engine import engine, one_sentence
+from bench.container_engine import engine, one_sentence, run_build
 from bench.errors import EnvironmentUnavailable
 from bench.locks import Target, locked_version
 from bench.pip_client import uv_binary
@@ -152,12 +152,11 @@ def _build(client: docker.DockerClient, wheels: Wheelhouse, base: Base) -> Image
     try:
         with tempfile.TemporaryFile(dir=paths.cache_root()) as context:
             _write_context(context, wheels)
-            messages = client.api.build(
-                fileobj=context, custom_context=True, tag=_tag(wheels.framework, wheels.version),
-                buildargs={"BASE": base.tag, "STAGE": stage}, labels=labels, network_mode="none",
-                rm=True, forcerm=True, decode=True,
+            run_build(
+                client, what=f"the image of {wheels.framework} {wheels.version}", fileobj=context, custom_context=True,
+                tag=_tag(wheels.framework, wheels.version), buildargs={"BASE": base.tag, "STAGE": stage},
+                labels=labels, network_mode="none",
             )  # fmt: skip
-            _await_end(messages, wheels)
     finally:
         client.images.prune(filters={"dangling": True, "label": f"{_STAGE}={stage}"})
         client.images.prune(filters={"dangling": True, "label": _STAGE, "until": "24h"})  # of builds that were killed
@@ -178,18 +177,6 @@ def _write_context(context: IO[bytes], wheels: Wheelhouse) -> None:
         for path in [wheels.requirements, *sorted(wheels.path.glob("*.whl"))]:
             tar.add(path, f"wheelhouse/{path.name}")
     context.seek(0)
-
-
-def _await_end(messages: Any, wheels: Wheelhouse) -> None:
-    """Read the builder's messages to their end; an error carries the last thing that the build printed."""
-    printed = ""
-    for message in messages:
-        printed = message.get("stream", "").strip() or printed
-        if "error" in message:
-            raise EnvironmentUnavailable(
-                f"the image of {wheels.framework} {wheels.version} cannot be built: {message['error'].strip()} "
-                f"after: {printed[-300:]}"
-            )
 
 
 def _tag(framework: str, version: str) -> str:

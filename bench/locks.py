@@ -98,25 +98,25 @@ def save_resolved(*, framework: str, version: str, target: Target, pins: tuple[P
     return found
 
 
-def known_hashes() -> dict[str, str]:
-    """Wheel file name -> SHA-256, of every framework wheel that was seen: committed with bench, or recorded here."""
-    known: dict[str, str] = {}
-    recorded = _hashes_path()
-    if recorded.exists():
-        known.update(json.loads(recorded.read_text()))
-    for line in (paths.images_root() / "pytorch" / "wheels.sha256").read_text().splitlines():
-        digest, name = line.split()
-        known[name] = digest
-    return known
+def committed_hashes() -> dict[str, str]:
+    """Wheel file name -> SHA-256, of the framework wheels that were seen when the locks were made."""
+    lines = (paths.images_root() / "pytorch" / "wheels.sha256").read_text().splitlines()
+    return {name: digest for digest, name in (line.split() for line in lines)}
 
 
-def record_hash(name: str, digest: str) -> None:
-    """Hold the wheel `name` to `digest` from now on."""
+def held_hash(name: str, digest: str) -> str:
+    """The SHA-256 that the wheel `name` is held to: committed, recorded here before, or from now on `digest`."""
+    committed = committed_hashes().get(name)
+    if committed:
+        return committed
     with paths.exclusive("hashes"):
-        recorded = _hashes_path()
-        known = json.loads(recorded.read_text()) if recorded.exists() else {}
-        recorded.parent.mkdir(parents=True, exist_ok=True)
-        _write(recorded, json.dumps({**known, name: digest}, indent=1, sort_keys=True))
+        path = _hashes_path()
+        recorded: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+        if name not in recorded:
+            recorded[name] = digest
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write(path, json.dumps(recorded, indent=1, sort_keys=True))
+        return recorded[name]
 
 
 def sha256(path: Path) -> str:

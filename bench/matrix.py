@@ -119,7 +119,7 @@ def load(name_or_path: str, *, yes: bool = False) -> Matrix:
     document = matrix_file.read(name_or_path)
     cells, notes = expand(document, yes=yes)
     file = document.file
-    compare, baseline = tuple(axis for axis in AXES if axis in file.compare), _baseline(document)
+    compare, baseline = _compare(document), _baseline(document)
     try:
         comparisons, more = _compared(cells, compare, baseline)
     except NothingToCompare as error:
@@ -146,6 +146,15 @@ def _compared(
     if not alone:
         return comparisons, ()
     return comparisons, (f"not measured, as nothing differs from it on {' and '.join(compare)} alone: {few(alone)}",)
+
+
+def _compare(document: Document) -> tuple[str, ...]:
+    """The compared axes in the order of all axes."""
+    given = document.file.compare
+    for index, axis in enumerate(given):
+        if axis in given[:index]:
+            raise document.error(("compare", index), f'compare names "{axis}" twice; keep one')
+    return tuple(axis for axis in AXES if axis in given)
 
 
 def _baseline(document: Document) -> Baseline:

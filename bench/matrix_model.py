@@ -97,6 +97,11 @@ def _named(value: Any) -> Any:
     return value if isinstance(value, dict) else {"name": value}
 
 
+def _listed(value: Any) -> Any:
+    """One value stands for a list of it."""
+    return value if isinstance(value, list) else [value]
+
+
 def _duration(value: Any) -> float:
     return seconds(value)
 
@@ -142,6 +147,7 @@ Device = Annotated[str, _Choice(lambda: DEVICES)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
 Division = Annotated[str, _Choice(lambda: DIVISIONS)]
 Launcher = Annotated[str, _Choice(lambda: LAUNCHERS)]
+Compared = Annotated[str, _Choice(lambda: COMPARABLE)]
 Duration = Annotated[float, BeforeValidator(_duration, json_schema_input_type=float | str)]
 
 
@@ -202,8 +208,8 @@ class MatrixFile(_Model):
 
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="else the file's")
     compare: Annotated[
-        list[Annotated[str, _Choice(lambda: COMPARABLE)]],
-        BeforeValidator(lambda value: value if isinstance(value, list) else [value]),
+        list[Compared],
+        BeforeValidator(_listed, json_schema_input_type=Compared | list[Compared]),
         Field(min_length=1, description="the axes on which the arms of a comparison differ"),
     ] = ["framework"]
     baseline: Annotated[str | int | dict[str, Any] | None, BeforeValidator(_baseline)] = Field(

@@ -137,7 +137,7 @@ def contrast(d: Numbers, *, theta: float = THETA) -> Contrast:
 
 def half_width(d: Numbers) -> float:
     """Half the 95 % t interval of mean d; infinite under 2 blocks."""
-    from scipy import stats as scipy_stats  # noqa: PLC0415 - half a second of import
+    from scipy import stats as scipy_stats
 
     values = np.asarray(d, dtype=float)
     if len(values) < 2:
@@ -148,7 +148,7 @@ def half_width(d: Numbers) -> float:
 
 def blocks_needed(spread: float, target: float) -> int | None:
     """Blocks in all until the half-width is `target` at this spread; None past 10,000."""
-    from scipy import stats as scipy_stats  # noqa: PLC0415
+    from scipy import stats as scipy_stats
 
     start = (1.96 * spread / target) ** 2
     if start > _MOST_BLOCKS:
@@ -161,7 +161,7 @@ def blocks_needed(spread: float, target: float) -> int | None:
 
 def holm(p: Sequence[float | None]) -> list[float | None]:
     """The p values corrected over their family, in their order; None, an untested contrast, stays None."""
-    from statsmodels.stats.multitest import multipletests  # noqa: PLC0415 - a second of import
+    from statsmodels.stats.multitest import multipletests
 
     tested = [index for index, value in enumerate(p) if value is not None]
     corrected: list[float | None] = [None] * len(p)
@@ -193,7 +193,7 @@ def drift(rounds: Sequence[Numbers]) -> Drift:
 
 def cell_figure(values: Numbers) -> Figure | None:
     """Median over trials with its exact 95 % interval; None without trials or with a value that is no number."""
-    from scipy import stats as scipy_stats  # noqa: PLC0415
+    from scipy import stats as scipy_stats
 
     array = np.asarray(values, dtype=float)
     if len(array) == 0 or not np.all(np.isfinite(array)):
@@ -314,20 +314,20 @@ def _exp_interval(mean: float, half: float) -> Interval | None:
 
 
 def _p_t(values: npt.NDArray[np.float64]) -> float:
-    from scipy import stats as scipy_stats  # noqa: PLC0415
+    from scipy import stats as scipy_stats
 
     return _probability(lambda: scipy_stats.ttest_1samp(values, 0.0).pvalue)
 
 
 def _p_wilcoxon(values: npt.NDArray[np.float64]) -> float:
-    from scipy import stats as scipy_stats  # noqa: PLC0415
+    from scipy import stats as scipy_stats
 
     return _probability(lambda: scipy_stats.wilcoxon(values).pvalue)
 
 
 def _p_equal(values: npt.NDArray[np.float64], limit: float) -> float:
     """`statsmodels.stats.weightstats.ttost_paired` on times is this on their log ratios."""
-    from statsmodels.stats.weightstats import DescrStatsW  # noqa: PLC0415
+    from statsmodels.stats.weightstats import DescrStatsW
 
     return _probability(lambda: DescrStatsW(values).ttost_mean(-limit, limit)[0])
 

@@ -30,7 +30,7 @@ BLOCK_SCHEMA = "bench.block/1"
 PARITY_SCHEMA = "bench.parity/1"
 
 # One row a measured step (sync "step") or a slice (sync "slice": `steps` of them in one `time_ns`).
-# start_ns and end_ns are CLOCK_MONOTONIC of the slice, cpu_ns the process's CPU time over it, repeated on its rows.
+# start_ns and end_ns (CLOCK_MONOTONIC) and cpu_ns are of the whole slice, settling included, repeated on its rows.
 # `settling` rows are the first steps after a switch of arms: recorded, and left out of every estimate.
 STEP_COLUMNS = {
     "arm": "string",

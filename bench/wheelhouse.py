@@ -77,10 +77,10 @@ def _fill(folder: Path, *, lock: Lock, target: Target) -> None:
     notes: list[str] = []
     if lock.framework == "pytorch":
         wheel, origin = _download_torch(lock.version, into=folder, target=target)
-        digest, recorded = _held(wheel)
+        digest = _held(wheel)
         pins.append(Pin("torch", _version(wheel), (digest,)))
         notes.append(f"torch {_version(wheel)} from {origin}")
-        if recorded:
+        if wheel.name not in locks.committed_hashes():
             notes.append(f"hash of {wheel.name} recorded on first use: sha256:{digest}")
     _download([pin for pin in pins if pin.name != "torch"], into=folder, target=target, what=lock)
     if not lock.committed:
@@ -115,18 +115,16 @@ def _download_torch(version: str, *, into: Path, target: Target) -> tuple[Path, 
     return next(into.glob("torch-*.whl")), wheel.origin
 
 
-def _held(wheel: Path) -> tuple[str, bool]:
-    """The wheel's SHA-256, and whether it was recorded just now; a known name with another hash is refused."""
+def _held(wheel: Path) -> str:
+    """The wheel's SHA-256; a name that is known with another hash is refused."""
     digest = locks.sha256(wheel)
-    expected = locks.known_hashes().get(wheel.name)
-    if expected is None:
-        locks.record_hash(wheel.name, digest)
-    elif expected != digest:
+    expected = locks.held_hash(wheel.name, digest)
+    if expected != digest:
         raise EnvironmentUnavailable(
             f"{wheel.name} has SHA-256 {digest} where {expected} is locked: it is not the file that was recorded, "
             f"so it is refused; take it out of pip's find-links or index, or fetch it from another one"
         )
-    return digest, expected is None
+    return digest
 
 
 def _resolve(*, framework: str, version: str, target: Target, progress: Progress) -> Lock:
@@ -138,7 +136,7 @@ def _resolve(*, framework: str, version: str, target: Target, progress: Progress
         progress(f"resolving {_NAMES[framework]} {version} for Python {target.python}: recorded on first use")
         with tempfile.TemporaryDirectory(prefix="bench-", dir=paths.cache_root()) as scratch:
             wheels = _download_resolved(framework, version, into=Path(scratch), target=target)
-            pins = [Pin(_name(wheel), _version(wheel).partition("+")[0], (_held(wheel)[0],)) for wheel in wheels]
+            pins = [Pin(_name(wheel), _version(wheel).partition("+")[0], (_held(wheel),)) for wheel in wheels]
         return locks.save_resolved(framework=framework, version=version, target=target, pins=tuple(pins))
 
 

@@ -65,9 +65,10 @@ class Launcher(Protocol):
     """Where workers run."""
 
     name: str
+    engine_version: str | None
 
-    def provide(self, framework: Named, progress: Progress) -> Provision:
-        """Make or find the environment or image. Raises EnvironmentUnavailable."""
+    def provide(self, frameworks: Sequence[Named], progress: Progress) -> dict[Named, Provision]:
+        """Make or find the environments or images. Raises EnvironmentUnavailable."""
 
     def start(self, *, cell: Cell, cpus: frozenset[int], padding: int) -> Channel:
         """A fresh worker for the cell. Raises EngineLost, or WorkerFailed where it cannot start."""

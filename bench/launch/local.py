@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench.environments import environment
+from bench.errors import InputError
 from bench.launch import Progress, Provision, worker_environment
 from bench.paths import staged_worker_root
 from workloads.contract import Cell, Named
@@ -81,14 +83,22 @@ class LocalLauncher:
     """One virtual environment a framework, in the user's cache."""
 
     name = "local"
+    engine_version = None
 
     def __init__(self, *, cache: Path) -> None:
         self._cache = cache
         self._root = staged_worker_root()
         self._pythons: dict[Named, Path] = {}
 
-    def provide(self, framework: Named, progress: Progress) -> Provision:
-        """Make the environment on first use. Raises EnvironmentUnavailable."""
+    def provide(self, frameworks: Sequence[Named], progress: Progress) -> dict[Named, Provision]:
+        """Make the environments on first use, side by side. Raises EnvironmentUnavailable."""
+        with ThreadPoolExecutor() as pool:
+            provided = list(pool.map(lambda framework: self._provide(framework, progress), frameworks))
+        return dict(zip(frameworks, provided, strict=True))
+
+    def _provide(self, framework: Named, progress: Progress) -> Provision:
+        if framework.get("image") is not None:
+            raise InputError(f"{framework}: an image runs with --launcher docker only; leave image out, or use docker")
         version = framework.get("version")
         found = environment(
             framework=framework.name, version=str(version) if version is not None else None, progress=progress

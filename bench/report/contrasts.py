@@ -173,7 +173,7 @@ def _confounders(one: Comparison, arm: str, run: StoredRun) -> list[str]:
     found += [
         f"effective {key}: {sides[0][key]} against {sides[1][key]}"
         for key in sides[0]
-        if key in sides[1] and sides[0][key] != sides[1][key]
+        if key in sides[1] and sides[0][key] != sides[1][key] and isinstance(sides[0][key], str | int | float)
     ]
     bases = {str(image.get("base")) for image in _images(run, left, right) if image.get("base")}
     return [words.clean(text) for text in [*found, *(["images with different bases"] if len(bases) > 1 else [])]]

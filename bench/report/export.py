@@ -6,10 +6,12 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.report import words
-from bench.report.rows import Json
+
+if TYPE_CHECKING:
+    from bench.report.rows import Json
 
 CONTRAST_COLUMNS = ("metric", "ratio", "ci_low", "ci_high", "half_width", "p", "p_holm", "blocks", "blocks_repeated")
 CPU_COLUMNS = ("cpu_ratio", "cpu_ci_low", "cpu_ci_high")
@@ -59,8 +61,7 @@ def _cell(cell: Json) -> Iterator[tuple[str, Any]]:
     yield "workload", plain["workload"]["name"]
     yield "workload_parameters", _parameters(plain["workload"])
     yield "framework", plain["framework"]["name"]
-    name = plain["framework"]["name"]
-    yield "framework_version", cell["versions"].get(name, plain["framework"].get("version"))
+    yield "framework_version", words.own_version(cell)
     yield from ((axis, plain.get(axis)) for axis in AXES)
     yield "image", cell["image"]
     yield "cell_blocks", cell["blocks"]

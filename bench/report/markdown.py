@@ -10,17 +10,21 @@ from bench.report.rows import Json, Row, direction, facts, failures, heads, resu
 
 _SPECIAL = re.compile(r"([\\`*\[\]<>|~#])|(?<![^\W_])(_)|(_)(?![^\W_])")
 
+_LEFT = {"workload", "mode", "phase", "pair", "verdict", "parity", "cell", "image"}
+
 
 def render(summary: Json) -> str:
     """One page: comparisons, verdicts, cells, results, failures, and where the numbers come from."""
     table = rows(summary)
     name = summary["run"]["matrix"] or summary["run"]["id"]
-    parts = [f"# {escape(name)}", f"{escape(direction(table))}."]
+    parts = [f"# {escape(name)}", f"Ratio: {escape(direction(table))}."]
     parts += [_comparisons(table), _section("Verdicts", [_verdict(row) for row in table])]
     parts += [_section("Results", [escape(line) for line in results(summary)])]
     parts += [_section("Failures", [escape(line) for line in failures(summary)])]
     parts += ["## Cells", _cells(summary), _section("Notes", [escape(note) for note in summary["notes"]])]
-    parts += [_section("Origin", [f"**{heading}**: {escape(text)}" for heading, text in facts(summary)])]
+    parts += [
+        _section("Origin", [f"**{heading}**: {escape(text)}" for heading, text in facts(summary) if heading != "ratio"])
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -40,7 +44,7 @@ def _comparisons(table: Sequence[Row]) -> str:
         workload = " ".join([row.workload, *row.details])
         pair = [f"{row.baseline['label']} → {row.arm['label']}"] if named else []
         lines.append([workload, row.mode, row.phase, row.batch, *pair, *_numbers(row)])
-    return _table(columns, lines, left=5 if named else 4)
+    return _table(columns, lines)
 
 
 def _numbers(row: Row) -> list[str]:
@@ -87,18 +91,16 @@ def _cells(summary: Json) -> str:
                 words.short_image(cell["image"]),
             ]
         )
-    return _table(columns, lines, left=1)
+    return _table(columns, lines)
 
 
 def _figure(value: float | None, ci: Sequence[float] | None, write: words.Writer = words.number) -> str:
-    return f"{write(value)} [{words.interval(ci, write)}]" if ci else write(value)
+    return f"{write(value)} ({words.interval(ci, write)})" if ci else write(value)
 
 
-def _table(columns: Sequence[str], lines: Sequence[Sequence[str]], *, left: int) -> str:
-    rule = ["---" if index < left else "---:" for index in range(len(columns))]
-    return "\n".join(
-        [_line(escape(column) for column in columns), _line(rule), *(_line(map(escape, line)) for line in lines)]
-    )
+def _table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = ["---" if name in _LEFT else "---:" for name in columns]
+    return "\n".join([_line(map(escape, columns)), _line(rule), *(_line(map(escape, line)) for line in lines)])
 
 
 def _line(cells: Iterable[str]) -> str:

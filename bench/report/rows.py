@@ -34,7 +34,7 @@ class Row:
     @property
     def title(self) -> str:
         """The row in one phrase."""
-        return " ".join([self.workload, self.phase, self.mode, self.batch, *self.details])
+        return " ".join([self.workload, self.phase, self.mode, f"batch {self.batch}", *self.details])
 
     @property
     def ahead(self) -> str | None:
@@ -63,20 +63,20 @@ def heads(table: Sequence[Row]) -> tuple[str, str] | None:
 def direction(table: Sequence[Row]) -> str:
     """Which way a ratio reads."""
     baseline, arm = heads(table) or ("the baseline", "the arm")
-    return f"ratio = time of {baseline} ÷ time of {arm}: above 1 {arm} is faster"
+    return f"time of {baseline} ÷ time of {arm}: above 1 {arm} is faster"
 
 
 def facts(summary: Json) -> list[tuple[str, str]]:
     """Where the numbers come from, as pairs of a heading and a line."""
-    table = rows(summary)
     run = summary["run"]
     plain = [cell["cell"] for cell in summary["cells"]]
     started = " ".join(str(run["started_at"]).split("T"))
     found = [
-        ("ratio", direction(table)),
+        ("ratio", direction(rows(summary))),
         ("decides", _decides(summary)),
         ("machine", machine(summary["environment"])),
-        ("launcher", f"{run['launcher']}, {run['schedule']}, seed {run['seed']}, {', '.join(words.fixed_axes(plain))}"),
+        ("launcher", f"{run['launcher']}, {run['schedule']}, seed {run['seed']}"),
+        ("settings", ", ".join(words.fixed_axes(plain))),
         ("images", _by_label(summary, lambda cell: words.short_image(cell["image"]) if cell["image"] else None)),
         ("versions", _by_label(summary, _versions)),
         ("blocks", _blocks(summary)),
@@ -112,16 +112,18 @@ def failures(summary: Json) -> list[str]:
 def machine(environment: Json) -> str:
     """The machine in one line, from whatever of it is known."""
     cpu = environment.get("cpu")
-    model = cpu.get("model") if isinstance(cpu, Mapping) else cpu
-    cores = (cpu.get("cores") if isinstance(cpu, Mapping) else None) or environment.get("cores")
-    memory = environment.get("memory_bytes")
+    known: Json = cpu if isinstance(cpu, Mapping) else {"model": cpu}
+    cores, memory = known.get("logical"), environment.get("memory_bytes")
+    gpus = [gpu.get("name") for gpu in environment.get("gpus") or [] if isinstance(gpu, Mapping)]
+    virtual = environment.get("virtualization")
     parts = [
-        environment.get("summary") or environment.get("machine"),
-        model or environment.get("cpu_model"),
-        f"{cores} cores" if isinstance(cores, int) else None,
+        known.get("model"),
+        f"{cores} {'core' if cores == 1 else 'cores'}" if isinstance(cores, int) else None,
         f"{memory / 2**30:.0f} GiB" if isinstance(memory, int | float) else None,
-        environment.get("os"),
-        f"Linux {environment['kernel']}" if isinstance(environment.get("kernel"), str) else None,
+        *gpus,
+        environment.get("distribution"),
+        f"Linux {environment['kernel']}" if environment.get("kernel") else None,
+        f"virtual ({virtual})" if virtual and virtual != "none" else None,
     ]
     return ", ".join(str(part) for part in parts if isinstance(part, str) and part)
 
@@ -166,30 +168,34 @@ def _by_label(summary: Json, tell: Callable[[Json], str | None]) -> str:
 
 
 def _versions(cell: Json) -> str | None:
-    name = cell["cell"]["framework"]["name"]
-    own = cell["versions"].get(name) or cell["versions"].get({"pytorch": "torch"}.get(name, name))
-    others = [f"{key} {value}" for key, value in cell["versions"].items() if key not in {name, "torch"} and value]
-    found = [str(own)] if own else []
-    return ", ".join([*found, *others]) or None
+    own = words.own_version(cell)
+    others = [f"{key} {value}" for key, value in cell["versions"].items() if value and str(value) != own]
+    return ", ".join([*([own] if own else []), *others]) or None
 
 
 def _blocks(summary: Json) -> str:
     counts = sorted({one["blocks"] for one in summary["contrasts"]})
     each = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else "0"
     repeated = {one["comparison"]: one["blocks_repeated"] for one in summary["contrasts"]}
-    return f"{each} a contrast; {sum(repeated.values())} repeated, {len(summary['failures'])} trials failed"
+    failed = len(summary["failures"])
+    trials = "1 trial" if failed == 1 else f"{failed} trials"
+    return f"{each} a contrast; {sum(repeated.values())} repeated, {trials} failed"
 
 
 def _trained(summary: Json) -> dict[str, list[Json]]:
     """The cells with an evaluation by the title of their comparison, those of phase train where there are any."""
     titles = {row.contrast["comparison"]: row for row in rows(summary)}
     trained = {cell["cell"]["workload"]["name"] for cell in summary["cells"] if cell["cell"]["phase"] == "train"}
+    modes: dict[str, set[str]] = {}
+    for cell in summary["cells"]:
+        modes.setdefault(cell["comparison"], set()).add(cell["cell"]["mode"])
+    shared = {key: own if len(own) == 1 else set() for key, own in modes.items()}
     found: dict[str, list[Json]] = {}
     for cell in summary["cells"]:
         row = titles.get(cell["comparison"])
         told = cell["cell"]["phase"] == "train" or cell["cell"]["workload"]["name"] not in trained
         if row and cell["evaluation"] and told:
-            title = " ".join([row.workload, row.mode, f"batch {row.batch}", *row.details])
+            title = " ".join([row.workload, *shared[cell["comparison"]], f"batch {row.batch}", *row.details])
             found.setdefault(title, []).append(cell)
     return found
 

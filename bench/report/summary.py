@@ -125,9 +125,9 @@ def _metrics(trials: pd.DataFrame, source: str) -> tuple[Json, dict[str, str]]:
         if figure is None:
             nulls[f"step_ms.{q}"] = _too_few_steps(trials, q)
     for name, kind in _SCALARS.items():
-        figure = stats.cell_figure(trials[name].dropna().to_numpy())
-        metrics[name] = kind(figure.median) if figure else None
-        if figure is None:
+        reported = trials[name].dropna()
+        metrics[name] = kind(reported.median()) if len(reported) else None
+        if reported.empty:
             nulls[name] = "not reported by the worker" if len(trials) else "no valid block"
     for name, reason in _NOT_SAMPLED.items():
         metrics[name] = None

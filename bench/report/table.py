@@ -58,10 +58,10 @@ def _title(summary: Json) -> RenderableType:
 def _wide(table: Sequence[Row]) -> Table:
     grid = _grid()
     baseline, arm = heads(table) or ("baseline", "arm")
-    for name in ("workload", "mode", "phase"):
-        grid.add_column(name, overflow="fold")
-    grid.add_column("batch", justify="right", overflow="fold")
-    for name in (f"{baseline}\nms a step", f"{arm}\nms a step", f"{baseline}\nitems/s", f"{arm}\nitems/s", "ratio"):
+    grid.add_column("workload", overflow="fold")
+    grid.add_column("phase\nmode", overflow="fold")
+    heading = (f"{baseline}\nms a step", f"{arm}\nms a step", f"{baseline}\nitems/s", f"{arm}\nitems/s")
+    for name in ("batch", *heading, "ratio"):
         grid.add_column(Text(name, justify="right"), justify="right", overflow="fold")
     grid.add_column("verdict", overflow="fold")
     grid.add_column("parity", overflow="fold")
@@ -69,8 +69,8 @@ def _wide(table: Sequence[Row]) -> Table:
     for row, last in _with_ends(table):
         workload = _stack(Text(row.workload, style="bold"), _dim(" · ".join(row.details)))
         steps = [_step(row, side, named) for side in ("baseline", "arm")]
-        rates = [_rate(cell) for cell in (row.baseline, row.arm)]
-        axes = [Text(value) for value in (row.mode, row.phase, row.batch)]
+        rates = [Text(words.rate(cell["metrics"]["items_per_s"]["median"])) for cell in (row.baseline, row.arm)]
+        axes = [_stack(Text(row.phase), _dim(row.mode)), Text(row.batch)]
         grid.add_row(workload, *axes, *steps, *rates, _ratio(row), _verdict(row), _parity(row), end_section=last)
     return grid
 
@@ -110,11 +110,6 @@ def _step(row: Row, side: str, named: bool) -> Text:
     style = "bold" if row.ahead == cell["label"] else ""
     label = [Text(cell["label"], style="italic")] if named else []
     return _stack(*label, Text(words.number(figure["median"]), style=style), _dim(words.interval(figure["ci"])))
-
-
-def _rate(cell: Json) -> Text:
-    figure = cell["metrics"]["items_per_s"]
-    return _stack(Text(words.rate(figure["median"])), _dim(words.interval(figure["ci"], words.rate)))
 
 
 def _ratio(row: Row) -> Text:

@@ -11,6 +11,7 @@ Cell = Mapping[str, Any]
 Writer = Callable[[float | None], str]
 
 FRAMEWORKS = {"tensorflow": "TF", "pytorch": "PyTorch"}
+DISTRIBUTIONS = {"pytorch": "torch"}
 SYMBOLS = {
     "faster": "▲",
     "slower": "▼",
@@ -71,7 +72,8 @@ def axis_value(axis: str, cell: Cell) -> str:
 def fixed_axes(cells: Sequence[Cell]) -> list[str]:
     """What all cells have in common beside the row's own axes."""
     varying = varying_axes(cells)
-    return [axis_value(axis, cells[0]) for axis in cells[0] if axis not in {*_ROW_AXES, *varying}] if cells else []
+    told = {*_ROW_AXES, *varying, "launcher"}
+    return [axis_value(axis, cells[0]) for axis in cells[0] if axis not in told] if cells else []
 
 
 def spoken(verdict: str) -> str:
@@ -85,7 +87,8 @@ def number(value: float | None, digits: int = 3) -> str:
         return NOTHING
     if value == 0:
         return "0"
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    rounded = float(f"{value:.{digits}g}")  # 9.999 has one digit more once it is rounded
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(rounded))))
     return f"{value:,.{decimals}f}"
 
 
@@ -124,6 +127,13 @@ def seconds(value: float | None) -> str:
 def mebibytes(value: float | None) -> str:
     """Memory."""
     return NOTHING if value is None else f"{number(value / 2**20)} MiB"
+
+
+def own_version(cell: Mapping[str, Any]) -> str | None:
+    """The version of a cell's framework as its worker reported it, else as the matrix asked for."""
+    name = cell["cell"]["framework"]["name"]
+    found = [cell["versions"].get(key) for key in (name, DISTRIBUTIONS.get(name, name))]
+    return next((str(version) for version in found if version), cell["cell"]["framework"].get("version"))
 
 
 def short_image(image: str | None) -> str:

@@ -64,6 +64,11 @@ class Sampler:
     ) -> None:
         self.close()
 
+    @property
+    def pid(self) -> int | None:
+        """The process that samples, while there is one."""
+        return self._process.pid if self._process else None
+
     def watch(self, arm: str, pid: int, scope: str) -> None:
         """Read the arm whose first process is `pid` (on the host) from now on; `scope` is one of cgroup.SCOPES."""
         if scope not in cgroup.SCOPES:
@@ -88,7 +93,7 @@ class Sampler:
         returns  the file, on disk; None where the sampler is dead, `fault` then says why
         raises   ValueError: the name is no plain file name
         """
-        if Path(name).name != name or not name.isprintable() or name.startswith("."):
+        if not name or Path(name).name != name or not name.isprintable() or name.startswith("."):
             raise ValueError(f"{name!r} is no plain file name")
         self._say({"verb": "flush", "name": name})
         answer = self._hear(_ANSWER_LIMIT_S)
@@ -194,7 +199,7 @@ def meta(path: Path) -> dict[str, Any]:
     returns  source, hz, ticks, late (readings that fell out), seconds, sampler_cpu_s, scopes by arm, gpus,
              and nulls: "<arm or gpu>.<column>" or "<arm>" to the reason why it is null
     """
-    import pyarrow.parquet as pq  # noqa: PLC0415 - the sampler process imports this module too
+    import pyarrow.parquet as pq  # here, because the sampler process imports this module too
 
     found: dict[str, Any] = json.loads(pq.read_schema(path).metadata[_METADATA_KEY])
     return found
@@ -209,7 +214,7 @@ def summary(path: Path) -> dict[str, dict[str, Any]]:
     pressure_cpu_s        time in which some task waited for a CPU, s, and involuntary_switches
     peak_memory_bytes     the highest that was read or that the kernel kept
     """
-    import pyarrow.parquet as pq  # noqa: PLC0415
+    import pyarrow.parquet as pq
 
     columns = ["t_ns", "arm", *cgroup.Reading._fields]
     rows = pq.read_table(path, columns=columns).to_pylist()
@@ -247,9 +252,9 @@ def _scaled(value: float | None, factor: float) -> float | None:
 
 
 def _to_parquet(csv_file: Path, parquet: Path, facts: dict[str, Any]) -> Path:
-    import pyarrow as pa  # noqa: PLC0415
-    import pyarrow.parquet as pq  # noqa: PLC0415
-    from pyarrow import csv  # noqa: PLC0415
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from pyarrow import csv
 
     types = {name: pa.string() if name in ("arm", "gpu") else pa.int64() for name in COLUMNS}
     table = csv.read_csv(

@@ -135,7 +135,7 @@ def _binding() -> Any:
     except OSError:
         return None
     try:
-        import pynvml  # noqa: PLC0415 - 60 ms that only a machine with a GPU should pay
+        import pynvml  # 60 ms that only a machine with a GPU should pay
     except ImportError:
         return None
     return pynvml

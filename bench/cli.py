@@ -1,0 +1,266 @@
+"""The command line: parse, call, exit code. Nothing heavier than click is imported before a verb is chosen."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench import __version__
+from bench.errors import BenchError, InputError
+
+INTERRUPTED = 130
+FORMATS = ("table", "markdown", "csv", "json")
+OUT = "runs"
+
+
+def main() -> None:
+    """Run the command; every BenchError becomes one sentence and its exit code, here and nowhere else."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except click.Abort:
+        code = INTERRUPTED
+    except BenchError as error:
+        click.echo(f"bench: {error}", err=True)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone: nothing to say, nobody to say it to
+        code = 0
+    sys.exit(code or 0)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="bench")
+def cli() -> None:
+    """Compare TensorFlow with PyTorch on identical workloads: proved, in lockstep, with intervals."""
+
+
+@cli.command()
+@click.option(
+    "--matrix",
+    is_flag=False,
+    flag_value="default",
+    metavar="[NAME|FILE]",
+    help="A built-in matrix (quick, default) or a YAML file; with no value: default.",
+)
+@click.option(
+    "--launcher", type=click.Choice(["auto", "docker", "local"]), help="Where workers run.  [default: the matrix's]"
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Instead of the matrix's device.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path(OUT), show_default=True, metavar="DIR",
+    help="Where the run's folder is made.",
+)  # fmt: skip
+@click.option("--budget", metavar="TIME", help="Stop after this much measuring: 90s, 10m, 1h.")
+@click.option("--seed", type=click.IntRange(min=0), help="Instead of the matrix's seed.")
+@click.option("--base", metavar="IMAGE", help="Base image of both frameworks (docker launcher).")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with a stopped run.")
+@click.option("--yes", is_flag=True, help="Allow a matrix of over 10,000 cells.")
+def run(
+    matrix: str | None,
+    launcher: str | None,
+    device: str | None,
+    out: Path,
+    budget: str | None,
+    seed: int | None,
+    base: str | None,
+    resume: Path | None,
+    yes: bool,
+) -> None:
+    """Measure a matrix, keep every sample, print the comparison."""
+    from bench import matrix as matrices
+    from bench import run as runs
+    from bench.console import View
+    from bench.report import summary, table
+    from rich.console import Console
+
+    fixed = {"--matrix": matrix, "--launcher": launcher, "--device": device, "--budget": budget, "--seed": seed}
+    if resume is not None and (given := [name for name, value in {**fixed, "--base": base}.items() if value is not None]):
+        raise InputError(f"--resume goes on with a run as it was begun; leave out {', '.join(given)}")
+    with _interruptible(), View() as view:
+        if resume is not None:
+            folder = runs.resume(find_run(resume, out), view=view)
+        else:
+            if matrix is None:
+                raise InputError("nothing to run; give --matrix (built-in: quick, default), or --resume RUN")
+            loaded = matrices.load(matrix, yes=yes).with_options(
+                device=device, seed=seed, budget_total_s=_seconds(budget)
+            )
+            folder = runs.new(loaded, launcher=launcher, out=out, base=base, view=view)
+    from bench import store
+
+    document = summary.summarise(store.read(folder))
+    table.render(document, Console())
+    click.echo(f"\nrun: {folder}\nagain: bench report {folder} --format table|markdown|csv|json", err=True)
+    sys.exit(summary.exit_code(document))
+
+
+@cli.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--format", "kind", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path(OUT), show_default=True, metavar="DIR",
+    help="Where RUN lies, when it is an id.",
+)  # fmt: skip
+def report(run_folder: Path, kind: str, out: Path) -> None:
+    """Tables from a run folder; needs no Docker, no framework, no GPU."""
+    from bench import store
+    from bench.report import export, markdown, summary, table
+    from rich.console import Console
+
+    document = summary.summarise(store.read(find_run(run_folder, out)))
+    if kind == "table":
+        table.render(document, Console())
+    else:
+        render = {"markdown": markdown.render, "csv": export.csv_text, "json": export.json_text}[kind]
+        click.echo(render(document).rstrip("\n"))
+
+
+@cli.command()
+@click.argument("workloads", metavar="[WORKLOAD]...", nargs=-1)
+@click.option("--launcher", type=click.Choice(["auto", "docker", "local"]), default="auto", show_default=True)
+@click.option("--format", "kind", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def parity(workloads: tuple[str, ...], launcher: str, kind: str) -> None:
+    """Prove equivalence of the workloads, train and infer; print errors against the reference."""
+    from bench import proof
+    from bench.console import View
+
+    with _interruptible(), View() as view:
+        certificates = proof.prove(workloads, launcher=launcher, view=view)
+    click.echo(proof.as_json(certificates) if kind == "json" else proof.as_table(certificates))
+    sys.exit(0 if all(one["status"] == "passed" for one in certificates) else 3)
+
+
+@cli.group()
+def matrix() -> None:
+    """What a matrix file may hold."""
+
+
+@matrix.command("schema")
+def matrix_schema() -> None:
+    """Print the JSON Schema of a matrix file."""
+    import json
+
+    from bench.matrix import schema
+
+    click.echo(json.dumps(schema(), indent=2))
+
+
+@cli.group()
+def images() -> None:
+    """The frameworks' container images."""
+
+
+@images.command("build")
+@click.argument("frameworks", metavar="[FRAMEWORK]...", nargs=-1, type=click.Choice(["tensorflow", "pytorch"]))
+@click.option("--base", metavar="IMAGE", help="Base of both images.  [default: an official slim Python image]")
+@click.option("--format", "kind", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def images_build(frameworks: tuple[str, ...], base: str | None, kind: str) -> None:
+    """Build the images that are missing or out of date."""
+    from bench.images import build_all
+
+    wanted = [(name, None) for name in frameworks or ("tensorflow", "pytorch")]
+    _show_images(build_all(wanted=wanted, base=base, progress=_say), kind)
+
+
+@images.command("list")
+@click.option("--format", "kind", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def images_list(kind: str) -> None:
+    """Print every image of bench: framework, version, id, base, size."""
+    from bench.images import list_images
+
+    _show_images(list_images(), kind)
+
+
+@cli.group()
+def data() -> None:
+    """MNIST, by SHA-256."""
+
+
+@data.command("fetch")
+def data_fetch() -> None:
+    """Have MNIST in the user's cache, from the first source that serves the right bytes."""
+    from bench import data as datasets
+
+    found = datasets.fetch(_say)
+    click.echo(f"{found.folder} ({found.source})")
+
+
+@data.command("verify")
+def data_verify() -> None:
+    """Check every file's SHA-256; exit 1 if one is missing or wrong."""
+    from bench import data as datasets
+
+    statuses = datasets.verify()
+    for status in statuses:
+        click.echo(f"{status.name}: {status.fault or 'ok'}")
+    datasets.gate(statuses)
+
+
+def find_run(given: Path, out: Path) -> Path:
+    """A run folder, or the id of a run inside `out`. Raises InputError."""
+    for folder in (given, out / given):
+        if (folder / "run.json").exists():
+            return folder
+    raise InputError(f"{given}: no run here, and none of that id in {out}; name a folder that holds run.json")
+
+
+def _show_images(found: list[Any], kind: str) -> None:
+    import json
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    if kind == "json":
+        click.echo(json.dumps([asdict(image) for image in found], indent=2))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("framework", "version", "flavour", "id", "base", "size"):
+        table.add_column(column, justify="right" if column == "size" else "left")
+    for image in found:
+        size = f"{image.size_bytes / 1e6:,.0f} MB"
+        table.add_row(image.framework, image.version, image.flavour, image.id[:19], image.base[:19], size)
+    Console().print(table)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _seconds(budget: str | None) -> float | None:
+    from bench.matrix import seconds
+
+    if budget is None:
+        return None
+    try:
+        return seconds(budget)
+    except ValueError as error:
+        raise InputError(f"--budget {budget}: {error}") from None
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """A polite kill is an interrupt too: whatever is finished is kept, and what runs is removed."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+

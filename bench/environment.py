@@ -1,0 +1,232 @@
+"""What machine this is, in terms that may be published, and which of its CPUs a run may use.
+
+No host name, user name or path is ever in a description. What cannot be read is None, never a guess.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import bench
+from bench.errors import InputError
+from bench.telemetry import cgroup, nvml
+
+SCHEMA = "bench.environment/1"
+# The vector and matrix extensions that decide which kernels a framework picks.
+_FLAGS = re.compile(r"avx|amx|fma$|f16c$|sse4|neon|asimd|sve|bf16$|i8mm$")
+_PACKAGE = Path(bench.__file__).resolve().parents[1]
+_CODE = ("bench", "workloads", "images", "pyproject.toml")
+
+
+def describe(*, device: str, docker_engine: str | None = None, root: Path = Path("/")) -> dict[str, Any]:
+    """This machine and this program now, as plain JSON.
+
+    device         what the run's cells resolve to, cpu or cuda: recorded as it is
+    docker_engine  the engine's version, where the launcher has asked one
+    root           where proc, sys and etc are found; another folder in tests
+    """
+    gpu_source, gpus = nvml.source(), nvml.devices()
+    return {
+        "schema": SCHEMA,
+        "device": device,
+        "architecture": platform.machine(),
+        "kernel": os.uname().release,
+        "distribution": _distribution(root),
+        "cpu": _cpu(root),
+        "memory_bytes": _memory_bytes(root),
+        "virtualization": _virtualization(root),
+        "container": _detected("--container", root),
+        "cgroup": cgroup.version(root=root),
+        "clocksource": _line(root / "sys/devices/system/clocksource/clocksource0/current_clocksource"),
+        "load_average_1min": _load(root),
+        "docker": docker_engine,
+        "python": platform.python_version(),
+        "bench": bench.__version__,
+        **_checkout(_PACKAGE),
+        "gpu_source": gpu_source,
+        "gpus": gpus,
+    }
+
+
+def machine_key(description: dict[str, Any]) -> str:
+    """A short hash of what must be equal before two runs may be pooled or one resumed.
+
+    These are the CPU's model and cores, memory to the GiB, the kernel's major version, and the GPUs' names.
+    """
+    cpu, memory = description["cpu"], description["memory_bytes"]
+    equal = {
+        "architecture": description["architecture"],
+        "model": cpu["model"],
+        "cores": [cpu["logical"], cpu["physical"]],
+        "memory_gib": None if memory is None else round(memory / 2**30),
+        "kernel": description["kernel"].split(".")[0],
+        "gpus": sorted(gpu["name"] for gpu in description["gpus"]),
+    }
+    return hashlib.sha256(json.dumps(equal, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def cpusets(threads: int) -> tuple[frozenset[int], frozenset[int]]:
+    """The CPUs of the arms, and those of the controller and the sampler.
+
+    The arms share the last `threads` CPUs that this process may use (its affinity, which a cpuset narrows too);
+    the controller has all the others, or, where none is left, the same ones.
+
+    raises   InputError: fewer than `threads` CPUs may be used
+    """
+    usable = sorted(os.sched_getaffinity(0))
+    if not 1 <= threads <= len(usable):
+        raise InputError(f"threads: {threads} is not to be had here; choose from 1 to {len(usable)}, the usable CPUs")
+    arms = frozenset(usable[-threads:])
+    return arms, frozenset(usable) - arms or arms
+
+
+def cuda_devices() -> list[dict[str, Any]]:
+    """The GPUs that a cell with `device: cuda` can run on; a replayed trace is none."""
+    return nvml.devices() if nvml.source() == "nvml" else []
+
+
+# ---------------------------------------------------------------- the processor
+
+
+def _cpu(root: Path) -> dict[str, Any]:
+    info = _cpuinfo(root)
+    cpus = root / "sys/devices/system/cpu"
+    flags = (info.get("flags") or info.get("Features") or "").split()
+    return {
+        "model": info.get("model name"),
+        "logical": _count(_line(cpus / "online")),
+        "physical": _physical_cores(cpus),
+        "usable": len(os.sched_getaffinity(0)),
+        "flags": sorted(flag for flag in flags if _FLAGS.match(flag)) if flags else None,
+        "caches": _caches(cpus / "cpu0/cache"),
+        "governor": _line(cpus / "cpu0/cpufreq/scaling_governor"),
+        "boost": _boost(cpus),
+        "smt": _switch(_line(cpus / "smt/active")),
+    }
+
+
+def _cpuinfo(root: Path) -> dict[str, str]:
+    """The fields of the first processor in /proc/cpuinfo."""
+    first = (_text(root / "proc/cpuinfo") or "").split("\n\n", 1)[0]
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _count(cpus: str | None) -> int | None:
+    """How many CPUs a list such as 0-3,8 names."""
+    if not cpus:
+        return None
+    ends = [span.partition("-") for span in cpus.split(",")]
+    return sum(int(last or first) - int(first) + 1 for first, _, last in ends)
+
+
+def _physical_cores(cpus: Path) -> int | None:
+    """Distinct pairs of package and core; hyperthreads of one core share theirs."""
+    cores = {
+        (_line(topology / "physical_package_id"), _line(topology / "core_id"))
+        for topology in cpus.glob("cpu[0-9]*/topology")
+    }
+    return None if not cores or any(None in core for core in cores) else len(cores)
+
+
+def _caches(folder: Path) -> dict[str, int] | None:
+    """Sizes of the first CPU's caches in bytes, by level and kind: L1d, L1i, L2, L3."""
+    sizes = {}
+    for index in sorted(folder.glob("index*")):
+        level, kind, size = (_line(index / name) for name in ("level", "type", "size"))
+        if level and kind and size and size.endswith("K"):
+            sizes[f"L{level}{ {'Data': 'd', 'Instruction': 'i'}.get(kind, '') }"] = int(size[:-1]) * 1024
+    return sizes or None
+
+
+def _boost(cpus: Path) -> bool | None:
+    """Whether the clock may rise above its nominal value, as cpufreq or intel_pstate tells it."""
+    boost = _switch(_line(cpus / "cpufreq/boost"))
+    if boost is not None:
+        return boost
+    forbidden = _switch(_line(cpus / "intel_pstate/no_turbo"))
+    return None if forbidden is None else not forbidden
+
+
+# ---------------------------------------------------------------- the rest of the machine
+
+
+def _distribution(root: Path) -> str | None:
+    found = re.search(r'^PRETTY_NAME="?(.*?)"?$', _text(root / "etc/os-release") or "", re.MULTILINE)
+    return found[1] if found else None
+
+
+def _memory_bytes(root: Path) -> int | None:
+    found = re.search(r"^MemTotal:\s+(\d+) kB", _text(root / "proc/meminfo") or "", re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
+
+
+def _load(root: Path) -> float | None:
+    line = _line(root / "proc/loadavg")
+    return float(line.split()[0]) if line else None
+
+
+def _virtualization(root: Path) -> str | None:
+    """The hypervisor as systemd names it (kvm, vmware, none); where it cannot be asked, "unknown" if there is one."""
+    name = _detected("--vm", root)
+    flags = _cpuinfo(root).get("flags")
+    if name is not None or flags is None:
+        return name
+    return "unknown" if "hypervisor" in flags.split() else "none"
+
+
+def _detected(kind: str, root: Path) -> str | None:
+    """What systemd-detect-virt says of this machine; None where it is absent or `root` is another machine's."""
+    return _output(["systemd-detect-virt", kind], codes=(0, 1)) or None if root == Path("/") else None
+
+
+# ---------------------------------------------------------------- this program
+
+
+def _checkout(folder: Path) -> dict[str, Any]:
+    """The commit of the checkout that runs, and whether its code differs from it; None for an installed wheel."""
+    commit = _git(folder, "rev-parse", "HEAD") if (folder / ".git").exists() else None
+    if commit is None:
+        return {"commit": None, "dirty": None}
+    changes = _git(folder, "status", "--porcelain", "--", *(name for name in _CODE if (folder / name).exists()))
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git says of this very checkout, whatever GIT_DIR says, taking no lock."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    return _output(["git", "-C", str(folder), *arguments], environment={**variables, "GIT_OPTIONAL_LOCKS": "0"})
+
+
+def _output(
+    command: list[str], *, environment: dict[str, str] | None = None, codes: tuple[int, ...] = (0,)
+) -> str | None:
+    """What a program prints, stripped; None where it is absent, fails or hangs."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False, env=environment)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode in codes else None
+
+
+def _text(file: Path) -> str | None:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+
+
+def _line(file: Path) -> str | None:
+    text = _text(file)
+    return text.strip() or None if text is not None else None
+
+
+def _switch(line: str | None) -> bool | None:
+    return {"0": False, "1": True}.get(line or "")

@@ -1,0 +1,245 @@
+"""Workers as hardened containers, one a trial: no network, read-only root, no capability, nobody's user, one cpuset.
+
+What is mounted: the worker's package and the data, read-only; the run's compile caches, writable; a scratch in memory.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import docker
+import requests.exceptions
+from docker.errors import APIError, DockerException, NotFound
+from docker.types import LogConfig
+
+from bench import images
+from bench.container_engine import engine
+from bench.errors import EngineLost, InputError, WorkerFailed
+from bench.launch import Progress, Provision, worker_environment
+from bench.paths import staged_worker_root
+from workloads.contract import Cell, Named
+
+NOBODY = "65534:65534"
+WORKER, DATA, CACHE = "/bench/worker", "/bench/data", "/bench/cache"
+MEMORY_SHARE = 0.8
+PIDS = 4096
+SCRATCH = "size=2g,mode=1777,exec,nosuid,nodev"  # exec: what torch.compile builds there is loaded
+_STDOUT = 1
+_HEADER = struct.Struct(">BxxxI")
+
+_LOST = (DockerException, requests.exceptions.RequestException, OSError)
+
+
+class DockerChannel:
+    """A container and its attached stdin, stdout and stderr: frames of (stream, length, bytes) on one socket.
+
+    The engine closes the container's stdin when this one attached client goes away, and the worker then ends.
+    """
+
+    scope = "cgroup"
+
+    def __init__(self, client: docker.DockerClient, container: str, image: str) -> None:
+        self._client, self._container, self.image = client, container, image
+        api = client.api
+        attached = api.attach_socket(container, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
+        self._keep, self._socket = attached, _raw(attached)
+        self._buffer = bytearray()
+        api.start(container)
+        state = api.inspect_container(container)["State"]
+        self.pid = int(state["Pid"])
+
+    def filenos(self) -> Sequence[int]:
+        """The one socket."""
+        return (self._socket.fileno(),)
+
+    def send(self, data: bytes) -> None:
+        """Raises OSError when the worker is gone."""
+        self._socket.sendall(data)
+
+    def receive(self, fileno: int) -> tuple[bytes, bytes] | None:
+        """Whole frames so far, split into stdout and stderr."""
+        try:
+            chunk = self._socket.recv(2**20)
+        except ConnectionError:
+            chunk = b""
+        if not chunk:
+            return None
+        self._buffer += chunk
+        out, err = bytearray(), bytearray()
+        while len(self._buffer) >= _HEADER.size:
+            stream, size = _HEADER.unpack_from(self._buffer)
+            if len(self._buffer) < _HEADER.size + size:
+                break
+            payload = self._buffer[_HEADER.size : _HEADER.size + size]
+            (out if stream == _STDOUT else err).extend(payload)
+            del self._buffer[: _HEADER.size + size]
+        return bytes(out), bytes(err)
+
+    def fate(self) -> tuple[str, str]:
+        """Raises EngineLost where the engine can no longer say."""
+        try:
+            for _ in range(50):
+                state = self._client.api.inspect_container(self._container)["State"]
+                if not state["Running"]:
+                    break
+                time.sleep(0.1)
+        except NotFound:
+            return "crashed", "was removed by somebody else"
+        except _LOST as error:
+            raise EngineLost(f"the Docker engine went away: {_line(error)}") from None
+        if state["Running"]:
+            return "crashed", "closed its output and went on"
+        code = int(state["ExitCode"])
+        if state["OOMKilled"]:
+            return "oom", "was killed for memory by the kernel, at its container's limit"
+        if code > 128:
+            return "crashed", f"crashed with signal {code - 128}"
+        return "crashed", f"ended with exit status {code}"
+
+    def remove(self) -> None:
+        """Force it away; an engine that is gone has nothing left to remove now (`sweep` does it later)."""
+        with suppress(OSError):
+            self._socket.close()
+        self._keep.close()
+        with suppress(*_LOST):
+            self._client.api.remove_container(self._container, force=True, v=True)
+
+
+class DockerLauncher:
+    """One image a framework, one container a trial."""
+
+    name = "docker"
+
+    def __init__(self, *, run_id: str, cache: Path, data: Path | None, base: str | None = None) -> None:
+        self._client = engine()
+        self.engine_version = str(self._client.version()["Version"])
+        self._run_id, self._cache, self._data, self._base = run_id, cache, data, base
+        self._root = staged_worker_root()
+        self._images: dict[Named, str] = {}
+        cache.chmod(0o1777)
+
+    def provide(self, frameworks: Sequence[Named], progress: Progress) -> dict[Named, Provision]:
+        """Build the images on first use, or take the cells' own. Raises EnvironmentUnavailable, InputError."""
+        provisions = {}
+        for framework in frameworks:
+            if own := framework.get("image"):
+                image = self._own_image(str(own))
+                version = str(framework.get("version") or "of the image")
+                provisions[framework] = Provision(framework=framework.name, version=version, image=image)
+        ours = [framework for framework in frameworks if framework not in provisions]
+        wanted = [(framework.name, _text(framework.get("version"))) for framework in ours]
+        built = images.build_all(wanted=wanted, base=self._base, progress=progress) if wanted else []
+        for framework, image in zip(ours, built, strict=True):
+            provisions[framework] = Provision(
+                framework=image.framework, version=image.version, image=image.id, base=image.base
+            )
+        self._images = {framework: str(provision.image) for framework, provision in provisions.items()}
+        return provisions
+
+    def _own_image(self, name: str) -> str:
+        try:
+            return str(self._client.images.get(name).id)
+        except NotFound:
+            raise InputError(f'image "{name}" is not on this machine; docker pull it first') from None
+
+    def start(self, *, cell: Cell, cpus: frozenset[int], padding: int) -> DockerChannel:
+        """A fresh container. Raises WorkerFailed where it cannot start, EngineLost where no engine answers."""
+        image = self._images[cell.framework]
+        api = self._client.api
+        try:
+            container = api.create_container(
+                image=image,
+                command=[_python(api, image), "-m", "workloads.worker"],
+                entrypoint=[],
+                user=NOBODY,
+                stdin_open=True,
+                detach=False,
+                network_disabled=True,
+                working_dir="/tmp",  # noqa: S108 - the container's own scratch
+                environment=worker_environment(
+                    root=WORKER, cache=CACHE, padding=padding, inherited={"HOME": "/tmp", "USER": "nobody"}  # noqa: S108
+                ),
+                labels={"bench.run": self._run_id, "bench.harness": str(os.getpid())},
+                host_config=self._host_config(cpus),
+            )["Id"]
+        except APIError as error:
+            raise WorkerFailed(f"the container could not be created: {_line(error)}", kind="crashed") from None
+        except _LOST as error:
+            raise EngineLost(f"the Docker engine went away: {_line(error)}") from None
+        try:
+            return DockerChannel(self._client, container, image)
+        except _LOST as error:
+            with suppress(*_LOST):
+                api.remove_container(container, force=True, v=True)
+            if isinstance(error, APIError):
+                raise WorkerFailed(f"the container could not be started: {_line(error)}", kind="crashed") from None
+            raise EngineLost(f"the Docker engine went away: {_line(error)}") from None
+
+    def _host_config(self, cpus: frozenset[int]) -> Any:
+        mounts = [f"{self._root}:{WORKER}:ro", f"{self._cache}:{CACHE}:rw"]
+        if self._data:
+            mounts.append(f"{self._data}:{DATA}:ro")
+        limit = int(_memory_total_bytes() * MEMORY_SHARE)
+        return self._client.api.create_host_config(
+            binds=mounts,
+            network_mode="none",
+            read_only=True,
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges"],
+            pids_limit=PIDS,
+            cpuset_cpus=",".join(map(str, sorted(cpus))),
+            mem_limit=limit,
+            memswap_limit=limit,
+            tmpfs={"/tmp": SCRATCH},  # noqa: S108 - the container's own scratch
+            log_config=LogConfig(type=LogConfig.types.NONE),
+            init=False,
+        )
+
+    def data_path(self, data: Path | None) -> str | None:
+        """Where the data is mounted."""
+        return DATA if data else None
+
+    def close(self) -> None:
+        """Remove every container that still carries this run's label."""
+        with suppress(*_LOST):
+            sweep(self._client, self._run_id)
+        self._client.close()
+
+
+def sweep(client: docker.DockerClient, run_id: str) -> int:
+    """Remove all containers of a run; returns how many there were."""
+    left = client.api.containers(all=True, filters={"label": f"bench.run={run_id}"})
+    for container in left:
+        with suppress(NotFound):
+            client.api.remove_container(container["Id"], force=True, v=True)
+    return len(left)
+
+
+def _python(api: Any, image: str) -> str:
+    """The image's own framework environment, or whatever its python3 is for an image that is not ours."""
+    labels = api.inspect_image(image)["Config"].get("Labels") or {}
+    return "/opt/venv/bin/python" if "bench.image" in labels else "python3"
+
+
+def _raw(attached: Any) -> socket.socket:
+    """docker-py wraps the socket differently over http and unix."""
+    return attached if isinstance(attached, socket.socket) else attached._sock  # type: ignore[no-any-return] # noqa: SLF001
+
+
+def _memory_total_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _line(error: object) -> str:
+    return " ".join(str(getattr(error, "explanation", None) or error).split())[:300]

@@ -1,0 +1,409 @@
+"""The one loop: provide, certify, measure block after block, and keep each before the next begins."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench import __version__, certification, data, environment, lockstep, paths, schedule, stats, store
+from bench.comparison import Comparison
+from bench.console import View
+from bench.errors import EngineLost, EnvironmentUnavailable, InputError
+from bench.launch import Launcher, Provision
+from bench.launch.local import LocalLauncher
+from bench.lockstep import Bench, Block, Plan
+from bench.matrix import Matrix
+from bench.report import frames
+from bench.store import Store, StoredRun
+from bench.telemetry import Sampler, nvml
+from workloads.contract import Named
+
+HZ = 10
+
+
+@dataclass
+class Run:
+    """A run under way: what is fixed, and what grows."""
+
+    store: Store
+    header: dict[str, Any]
+    matrix: Matrix
+    launcher: Launcher
+    view: View
+    bench: dict[int, Bench]
+    control_cpus: frozenset[int]
+
+
+def new(matrix: Matrix, *, launcher: str, out: Path, base: str | None, view: View) -> Path:
+    """Begin a run and carry it to its end; returns its folder. Raises BenchError, KeyboardInterrupt."""
+    matrix = _resolve_devices(matrix)
+    run_id = f"{matrix.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    folder = out / run_id
+    with ExitStack() as stack:
+        cache = stack.enter_context(_compile_cache(run_id))
+        dataset = _dataset(matrix, view)
+        place = Place(run_id=run_id, cache=cache, data=dataset.folder if dataset else None, base=base)
+        chosen, provisions = provide(launcher, _frameworks(matrix), place, view)
+        stack.callback(chosen.close)
+        matrix = matrix.with_options(launcher=chosen.name)
+        header = _header(place, matrix, chosen, provisions, dataset)
+        writer = Store.create(folder, header)
+        with _told_how_to_resume(folder, view):
+            _carry_on(writer, header, matrix, chosen, dataset, view)
+    return folder
+
+
+def resume(folder: Path, *, view: View) -> Path:
+    """Go on where a run stopped. Raises InputError where what it measured is no longer the same."""
+    stored = store.read(folder)
+    header = {key: value for key, value in stored.run.items() if key != "schema"}
+    matrix = Matrix.from_resolved(header["matrix"])
+    with ExitStack() as stack:
+        writer = Store(folder)
+        stack.enter_context(writer.locked())
+        store.repair(folder)
+        cache = stack.enter_context(_compile_cache(header["id"]))
+        dataset = _dataset(matrix, view)
+        place = Place(
+            run_id=header["id"], cache=cache, data=dataset.folder if dataset else None, base=header["base"]
+        )
+        chosen, provisions = provide(header["launcher"], _frameworks(matrix), place, view)
+        stack.callback(chosen.close)
+        _refuse_changes(folder, header, _header(place, matrix, chosen, provisions, dataset))
+        with _told_how_to_resume(folder, view):
+            _carry_on(writer, header, matrix, chosen, dataset, view, locked=True)
+    return folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a run's workers find things."""
+
+    run_id: str
+    cache: Path
+    data: Path | None
+    base: str | None
+
+
+def provide(
+    name: str, frameworks: Sequence[Named], place: Place, view: View
+) -> tuple[Launcher, dict[Named, Provision]]:
+    """The launcher asked for, with every environment or image made.
+
+    `auto` is docker where an engine answers and the images can be had, else local, and says why.
+    """
+    if name in ("auto", "docker"):
+        try:
+            docker = _docker(place)
+            return docker, _provided(docker, frameworks, view)
+        except EnvironmentUnavailable as reason:
+            if name == "docker":
+                raise
+            view.say(f"launcher: local, because {reason}")
+    local = LocalLauncher(cache=place.cache)
+    return local, _provided(local, frameworks, view)
+
+
+def _docker(place: Place) -> Launcher:
+    from bench.launch.docker import DockerLauncher  # noqa: PLC0415 - the engine's client is slow to import
+
+    return DockerLauncher(run_id=place.run_id, cache=place.cache, data=place.data, base=place.base)
+
+
+def _provided(launcher: Launcher, frameworks: Sequence[Named], view: View) -> dict[Named, Provision]:
+    try:
+        return launcher.provide(frameworks, view.say)
+    except BaseException:
+        launcher.close()
+        raise
+
+
+def _carry_on(
+    writer: Store,
+    header: dict[str, Any],
+    matrix: Matrix,
+    launcher: Launcher,
+    dataset: data.DataSet | None,
+    view: View,
+    *,
+    locked: bool = False,
+) -> None:
+    """Measure until nothing is pending, from the harness's own processors."""
+    with ExitStack() as stack:
+        if not locked:
+            stack.enter_context(writer.locked())
+        threads = {arm.cell.threads for one in matrix.comparisons for arm in one.arms}
+        arm_cpus, control_cpus = environment.cpusets(max(threads))
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, control_cpus)
+        stack.callback(os.sched_setaffinity, 0, before)
+        sampler = stack.enter_context(Sampler(writer.folder, HZ, set(control_cpus)))
+        folder = dataset.folder if dataset else None
+        bench = {
+            count: Bench(
+                launcher=launcher,
+                sampler=sampler,
+                arm_cpus=environment.cpusets(count)[0] if count != max(threads) else arm_cpus,
+                seed=matrix.seed,
+                data=folder,
+            )
+            for count in threads
+        }
+        run = Run(writer, header, matrix, launcher, view, bench, control_cpus)
+        finished_all = _loop(run)
+        if finished_all:
+            header["finished_at"] = _now()
+            writer.write_run(header)
+        if sampler.fault:
+            view.say(f"telemetry stopped: {sampler.fault}")
+
+
+def _loop(run: Run) -> bool:
+    """Block k of every comparison before block k + 1 of any; returns whether nothing is left to do."""
+    budget = run.matrix.budget
+    deadline = time.monotonic() + budget.total_s
+    comparisons = {one.id: one for one in run.matrix.comparisons}
+    run.view.plan(list(comparisons), blocks=budget.blocks or budget.max_blocks, deadline=deadline)
+    while True:
+        stored = store.read(run.store.folder)
+        standing = {one.id: _stand(run, one, stored) for one in run.matrix.comparisons}
+        done = {name: stand.finished for name, stand in standing.items() if stand.finished}
+        run.view.stand(standing, done)
+        due = schedule.pending(list(comparisons), stored.blocks, finished=done.keys(), seed=run.matrix.seed)
+        if not due:
+            return True
+        for planned in due:
+            if time.monotonic() > deadline:
+                _note(run, f"the budget of {budget.total_s:.0f} s was spent; bench run --resume measures on")
+                return False
+            _one(run, comparisons[planned.comparison], planned)
+
+
+def _one(run: Run, comparison: Comparison, planned: schedule.Planned) -> None:
+    """One block, after the comparison's certificate where there is none yet."""
+    bench = run.bench[comparison.arms[0].cell.threads]
+    plan = _plan(run, bench, comparison, planned)
+    if plan is None:
+        return
+    run.view.begin(comparison.id, planned.block)
+    block = lockstep.measure_block(bench, comparison, planned, plan)
+    _keep(run, block)
+    if bench.sampler:
+        bench.sampler.flush_block(store.stem(block.record()))
+
+
+def _plan(run: Run, bench: Bench, comparison: Comparison, planned: schedule.Planned) -> Plan | None:
+    """The comparison's plan; on its first block this certifies and pilots. None: there is nothing to measure."""
+    known = run.header["plans"].get(comparison.id)
+    if known is not None:
+        return Plan.from_json(known)
+    run.view.stage(comparison.id, "starting one worker an arm")
+    prologue = certification.begin(
+        bench,
+        comparison,
+        cache=paths.cache_root() / "compile" / run.header["id"],
+        control_cpus=run.control_cpus,
+        say=lambda text: run.view.stage(comparison.id, text),
+    )
+    if prologue.failed:
+        block = Block(planned=planned, order=tuple(arm.id for arm in comparison.arms))
+        block.fail(prologue.failed.arm, prologue.failed.failure)
+        _keep(run, block)
+        return None
+    for arm, certificate in prologue.certificates.items():
+        evaluations = {
+            name: prologue.evaluations[name] for name in (comparison.baseline, arm) if name in prologue.evaluations
+        }
+        record = {"comparison": comparison.id, "baseline": comparison.baseline, "arm": arm}
+        run.store.append_certificate(record | certificate.to_json() | {"evaluations": evaluations})
+        run.view.certified(comparison.id, arm, certificate)
+    if prologue.plan:  # after the certificates: a run killed in between certifies again, and the later line counts
+        run.header["plans"][comparison.id] = prologue.plan.to_json()
+        run.store.write_run(run.header)
+    return prologue.plan
+
+
+def _keep(run: Run, block: Block) -> None:
+    """On disk, logs of the failed first; then said."""
+    record = block.record()
+    for arm, outcome in block.outcomes.items():
+        if outcome["status"] in ("failed", "unsupported"):
+            outcome["log"] = run.store.write_log(record, arm, block.logs.get(arm, ""))
+            run.view.failed(record, outcome, block.logs.get(arm, ""))
+    run.store.append_block(record, block.samples)
+    run.view.kept(record)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stand:
+    """Where a comparison stands: valid blocks, the widest half-width of its contrasts, why it is finished."""
+
+    blocks: int
+    half_width: float | None
+    finished: str | None
+
+
+def _stand(run: Run, comparison: Comparison, stored: StoredRun) -> Stand:
+    """From what is on disk alone, so that a resumed run stands where the killed one stood."""
+    own = replace(
+        stored,
+        blocks=[record for record in stored.blocks if record["comparison"] == comparison.id],
+        certificates=[record for record in stored.certificates if record["comparison"] == comparison.id],
+    )
+    if own.certificates and all(certificate["status"] == "failed" for certificate in own.certificates):
+        return Stand(blocks=0, half_width=None, finished="parity failed")
+    series = _series(comparison, own)
+    spent_s = sum(record["wall_s"] for record in own.blocks)
+    least = schedule.k_min(sum(len(one.contrasts) for one in run.matrix.comparisons))
+    budget = run.matrix.budget
+    return Stand(
+        blocks=min(map(len, series), default=0),
+        half_width=max((stats.half_width(one) for one in series if len(one) >= 2), default=None),
+        finished=schedule.given_up(own.blocks, budget) or schedule.enough(series, budget, least, spent_s=spent_s),
+    )
+
+
+def _series(comparison: Comparison, own: StoredRun) -> list[list[float]]:
+    """The log-ratios of every certified contrast, one value a block."""
+    passed = {certificate["arm"] for certificate in own.certificates if certificate["status"] == "passed"}
+    samples = frames.read(own)
+    sync = lockstep.deciding_sync(comparison.arms[0].cell.phase)
+    return [
+        [
+            stats.block_log_ratio(rounds)
+            for rounds in frames.round_log_ratios(samples, comparison.id, baseline=baseline.id, arm=arm.id, sync=sync)
+        ]
+        for baseline, arm in comparison.contrasts
+        if arm.id in passed
+    ]
+
+
+def _resolve_devices(matrix: Matrix) -> Matrix:
+    """`auto` becomes what this machine has; a device that is absent is refused before anything starts."""
+    asked = {arm.cell.device for one in matrix.comparisons for arm in one.arms}
+    gpus = environment.cuda_devices() if asked & {"auto", "cuda"} else []
+    if "cuda" in asked and not gpus:
+        raise InputError(
+            "device cuda: this machine shows no NVIDIA GPU (no driver answers through NVML); choose --device cpu"
+        )
+    if "cuda" in asked or ("auto" in asked and gpus):
+        raise InputError(
+            "device cuda: this version has images and locks for the CPU only; choose --device cpu"
+        )
+    return matrix.with_options(device="cpu") if "auto" in asked else matrix
+
+
+def _dataset(matrix: Matrix, view: View) -> data.DataSet | None:
+    """MNIST, verified, where a workload reads it."""
+    if any(certification.needs_data(one) for one in matrix.comparisons):
+        return data.require(view.say)
+    return None
+
+
+def _frameworks(matrix: Matrix) -> list[Named]:
+    """Every framework, with its version and image, that the matrix compares."""
+    return sorted({arm.cell.framework for one in matrix.comparisons for arm in one.arms}, key=str)
+
+
+def _header(
+    place: Place,
+    matrix: Matrix,
+    launcher: Launcher,
+    provisions: Mapping[Named, Provision],
+    dataset: data.DataSet | None,
+) -> dict[str, Any]:
+    """run.json: everything that a number needs to have an origin."""
+    machine = environment.describe(device="cpu", docker_engine=launcher.engine_version)
+    images = {str(name): provision.to_json() for name, provision in provisions.items()}
+    shared = {
+        "images": images,
+        "workloads": paths.staged_worker_root().name,
+        "data": dataset.sha256 if dataset else None,
+        "machine": environment.machine_key(machine),
+        "launcher": launcher.name,
+        "seed": matrix.seed,
+    }
+    return {
+        "id": place.run_id,
+        "bench": __version__,
+        "started_at": _now(),
+        "finished_at": None,
+        "launcher": launcher.name,
+        "base": place.base,
+        "commit": machine.get("commit"),
+        "seed": matrix.seed,
+        "schedule": "lockstep",
+        "matrix": matrix.resolved() | {"budget": asdict(matrix.budget)},
+        "environment": machine,
+        "telemetry": {"source": nvml.source(), "hz": HZ},
+        "images": images,
+        "data": shared["data"],
+        "comparisons": {one.id: _comparison(one, shared) for one in matrix.comparisons},
+        "plans": {},
+        "notes": [*matrix.notes, *(note for one in provisions.values() for note in one.notes)],
+    }
+
+
+def _comparison(comparison: Comparison, shared: Mapping[str, Any]) -> dict[str, Any]:
+    plain = {
+        "compare": list(comparison.compare),
+        "baseline": comparison.baseline,
+        "arms": {arm.id: arm.cell.to_json() for arm in comparison.arms},
+    }
+    key = json.dumps({**plain, "shared": shared}, sort_keys=True).encode()
+    return {"key": hashlib.sha256(key).hexdigest(), **plain}
+
+
+def _refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """A record is keyed by all that it depends on: another key is another measurement."""
+    for name, entry in before["comparisons"].items():
+        if now["comparisons"][name]["key"] != entry["key"]:
+            parts = [part for part in ("images", "data", "launcher", "seed") if before[part] != now[part]]
+            changed = " and ".join(parts) or "the machine or the workloads' code"
+            raise InputError(
+                f"{folder}: {name} cannot be resumed, because {changed} changed since it began; start a new run"
+            )
+
+
+def _note(run: Run, text: str) -> None:
+    run.view.say(text)
+    if text not in run.header["notes"]:
+        run.header["notes"].append(text)
+        run.store.write_run(run.header)
+
+
+@contextmanager
+def _told_how_to_resume(folder: Path, view: View) -> Iterator[None]:
+    """Whatever stops a run, an interrupt or an engine that went away: say that all is kept, and how to go on."""
+    try:
+        yield
+    except (KeyboardInterrupt, EngineLost):
+        view.say(f"stopped; every finished block is kept. To go on: bench run --resume {folder}")
+        raise
+
+
+@contextmanager
+def _compile_cache(run_id: str) -> Iterator[Path]:
+    """Where compilers keep what they made, for every block of the run; gone when the run is over."""
+    folder = paths.cache_root() / "compile" / run_id
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):
+            shutil.rmtree(folder)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+

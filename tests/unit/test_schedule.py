@@ -1,0 +1,227 @@
+"""The plan is a function of its seed, a resumed run continues it, and no p value ever stops it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench import schedule
+from bench.schedule import Planned
+
+COMPARISONS = ("a", "b", "c", "d")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    half_width: float = 0.01
+    blocks: int | None = None
+    max_blocks: int = 40
+    per_comparison_s: float | None = None
+
+
+def record(
+    comparison: str, block: int, *, attempt: int = 0, spoiled: tuple[str, ...] = (), **arms: str
+) -> dict[str, Any]:
+    statuses = {"x": "measured", "y": "measured", **arms}
+    outcomes = {arm: {"status": status, "reason": "no such mode"} for arm, status in statuses.items()}
+    return {"comparison": comparison, "block": block, "attempt": attempt, "spoiled": list(spoiled), "arms": outcomes}
+
+
+# --- orders
+
+
+def test_same_seed_same_plan_and_another_seed_another() -> None:
+    def plan(seed: int) -> list[Any]:
+        orders = [schedule.order(COMPARISONS, block, seed) for block in range(10)]
+        planned = Planned(comparison="a", block=3)
+        turns = schedule.turns(("x", "y", "z"), planned, 20, seed)
+        return [*orders, turns, schedule.start_order(("x", "y"), planned, seed), schedule.padding("x", planned, seed)]
+
+    assert plan(1) == plan(1)
+    assert plan(1) != plan(2)
+
+
+def test_the_plan_never_changes_between_versions() -> None:
+    orders = ["".join(schedule.order(COMPARISONS, block, 0)) for block in range(3)]
+    assert orders == ["abdc", "dbca", "dacb"]
+
+
+def test_orders_are_permutations_and_all_of_them_occur() -> None:
+    orders = Counter(schedule.order(("a", "b", "c"), block, 5) for block in range(300))
+    assert set(orders) == set(itertools.permutations("abc"))
+    assert min(orders.values()) > 25
+
+
+def test_turns_shuffle_each_round_and_each_attempt() -> None:
+    first = schedule.turns(("x", "y"), Planned(comparison="a", block=0), 30, 1)
+    again = schedule.turns(("x", "y"), Planned(comparison="a", block=0, attempt=1), 30, 1)
+    assert all(sorted(turn) == ["x", "y"] for turn in first)
+    assert len(set(first)) == 2
+    assert first != again
+
+
+def test_the_order_in_which_arms_are_named_does_not_matter() -> None:
+    planned = Planned(comparison="a", block=0)
+    assert schedule.turns(("x", "y"), planned, 9, 1) == schedule.turns(("y", "x"), planned, 9, 1)
+
+
+def test_padding_stays_within_a_page() -> None:
+    sizes = [schedule.padding("x", Planned(comparison="a", block=block), 0) for block in range(400)]
+    assert 0 <= min(sizes) < 200
+    assert 3900 < max(sizes) < 4096
+
+
+# --- slices
+
+
+def test_slices_of_both_arms_last_alike() -> None:
+    plan = schedule.slice_plan({"x": [1_000_000] * 5, "y": [2_500_000] * 5})
+    assert plan.steps == {"x": 10, "y": 4}
+    assert plan.rounds == 60  # 1.5 s of 20 ms are 75 rounds
+
+
+def test_a_step_longer_than_a_slice_is_a_slice() -> None:
+    plan = schedule.slice_plan({"x": [30e6, 31e6, 29e6], "y": [15e6]})
+    assert plan.steps == {"x": 1, "y": 2}
+    assert plan.rounds == 25
+    assert schedule.slice_plan({"x": [2e9], "y": [1e9]}).rounds == 12
+
+
+def test_an_outlier_of_the_pilot_does_not_set_the_slice() -> None:
+    assert schedule.slice_plan({"x": [1e6, 1e6, 1e6, 900e6], "y": [1e6]}).steps == {"x": 10, "y": 10}
+
+
+# --- when to stop
+
+
+@pytest.mark.parametrize(("family", "least"), [(1, 10), (25, 10), (26, 11), (40, 11), (1000, 16)])
+def test_k_min_lets_wilcoxon_survive_holm(family: int, least: int) -> None:
+    assert schedule.k_min(family) == least
+    assert family * 2 / 2**least <= 0.05
+    assert least == 10 or family * 2 / 2 ** (least - 1) > 0.05
+
+
+def noise(sd: float, blocks: int, seed: int = 0) -> list[float]:
+    return list(np.random.default_rng(seed).normal(0.2, sd, blocks))
+
+
+def test_stops_at_the_half_width_and_not_before_k_min() -> None:
+    precise = noise(0.002, 12)
+    assert schedule.enough([precise[:9]], Budget(), 10) is None
+    assert "reached in 10 blocks" in (schedule.enough([precise[:10]], Budget(), 10) or "")
+
+
+def test_a_wide_interval_goes_on_until_the_most_blocks() -> None:
+    wide = noise(0.2, 40)
+    assert schedule.enough([wide[:39]], Budget(), 10) is None
+    assert "40" in (schedule.enough([wide], Budget(), 10) or "")
+
+
+def test_never_stops_on_a_p_value() -> None:
+    certain = noise(0.05, 15)  # 20 % apart, p far below 0.001, ± 3 %
+    assert schedule.enough([certain], Budget(), 10) is None
+
+
+def test_exact_blocks_ignore_width_and_k_min() -> None:
+    budget = Budget(blocks=8)
+    assert schedule.enough([noise(1e-6, 7)], budget, 10) is None
+    assert schedule.enough([noise(0.5, 8)], budget, 10) == "all 8 blocks measured"
+
+
+def test_every_contrast_of_a_comparison_must_be_precise() -> None:
+    precise, wide = noise(0.002, 12), noise(0.2, 12)
+    assert schedule.enough([precise, wide], Budget(), 10) is None
+    assert schedule.enough([precise, precise], Budget(), 10) is not None
+
+
+def test_time_spent_stops_and_so_does_nothing_measured() -> None:
+    assert schedule.enough([[]], Budget(per_comparison_s=300), 10, spent_s=299) is None
+    assert "300 s" in (schedule.enough([[]], Budget(per_comparison_s=300), 10, spent_s=300) or "")
+    assert schedule.enough([], Budget(), 10) is None
+
+
+def test_a_ratio_that_is_no_number_never_counts_as_precise() -> None:
+    assert schedule.enough([[*noise(0.001, 11), math.nan]], Budget(), 10) is None
+
+
+def test_gives_up_what_cannot_be_measured() -> None:
+    good, bad = record("a", 0), record("a", 1, y="failed")
+    assert schedule.given_up([good, bad, bad], Budget()) is None
+    assert schedule.given_up([good, bad, bad, bad], Budget()) == "3 blocks in a row failed"
+    assert "y is unsupported: no such mode" in (schedule.given_up([record("a", 0, y="unsupported")], Budget()) or "")
+    spoiled = [record("a", k // 3, attempt=k % 3, spoiled=("steal",)) for k in range(9)]
+    assert schedule.given_up(spoiled[:8], Budget(blocks=3)) is None
+    assert schedule.given_up(spoiled, Budget(blocks=3)) is not None
+
+
+# --- what is next
+
+
+def played(records: list[dict[str, Any]], count: int, seed: int = 3) -> list[Planned]:
+    """The next `count` blocks, each stored as good before the next is asked for."""
+    records, done = list(records), []
+    while len(done) < count:
+        planned = schedule.pending(COMPARISONS, records, finished=set(), seed=seed)[0]
+        done.append(planned)
+        records.append(record(planned.comparison, planned.block, attempt=planned.attempt))
+    return done
+
+
+def test_block_k_of_all_comes_before_block_k_plus_one_of_any() -> None:
+    blocks = [planned.block for planned in played([], 16)]
+    assert blocks == sorted(blocks)
+    assert Counter(blocks) == {0: 4, 1: 4, 2: 4, 3: 4}
+
+
+def test_the_round_follows_its_own_order() -> None:
+    assert tuple(planned.comparison for planned in played([], 4)) == schedule.order(COMPARISONS, 0, 3)
+
+
+@pytest.mark.parametrize("killed_after", range(9))
+def test_a_resumed_run_measures_the_rest_once_in_the_same_order(killed_after: int) -> None:
+    whole = played([], 12)
+    stored = [record(planned.comparison, planned.block) for planned in whole[:killed_after]]
+    assert played(stored, 12 - killed_after) == whole[killed_after:]
+
+
+def test_a_spoiled_block_is_repeated_and_then_let_go() -> None:
+    records = [record("a", 0, spoiled=("throttled",))]
+    assert schedule.pending(["a"], records, finished=set(), seed=0) == (Planned(comparison="a", block=0, attempt=1),)
+    records.append(record("a", 0, attempt=1, spoiled=("throttled",)))
+    records.append(record("a", 0, attempt=2, spoiled=("throttled",)))
+    assert schedule.pending(["a"], records, finished=set(), seed=0) == (Planned(comparison="a", block=1),)
+
+
+def test_a_failed_block_is_recorded_and_the_run_goes_on() -> None:
+    records = [record("a", 0, y="failed")]
+    assert schedule.pending(["a"], records, finished=set(), seed=0) == (Planned(comparison="a", block=1),)
+
+
+def test_a_gap_is_filled_first() -> None:
+    records = [record("a", 0), record("a", 2)]
+    assert schedule.pending(["a"], records, finished=set(), seed=0) == (Planned(comparison="a", block=1),)
+
+
+def test_finished_comparisons_are_left_out() -> None:
+    planned = schedule.pending(("a", "b"), [record("b", 0)], finished={"a"}, seed=0)
+    assert planned == (Planned(comparison="b", block=1),)
+    assert schedule.pending(("a",), [], finished={"a"}, seed=0) == ()
+
+
+def test_the_last_attempt_of_a_block_counts() -> None:
+    spoiled, good = record("a", 0, spoiled=("steal",)), record("a", 0, attempt=1)
+    assert schedule.latest([good, spoiled]) == [good]
+
+
+def test_half_a_block_never_counts() -> None:
+    assert schedule.valid(record("a", 0))
+    assert not schedule.valid(record("a", 0, spoiled=("steal",)))
+    assert not schedule.valid(record("a", 0, y="failed"))
+    assert not schedule.valid(record("a", 0, y="unsupported"))
+    assert schedule.valid(record("a", 0, y="unsupported", z="measured"))

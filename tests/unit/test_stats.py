@@ -1,0 +1,304 @@
+"""The estimates against scipy, statsmodels and hand calculation, and their error rates by simulation."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import ttost_paired
+
+from bench import stats
+
+D10 = [0.10, 0.12, 0.09, 0.11, 0.13, 0.08, 0.105, 0.115, 0.095, 0.125]
+STEADY = stats.Drift()
+
+
+def judged(d: list[float], *, family: int = 1, **rules: object) -> stats.Verdict:
+    estimate = stats.contrast(d)
+    p_holm = None if estimate.p is None else min(1.0, family * estimate.p)
+    return stats.judge(estimate, p_holm=p_holm, moved=STEADY, rules=stats.Rules(family=family, **rules))  # type: ignore[arg-type]
+
+
+# --- the contrast
+
+
+def test_log_ratio_is_positive_where_the_arm_is_quicker() -> None:
+    assert stats.log_ratios([2.0, 3.0], [1.0, 3.0]).tolist() == [math.log(2), 0.0]
+    assert stats.block_log_ratio(stats.log_ratios([4.0, 1.0], [1.0, 1.0])) == pytest.approx(math.log(2))
+
+
+def test_interval_agrees_with_a_calculation_by_hand() -> None:
+    found = stats.contrast([0.1, 0.2, 0.3])
+    half = 4.302653 * 0.1 / math.sqrt(3)  # t(.975, 2) from a table
+    assert found.ratio == pytest.approx(math.exp(0.2))
+    assert found.half_width == pytest.approx(half, rel=1e-6)
+    assert found.ci == pytest.approx((math.exp(0.2 - half), math.exp(0.2 + half)), rel=1e-6)
+
+
+def test_contrast_agrees_with_scipy_and_takes_the_larger_p() -> None:
+    found = stats.contrast(D10)
+    t = scipy_stats.ttest_1samp(D10, 0.0)
+    wilcoxon = float(scipy_stats.wilcoxon(D10).pvalue)
+    interval = t.confidence_interval()
+    assert found.ci == pytest.approx((math.exp(interval.low), math.exp(interval.high)))
+    assert found.p == max(float(t.pvalue), wilcoxon) == wilcoxon == 2 / 2**10
+
+
+def test_the_t_test_can_be_the_larger_p() -> None:
+    skewed = [0.01, 0.011, 0.012, 0.013, 0.014, 0.015, 0.016, 0.9]
+    assert stats.contrast(skewed).p == pytest.approx(float(scipy_stats.ttest_1samp(skewed, 0.0).pvalue))
+
+
+def test_equivalence_agrees_with_statsmodels_on_the_times_themselves() -> None:
+    rng = np.random.default_rng(3)
+    arm = rng.uniform(5, 6, 12)
+    baseline = arm * np.exp(rng.normal(0.005, 0.01, 12))
+    expected = ttost_paired(baseline, arm, 1 / 1.02, 1.02, transform=np.log)[0]
+    assert stats.contrast(np.log(baseline / arm)).p_equal == pytest.approx(expected)
+
+
+def test_one_block_has_a_ratio_and_no_interval() -> None:
+    found = stats.contrast([0.1])
+    assert (found.ratio, found.ci, found.p) == (pytest.approx(math.exp(0.1)), None, None)
+    assert stats.half_width([0.1]) == math.inf
+
+
+def test_no_variance_is_a_fault_and_never_perfect() -> None:
+    found = stats.contrast([0.1] * 10)
+    assert found.fault is not None
+    assert found.ratio is None
+    assert judged([0.1] * 10).word == "failed"
+
+
+@pytest.mark.parametrize("times", [([0.0, 1.0], [1.0, 1.0]), ([1.0, 1.0], [0.0, 0.0]), ([0.0], [0.0]), ([-1.0], [1.0])])
+def test_a_time_of_zero_or_less_is_a_fault(times: tuple[list[float], list[float]]) -> None:
+    d = stats.block_log_ratio(stats.log_ratios(*times))
+    assert stats.contrast([0.1, 0.2, d]).fault is not None
+
+
+numbers = st.floats(-400, 400, allow_nan=False)
+
+
+@given(st.lists(st.one_of(numbers, st.floats()), max_size=12))
+@settings(max_examples=150, deadline=None)
+def test_nothing_that_leaves_is_nan_or_infinite(d: list[float]) -> None:
+    found = stats.contrast(d)
+    verdict = stats.judge(found, p_holm=found.p, moved=stats.drift([d, d]), rules=stats.Rules())
+    json.dumps([asdict(found), asdict(verdict)], allow_nan=False)
+    assert "nan" not in verdict.reason.split()
+    assert "inf" not in verdict.reason.split()
+
+
+times = st.lists(
+    st.tuples(st.floats(0.5, 2.0), st.floats(0.5, 2.0)), min_size=3, max_size=12, unique_by=lambda pair: pair[0]
+)
+
+
+@given(times)
+@settings(max_examples=60, deadline=None)
+def test_swapping_the_sides_inverts_the_ratio(pairs: list[tuple[float, float]]) -> None:
+    baseline, arm = zip(*pairs, strict=True)
+    there, back = stats.contrast(stats.log_ratios(baseline, arm)), stats.contrast(stats.log_ratios(arm, baseline))
+    assert (there.fault is None) == (back.fault is None)
+    if there.ratio is not None and back.ratio is not None:
+        assert there.ratio * back.ratio == pytest.approx(1)
+        assert there.p == pytest.approx(back.p, abs=1e-9)
+        assert there.ci is not None
+        assert back.ci is not None
+        assert there.ci[0] * back.ci[1] == pytest.approx(1)
+
+
+@given(times, st.floats(1e-3, 1e3))
+@settings(max_examples=40, deadline=None)
+def test_a_slower_machine_leaves_the_ratio_alone(pairs: list[tuple[float, float]], factor: float) -> None:
+    baseline, arm = (np.array(side) for side in zip(*pairs, strict=True))
+    here = stats.contrast(stats.log_ratios(baseline, arm))
+    there = stats.contrast(stats.log_ratios(factor * baseline, factor * arm))
+    assert here.ratio == pytest.approx(there.ratio, rel=1e-9)
+    assert here.half_width == pytest.approx(there.half_width, rel=1e-6)
+
+
+# --- simulations, fixed seeds
+
+
+def test_identical_arms_differ_in_at_most_seven_percent() -> None:
+    rng = np.random.default_rng(101)
+    p = [stats.contrast(rng.normal(0, 0.015, 10)).p for _ in range(600)]
+    assert sum(value < 0.05 for value in p if value is not None) / 600 <= 0.07
+
+
+@pytest.mark.parametrize("noise", ["normal", "heavy tails", "two modes"])
+def test_the_interval_covers_the_true_ratio(noise: str) -> None:
+    rng = np.random.default_rng(202)
+    draws = {
+        "normal": lambda: rng.normal(0, 0.015, 10),
+        "heavy tails": lambda: 0.01 * rng.standard_t(3, 10),
+        "two modes": lambda: rng.normal(0, 0.005, 10) + 0.02 * rng.integers(0, 2, 10) - 0.01,
+    }
+    covered = 0
+    for _ in range(400):
+        ci = stats.contrast(0.05 + draws[noise]()).ci
+        covered += ci is not None and ci[0] <= math.exp(0.05) <= ci[1]
+    assert covered / 400 >= 0.93
+
+
+def test_ten_percent_more_work_is_found_every_time() -> None:
+    rng = np.random.default_rng(303)
+    words = [judged(list(rng.normal(-math.log(1.1), 0.015, 10))).word for _ in range(60)]
+    assert words == ["slower"] * 60
+
+
+def test_a_difference_of_theta_is_rarely_called_equivalent() -> None:
+    rng = np.random.default_rng(404)
+    found = [stats.contrast(rng.normal(math.log(1.02), 0.01, 12)).p_equal for _ in range(400)]
+    assert sum(p is not None and p < 0.05 for p in found) / 400 <= 0.065
+
+
+# --- Holm
+
+
+def test_holm_agrees_with_a_calculation_by_hand_and_keeps_gaps() -> None:
+    assert stats.holm([0.01, None, 0.04, 0.03]) == [pytest.approx(0.03), None, pytest.approx(0.06), pytest.approx(0.06)]
+    assert stats.holm([0.01, 0.04]) == pytest.approx(multipletests([0.01, 0.04], method="holm")[1].tolist())
+    assert stats.holm([None]) == [None]
+    assert stats.holm([]) == []
+
+
+# --- verdicts, one rung after the other
+
+
+def test_verdicts_climb_the_ladder() -> None:
+    rng = np.random.default_rng(5)
+    assert judged(list(rng.normal(0.1, 0.01, 12))).word == "faster"
+    assert judged(list(rng.normal(-0.1, 0.01, 12))).word == "slower"
+    assert judged(list(rng.normal(0.0, 0.005, 12))).word == "equivalent"
+    assert judged(list(rng.normal(0.008, 0.002, 12))).word == "small"
+    assert judged([0.05, -0.04, 0.03, -0.06, 0.02, 0.01, -0.03, 0.04, -0.02, 0.01]).word == "inconclusive"
+
+
+def test_holm_can_take_a_verdict_away() -> None:
+    rng = np.random.default_rng(8)
+    d = list(rng.normal(0.1, 0.01, 8))
+    assert judged(d, family=1).word == "faster"
+    assert judged(d, family=40).word == "inconclusive"
+
+
+def test_inconclusive_says_how_many_more_blocks_it_takes() -> None:
+    d = [0.05, -0.04, 0.03, -0.06, 0.02, 0.01, -0.03, 0.04, -0.02, 0.01]
+    estimate = stats.contrast(d)
+    assert estimate.spread is not None
+    needed = stats.blocks_needed(estimate.spread, 0.01)
+    assert needed is not None
+    assert judged(d).reason == f"± 2.6 %, about {needed - 10} more blocks for ± 1 %"
+
+
+def test_blocks_needed_is_the_fewest_that_reach_the_target() -> None:
+    for spread in (0.005, 0.013, 0.04):
+        needed = stats.blocks_needed(spread, 0.01)
+        assert needed is not None
+        widths = [scipy_stats.t.ppf(0.975, n - 1) * spread / math.sqrt(n) for n in (max(2, needed - 1), needed)]
+        assert widths[1] <= 0.01
+        assert needed == 2 or widths[0] > 0.01
+    assert stats.blocks_needed(10.0, 0.01) is None
+
+
+def test_a_short_run_says_what_it_cannot_claim() -> None:
+    assert stats.claims_withheld(10, stats.Rules()) is None
+    assert "neither faster nor slower" in (stats.claims_withheld(5, stats.Rules(family=2)) or "")
+    assert "8 of 10 blocks" in (stats.claims_withheld(8, stats.Rules(family=2)) or "")
+    five = judged([0.1, 0.12, 0.09, 0.11, 0.13])
+    assert five.word == "inconclusive"
+    assert "takes 6" in judged([0.1, 0.12, 0.09, 0.11, 0.13]).reason
+
+
+def test_the_reason_names_the_quicker_side_whichever_it_is() -> None:
+    slower = judged([-value for value in D10], names=("TF", "PyTorch")).reason
+    faster = judged(D10, names=("TF", "PyTorch")).reason
+    assert slower.startswith("TF over PyTorch: 1.113 times as fast, 1.10")
+    assert faster.startswith("PyTorch over TF: 1.113 times as fast, 1.10")
+
+
+# --- steadiness
+
+
+def drifting(total: float, blocks: int = 10, noise: float = 0.003, seed: int = 1) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [0.1 + np.linspace(0, total, 12) + rng.normal(0, noise, 12) for _ in range(blocks)]
+
+
+@pytest.mark.parametrize("total", [-0.03, 0.03])
+def test_an_arm_that_alone_slows_through_a_block_has_no_steady_state(total: float) -> None:
+    moved = stats.drift(drifting(total))
+    assert moved.verdict in {"no_steady_state", "degrading"}
+    d = [float(np.mean(block)) for block in drifting(total)]
+    verdict = stats.judge(stats.contrast(d), p_holm=0.001, moved=moved, rules=stats.Rules(names=("TF", "PyTorch")))
+    assert verdict.word == moved.verdict
+    slower = "PyTorch" if total < 0 else "TF"
+    assert f"{slower} slows by" in verdict.reason
+
+
+def test_a_drift_whose_interval_reaches_into_one_percent_is_degrading() -> None:
+    falls = [-0.012, -0.020, -0.005, -0.025, -0.018, -0.004]
+    moved = stats.drift([[0.1] * 4 + [0.1 + fall / 2] * 4 + [0.1 + fall] * 4 for fall in falls])
+    assert moved.mean == pytest.approx(-0.014)
+    assert moved.ci is not None
+    assert moved.ci[0] < -stats.STEADY < moved.ci[1] < 0
+    assert moved.verdict == "degrading"
+
+
+@pytest.mark.parametrize("total", [0.0, 0.008])
+def test_no_drift_and_a_small_one_are_steady(total: float) -> None:
+    assert stats.drift(drifting(total)).verdict is None
+
+
+def test_drift_that_both_arms_share_cancels() -> None:
+    rng = np.random.default_rng(9)
+    shared = [np.linspace(1, 1.3, 12) * (1 + rng.normal(0, 0.002, 12)) for _ in range(8)]
+    rounds = [stats.log_ratios(5 * times, 4 * times * np.exp(rng.normal(0, 0.002, 12))) for times in shared]
+    assert stats.drift(rounds).verdict is None
+
+
+def test_too_few_rounds_or_blocks_judge_nothing() -> None:
+    assert stats.drift([np.linspace(0, 1, 5)] * 5).mean is None
+    assert stats.drift([np.linspace(0, 1, 12)]).mean is None
+
+
+# --- cells
+
+
+def test_a_median_takes_its_interval_from_order_statistics() -> None:
+    assert stats.cell_figure([3, 1, 2, 6, 5, 4]) == stats.Figure(median=3.5, ci=(1.0, 6.0))
+    ten = stats.cell_figure(range(10))  # type: ignore[arg-type]
+    assert ten == stats.Figure(median=4.5, ci=(1.0, 8.0))  # ranks 2 and 9: binomial(10, ½)
+
+
+def test_five_trials_have_a_median_and_no_interval() -> None:
+    assert stats.cell_figure([1, 2, 3, 4, 5]) == stats.Figure(median=3, ci=None)
+
+
+def test_a_cell_without_numbers_has_no_figure() -> None:
+    assert stats.cell_figure([]) is None
+    assert stats.cell_figure([1.0, math.nan]) is None
+    assert stats.cell_figure([1.0, math.inf]) is None
+
+
+def test_cells_are_covered() -> None:
+    rng = np.random.default_rng(505)
+    figures = [stats.cell_figure(rng.exponential(1, 10)) for _ in range(300)]
+    covered = [figure is not None and figure.ci is not None and figure.ci[0] <= math.log(2) <= figure.ci[1]
+               for figure in figures]  # fmt: skip
+    assert np.mean(covered) >= 0.95
+
+
+@pytest.mark.parametrize(("q", "least"), [(0.9, 64), (0.99, 662), (0.999, 6636)])
+def test_a_percentile_needs_its_steps(q: float, least: int) -> None:
+    steps = list(range(least))
+    assert stats.percentile(steps, q) == pytest.approx(np.quantile(steps, q))
+    assert stats.percentile(steps[:-1], q) is None

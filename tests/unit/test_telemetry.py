@@ -1,0 +1,380 @@
+"""Control groups from literal trees, NVML from a stand-in for its binding, summaries from literal readings."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TypeVar
+
+import pyarrow.parquet as pq
+import pynvml
+import pytest
+
+from bench import telemetry
+from bench.telemetry import cgroup, nvml
+
+T = TypeVar("T")
+PID = 4242
+V2_MOUNT = "30 24 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
+V1_MOUNTS = (
+    "31 23 0:28 / /sys/fs/cgroup ro - tmpfs tmpfs rw,mode=755\n"
+    "33 31 0:30 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct\n"
+    "35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+    "36 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n"
+)
+UNIFIED_MOUNT = "41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
+V1_GROUPS = "9:name=systemd:/docker/c1\n4:memory:/docker/c1\n2:cpu,cpuacct:/docker/c1\n"
+V1_FILES = {
+    "cpu,cpuacct/docker/c1/cpuacct.usage": "1234567890\n",
+    "cpu,cpuacct/docker/c1/cpu.stat": "nr_periods 40\nnr_throttled 7\nthrottled_time 900\n",
+    "cpu,cpuacct/docker/c1/cgroup.procs": f"{PID}\n4243\n",
+    "memory/docker/c1/memory.usage_in_bytes": "5000\n",
+    "memory/docker/c1/memory.max_usage_in_bytes": "9000\n",
+}
+PRESSURE = "some avg10=52.25 avg60=18.07 avg300=4.70 total=35179265\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=1\n"
+V2_FILES = {
+    "system.slice/docker-c1.scope/cpu.stat": (
+        "usage_usec 1234567\nuser_usec 1000000\nsystem_usec 234567\nnr_periods 3\nnr_throttled 2\nthrottled_usec 8\n"
+    ),
+    "system.slice/docker-c1.scope/memory.current": "5000\n",
+    "system.slice/docker-c1.scope/memory.peak": "9000\n",
+    "system.slice/docker-c1.scope/cpu.pressure": PRESSURE,
+    "system.slice/docker-c1.scope/cgroup.procs": f"{PID}\n",
+}
+
+
+def machine(root: Path, *, mounts: str, groups: str, files: dict[str, str], own: str = "0::/user.slice/me\n") -> Path:
+    """A machine's /proc and control groups, written under `root`."""
+    written = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
+    written |= {"proc/self/mountinfo": mounts, "proc/self/cgroup": own, f"proc/{PID}/cgroup": groups}
+    for name, text in written.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+@pytest.fixture
+def v1(tmp_path: Path) -> Path:
+    return machine(tmp_path, mounts=V1_MOUNTS, groups=V1_GROUPS, files=V1_FILES)
+
+
+@pytest.fixture
+def v2(tmp_path: Path) -> Path:
+    return machine(tmp_path, mounts=V2_MOUNT, groups="0::/system.slice/docker-c1.scope\n", files=V2_FILES)
+
+
+@pytest.fixture
+def hybrid(tmp_path: Path) -> Path:
+    files = {**V1_FILES, "unified/docker/c1/cpu.pressure": PRESSURE, "unified/docker/c1/cpu.stat": "usage_usec 5\n"}
+    return machine(tmp_path, mounts=V1_MOUNTS + UNIFIED_MOUNT, groups=V1_GROUPS + "0::/docker/c1\n", files=files)
+
+
+def test_v1_has_no_pressure_and_says_so(v1: Path) -> None:
+    group = cgroup.ControlGroup(PID, root=v1)
+    assert group.read() == cgroup.Reading(1234567890, 5000, 9000, 7, None, None)
+    assert group.nulls == {"pressure_cpu_us": "no unified control group of its own"}
+    assert cgroup.version(root=v1) == "v1"
+    group.close()
+
+
+def test_v2_counts_microseconds_and_gives_nanoseconds(v2: Path) -> None:
+    group = cgroup.ControlGroup(PID, root=v2)
+    assert group.read() == cgroup.Reading(1234567000, 5000, 9000, 2, 35179265, None)
+    assert group.nulls == {}
+    assert cgroup.version(root=v2) == "v2"
+    group.close()
+
+
+def test_hybrid_takes_pressure_from_the_unified_mount_and_the_rest_from_v1(hybrid: Path) -> None:
+    group = cgroup.ControlGroup(PID, root=hybrid)
+    assert group.read() == cgroup.Reading(1234567890, 5000, 9000, 7, 35179265, None)
+    assert cgroup.version(root=hybrid) == "hybrid"
+    group.close()
+
+
+def test_no_control_groups_mounted_is_no_version(tmp_path: Path) -> None:
+    assert cgroup.version(root=machine(tmp_path, mounts="", groups="", files={})) is None
+
+
+def test_a_kernel_without_memory_peak_leaves_it_null_with_the_reason(v2: Path) -> None:
+    folder = v2 / "sys/fs/cgroup/system.slice/docker-c1.scope"
+    (folder / "memory.peak").unlink()
+    (folder / "cpu.stat").write_text("usage_usec 1\nuser_usec 1\nsystem_usec 0\n")
+    group = cgroup.ControlGroup(PID, root=v2)
+    assert group.read()[:4] == (1000, 5000, None, None)
+    assert group.nulls["memory_peak_bytes"].endswith("memory.peak: No such file or directory")
+    assert group.nulls["throttled"].endswith("cpu.stat has no nr_throttled")
+    group.close()
+
+
+def test_the_group_at_the_top_is_the_whole_machine_and_is_not_read(tmp_path: Path) -> None:
+    root = machine(tmp_path, mounts=V2_MOUNT, groups="0::/\n", files={"cpu.stat": "usage_usec 99\n"})
+    group = cgroup.ControlGroup(PID, root=root)
+    assert group.read(switches=True) == cgroup.Reading()
+    assert set(group.nulls) == set(cgroup.Reading._fields)
+
+
+def test_a_group_shared_with_this_process_is_not_read(tmp_path: Path) -> None:
+    path = "0::/system.slice/docker-c1.scope\n"
+    root = machine(tmp_path, mounts=V2_MOUNT, groups=path, own=path, files=V2_FILES)
+    assert cgroup.ControlGroup(PID, root=root).read() == cgroup.Reading()
+
+
+def test_a_mount_that_shows_part_of_the_tree_takes_that_part_off_the_path(tmp_path: Path) -> None:
+    mounts = "30 24 0:26 /outer /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
+    root = machine(tmp_path, mounts=mounts, groups="0::/outer/system.slice/docker-c1.scope\n", files=V2_FILES)
+    assert cgroup.directories(PID, root=root) == {"": root / "sys/fs/cgroup/system.slice/docker-c1.scope"}
+
+
+def test_a_group_outside_of_this_namespace_is_not_guessed(tmp_path: Path) -> None:
+    root = machine(tmp_path, mounts=V2_MOUNT, groups="0::/../../elsewhere\n", files={})
+    assert cgroup.directories(PID, root=root) == {}
+
+
+def test_counters_follow_their_files(v2: Path) -> None:
+    group = cgroup.ControlGroup(PID, root=v2)
+    (v2 / "sys/fs/cgroup/system.slice/docker-c1.scope/memory.current").write_text("777\n")
+    assert group.read().memory_bytes == 777
+    group.close()
+
+
+@pytest.mark.parametrize("number", [errno.ENODEV, errno.ENOENT])
+def test_a_removed_group_is_the_end_of_its_arm(v2: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    group = cgroup.ControlGroup(PID, root=v2)
+
+    def removed(*_: object) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "pread", removed)
+    with pytest.raises(cgroup.Gone):
+        group.read()
+    group.close()
+
+
+def test_another_error_nulls_its_field_alone(v2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = cgroup.ControlGroup(PID, root=v2)
+    pread = os.pread
+
+    def unsupported(descriptor: int, size: int, offset: int) -> bytes:
+        text = pread(descriptor, size, offset)
+        if b"avg10" in text:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        return text
+
+    monkeypatch.setattr(os, "pread", unsupported)
+    reading = group.read()
+    assert reading.pressure_cpu_us is None
+    assert reading.cpu_ns == 1234567000
+    assert "not supported" in group.nulls["pressure_cpu_us"]
+    group.close()
+
+
+def test_switches_are_summed_over_threads_and_kept_when_a_thread_ends(v1: Path) -> None:
+    for thread, count in (("4242", 3), ("4250", 4)):
+        folder = v1 / f"proc/{PID}/task/{thread}"
+        folder.mkdir(parents=True)
+        (folder / "status").write_text(f"Name:\tw\nvoluntary_ctxt_switches:\t9\nnonvoluntary_ctxt_switches:\t{count}\n")
+    group = cgroup.ControlGroup(PID, root=v1)
+    assert group.read(switches=True).involuntary_switches == 7
+    (v1 / f"proc/{PID}/task/4250/status").unlink()
+    (v1 / f"proc/{PID}/task/4250").rmdir()
+    assert group.read(switches=True).involuntary_switches == 7
+    assert group.read().involuntary_switches is None
+    group.close()
+
+
+@pytest.mark.parametrize("scope", cgroup.SCOPES)
+def test_an_arm_that_never_was_is_gone(scope: str) -> None:
+    with pytest.raises(cgroup.Gone):
+        cgroup.usage(2**22 + 1, scope)
+
+
+# ---------------------------------------------------------------- NVML
+
+
+class Driver:
+    """A stand-in for the module pynvml: two GPUs, the second without power and energy."""
+
+    NVMLError = pynvml.NVMLError
+    NVML_ERROR_NOT_SUPPORTED = pynvml.NVML_ERROR_NOT_SUPPORTED
+    NVML_ERROR_FUNCTION_NOT_FOUND = pynvml.NVML_ERROR_FUNCTION_NOT_FOUND
+    NVML_CLOCK_SM = pynvml.NVML_CLOCK_SM
+    NVML_TEMPERATURE_GPU = pynvml.NVML_TEMPERATURE_GPU
+    nvmlMemory_v2 = pynvml.nvmlMemory_v2  # noqa: N815 - the binding's own name
+
+    def __init__(self, *, driver: str = "580.65", name: str = "NVIDIA H100", start: int | None = None) -> None:
+        self.driver, self.name, self.start = driver, name, start
+        self.lost: int | None = None
+        self.asked: list[str] = []
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        if self.start is not None:
+            raise pynvml.NVMLError(self.start)
+
+    def nvmlShutdown(self) -> None:  # noqa: N802
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_UNINITIALIZED)
+
+    def nvmlSystemGetDriverVersion(self) -> str:  # noqa: N802
+        return self.driver
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
+        return index
+
+    def nvmlDeviceGetName(self, handle: int) -> str:  # noqa: N802
+        return self.name
+
+    def nvmlDeviceGetUUID(self, handle: int) -> str:  # noqa: N802
+        return f"GPU-{handle}"
+
+    def nvmlDeviceGetUtilizationRates(self, handle: int) -> SimpleNamespace:  # noqa: N802
+        return self._say(handle, SimpleNamespace(gpu=97, memory=11))
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int, version: int) -> SimpleNamespace:  # noqa: N802
+        assert version == pynvml.nvmlMemory_v2
+        return self._say(handle, SimpleNamespace(used=1000, total=80_000, reserved=5))
+
+    def nvmlDeviceGetPowerUsage(self, handle: int) -> int:  # noqa: N802
+        self.asked.append(f"power {handle}")
+        if handle == 1:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return self._say(handle, 350_000)
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: int) -> int:  # noqa: N802
+        return self._say(handle, 2**40)
+
+    def nvmlDeviceGetClockInfo(self, handle: int, kind: int) -> int:  # noqa: N802
+        return self._say(handle, {pynvml.NVML_CLOCK_SM: 1980}[kind])
+
+    def nvmlDeviceGetTemperature(self, handle: int, sensor: int) -> int:  # noqa: N802
+        return self._say(handle, 61)
+
+    def _say(self, handle: int, value: T) -> T:
+        if self.lost == handle:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+        return value
+
+
+def test_gpus_are_read_by_uuid() -> None:
+    gpus = nvml.Gpus(Driver())
+    assert gpus.source == "nvml"
+    assert gpus.read()[0] == ("GPU-0", nvml.Reading(97, 1000, 350_000, 2**40, 1980, 61))
+    assert gpus.devices[0] == {
+        "index": 0, "uuid": "GPU-0", "name": "NVIDIA H100", "driver": "580.65", "memory_bytes": 80_000,
+    }  # fmt: skip
+    gpus.close()
+
+
+def test_an_unsupported_field_is_null_with_one_reason_and_is_not_asked_for_again() -> None:
+    driver = Driver()
+    gpus = nvml.Gpus(driver)
+    assert [gpus.read()[1][1].power_mw for _ in range(3)] == [None, None, None]
+    assert gpus.nulls == {"GPU-1.power_mw": "Not Supported"}
+    assert driver.asked.count("power 1") == 1
+    assert driver.asked.count("power 0") == 3
+
+
+def test_a_gpu_lost_on_the_way_is_null_and_the_other_goes_on() -> None:
+    driver = Driver()
+    gpus = nvml.Gpus(driver)
+    driver.lost = 0
+    assert gpus.read()[0] == ("GPU-0", nvml.Reading())
+    assert gpus.read()[1][1].gpu_util_percent == 97
+    assert gpus.nulls["GPU-0.energy_mj"] == "GPU is lost"
+    driver.lost = None
+    assert gpus.read()[0][1].energy_mj == 2**40
+
+
+@pytest.mark.parametrize("code", [pynvml.NVML_ERROR_DRIVER_NOT_LOADED, pynvml.NVML_ERROR_NO_PERMISSION])
+def test_a_driver_that_does_not_answer_is_no_source(code: int) -> None:
+    gpus = nvml.Gpus(Driver(start=code))
+    assert (gpus.source, gpus.devices, gpus.read()) == ("none", [], [])
+    assert gpus.nulls["gpus"] == str(pynvml.NVMLError(code))
+
+
+@pytest.mark.parametrize("driver", [Driver(name="STUB-GPU (replay)"), Driver(driver="0.0-stub")])
+def test_a_replay_is_never_called_hardware(driver: Driver) -> None:
+    assert nvml.Gpus(driver).source == "replay"
+
+
+def test_without_the_library_nothing_is_imported_and_nothing_is_said() -> None:
+    script = """
+import sys
+from bench.telemetry import nvml, sampler
+nvml.LIBRARY = "libnvidia-ml-absent.so.1"
+assert (nvml.source(), nvml.devices()) == ("none", [])
+heavy = {"pynvml", "pyarrow", "pandas", "numpy", "docker", "click", "rich"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+# ---------------------------------------------------------------- what is kept
+
+
+def parquet(tmp_path: Path, *rows: str) -> Path:
+    file = tmp_path / "block.csv"
+    file.write_text("\n".join([",".join(telemetry.COLUMNS), *rows]) + "\n")
+    return telemetry._to_parquet(file, tmp_path / "block.parquet", {"source": "none", "hz": 10})
+
+
+def test_a_summary_takes_growth_from_counters_and_the_highest_from_levels(tmp_path: Path) -> None:
+    path = parquet(
+        tmp_path,
+        '1000000000,"tf ""a"", b",,5000000000,100,250,4,1000,7,,,,,,',
+        "1000000100,,GPU-0,,,,,,,97,1000,350000,12,1980,61",
+        '2000000000,"tf ""a"", b",,5250000000,300,,4,1500,,,,,,,',
+        '3000000000,"tf ""a"", b",,6000000000,200,,6,4001000,9,,,,,,',
+        "3000000000,pt,,77,,,,,,,,,,,",
+    )
+    found = telemetry.summary(path)
+    assert found['tf "a", b'] == {
+        "samples": 3, "seconds": 2.0, "cpu_s": 1.0, "cpu_percent": 50.0, "peak_memory_bytes": 300,
+        "throttled": 2, "pressure_cpu_s": 4.0, "involuntary_switches": 2,
+    }  # fmt: skip
+    assert found["pt"] == {
+        "samples": 1, "seconds": 0.0, "cpu_s": None, "cpu_percent": None, "peak_memory_bytes": None,
+        "throttled": None, "pressure_cpu_s": None, "involuntary_switches": None,
+    }  # fmt: skip
+
+
+def test_what_was_not_read_is_null_in_the_file_and_never_zero(tmp_path: Path) -> None:
+    (row,) = pq.read_table(parquet(tmp_path, "5,pt,,0,,,,,,,,,,,")).to_pylist()
+    assert row.pop("cpu_ns") == 0
+    assert (row.pop("t_ns"), row.pop("arm")) == (5, "pt")
+    assert set(row.values()) == {None}
+
+
+def test_a_block_of_no_readings_is_a_file_of_no_rows(tmp_path: Path) -> None:
+    path = parquet(tmp_path)
+    assert telemetry.summary(path) == {}
+    assert telemetry.meta(path) == {"schema": telemetry.SCHEMA, "source": "none", "hz": 10}
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["block.parquet"]
+
+
+@pytest.mark.parametrize("hz", [0, -1, 101, float("nan")])
+def test_a_rate_that_cannot_be_had_is_refused(tmp_path: Path, hz: float) -> None:
+    with pytest.raises(ValueError, match="readings a second"):
+        telemetry.Sampler(tmp_path, hz=hz)
+
+
+def test_names_that_would_break_a_file_are_refused(tmp_path: Path) -> None:
+    sampler = telemetry.Sampler(tmp_path)
+    for name in ("", "..", "a/b", ".hidden", "a\nb"):
+        with pytest.raises(ValueError, match="plain file name"):
+            sampler.flush_block(name)
+    with pytest.raises(ValueError, match="no name for an arm"):
+        sampler.watch("a\nb", os.getpid(), "process")
+    with pytest.raises(ValueError, match="scope 'pod' is unknown"):
+        sampler.watch("a", os.getpid(), "pod")
+
+
+def test_every_column_is_documented() -> None:
+    for kind in (cgroup.Reading, nvml.Reading):
+        for field in kind._fields:
+            assert f"\n    {field} " in (kind.__doc__ or "")

@@ -1,0 +1,333 @@
+"""Wheels are gathered with the real pip and uv, from small packages made here."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from bench import cpu_wheel, locks, paths, wheelhouse
+from bench.errors import EnvironmentUnavailable, InputError
+from bench.locks import Target
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MACHINE = Target("3.11").machine
+CUDA = ("nvidia-cublas==13.1.1.3; platform_system == 'Linux'",)
+
+
+def make_wheel(
+    folder: Path, name: str, version: str, *, tags: str = "py3-none-any", needs: tuple[str, ...] = (), text: str = ""
+) -> Path:
+    """A wheel that pip accepts, with one empty module."""
+    folder.mkdir(parents=True, exist_ok=True)
+    info = f"{name}-{version}.dist-info"
+    requires = "".join(f"Requires-Dist: {need}\n" for need in needs)
+    path = folder / f"{name}-{version}-{tags}.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr(f"{name}/__init__.py", text)
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}")
+        wheel.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: {tags}\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    return path
+
+
+def make_torch(folder: Path, version: str, *, python: str = "cp311", **more: object) -> Path:
+    tags = f"{python}-{python}-manylinux_2_28_{MACHINE}"
+    return make_wheel(folder, "torch", version, tags=tags, **more)  # type: ignore[arg-type]
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def gather(version: str | None = None, python: str = "3.11") -> wheelhouse.Wheelhouse:
+    return wheelhouse.gather(framework="pytorch", version=version, python=python, progress=lambda _: None)
+
+
+@pytest.fixture
+def links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache, a find-links folder that is all pip knows, and a lock of torch 9.9.0 with NumPy."""
+    folder, root = tmp_path / "links", tmp_path / "images"
+    numpy = make_wheel(folder, "numpy", "1.0")
+    (root / "pytorch").mkdir(parents=True)
+    (root / "pytorch" / "requirements-cpu.lock").write_text(
+        f"numpy==1.0 \\\n    --hash=sha256:{digest(numpy)}\n    # via test\n"
+        f"torch==9.9.0+cpu \\\n    --hash=sha256:{'0' * 64}\n"
+    )
+    (root / "pytorch" / "wheels.sha256").write_text("")
+    monkeypatch.setattr(paths, "images_root", lambda: root)
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    (tmp_path / "nothing").mkdir()
+    monkeypatch.setenv("BENCH_TORCH_INDEX", str(tmp_path / "nothing"))
+    return folder
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder, and its address on this machine as a package index."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield folder, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+# The committed locks
+
+
+@pytest.mark.parametrize("framework", ["tensorflow", "pytorch"])
+def test_a_committed_lock_pins_every_package_with_hashes_and_names_no_address(framework: str) -> None:
+    text = (REPOSITORY / "images" / framework / "requirements-cpu.lock").read_text()
+    assert not [word for word in ("//", "--index", "--find-links", ";") if word in text]
+    pins = locks.committed_lock(framework).pins
+    assert len(pins) > 8
+    assert all(pin.hashes and len(value) == 64 for pin in pins for value in pin.hashes)
+
+
+def test_both_frameworks_share_one_numpy() -> None:
+    numpys = {pin for f in ("tensorflow", "pytorch") for pin in locks.committed_lock(f).pins if pin.name == "numpy"}
+    assert len(numpys) == 1
+
+
+def test_the_extras_name_the_locked_versions() -> None:
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert extras["tensorflow"] == [f"tensorflow-cpu=={wheelhouse.locked_version('tensorflow')}"]
+    assert extras["torch"] == [f"torch=={wheelhouse.locked_version('pytorch')}"]
+
+
+def test_each_hash_of_torch_in_the_lock_belongs_to_a_named_wheel() -> None:
+    named = (REPOSITORY / "images" / "pytorch" / "wheels.sha256").read_text().split()[::2]
+    assert set(locks.committed_lock("pytorch").framework_pin.hashes) == set(named)
+
+
+@pytest.mark.parametrize("version", ["2.13.0; python_version > '3'", "latest", "--index-url=x", "2.13.0+cu130", ""])
+def test_a_version_that_is_no_release_number_is_bad_input(version: str) -> None:
+    with pytest.raises(InputError, match="is no release number; write it like"):
+        gather(version)
+
+
+def test_an_unknown_framework_is_bad_input() -> None:
+    with pytest.raises(InputError, match='framework "jax" is unknown; choose tensorflow or pytorch'):
+        wheelhouse.locked_version("jax")
+
+
+def test_a_python_outside_the_locks_is_refused() -> None:
+    with pytest.raises(EnvironmentUnavailable, match=r"Python 3\.14 is outside 3\.11 to 3\.13"):
+        gather(python="3.14")
+
+
+# Gathering
+
+
+def test_a_wheelhouse_is_gathered_once_and_then_found_in_milliseconds(
+    links: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_torch(links, "9.9.0+cpu")
+    first = gather()
+    assert {path.name.split("-")[0] for path in first.path.glob("*.whl")} == {"torch", "numpy"}
+    assert first.requirements.read_text().count("--hash=sha256:") == 2
+    monkeypatch.setattr(wheelhouse, "pip", pytest.fail)
+    start = time.perf_counter()
+    assert gather() == first
+    assert time.perf_counter() - start < 0.1
+
+
+def test_wheels_fit_the_target_python_not_the_running_one(links: Path) -> None:
+    for python in ("cp311", "cp312", "cp313"):
+        make_torch(links, "9.9.0+cpu", python=python)
+    for python in ("3.11", "3.12", "3.13"):
+        found = [path.name for path in gather(python=python).path.glob("torch-*.whl")]
+        assert len(found) == 1
+        assert f"-cp{python.replace('.', '')}-" in found[0]
+
+
+def test_concurrent_gathers_yield_one_complete_wheelhouse(links: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_torch(links, "9.9.0+cpu")
+    calls: list[str] = []
+
+    def counted(*arguments: str) -> str:
+        calls.append(arguments[0])
+        return real(*arguments)
+
+    real = wheelhouse.pip  # type: ignore[attr-defined]
+    monkeypatch.setattr(wheelhouse, "pip", counted)
+    with ThreadPoolExecutor(8) as pool:
+        found = set(pool.map(lambda _: gather(), range(8)))
+    assert len(found) == 1
+    assert calls == ["download", "download"]
+    assert [path for path in (paths.cache_root() / "wheelhouse").iterdir() if path.name.startswith(".partial")] == []
+
+
+def test_what_a_killed_gather_left_is_never_used_and_removed(links: Path) -> None:
+    make_torch(links, "9.9.0+cpu")
+    whole = gather()
+    left = whole.path.with_name(f".partial-{whole.path.name}-killed")
+    whole.path.rename(left)
+    (left / "torch-garbage.whl").write_text("half a wheel")
+    again = gather()
+    assert again == whole
+    assert not left.exists()
+    assert not (again.path / "torch-garbage.whl").exists()
+
+
+def test_a_failed_gather_leaves_nothing_that_looks_complete(links: Path) -> None:
+    make_torch(links, "9.9.0+cpu")
+    next(links.glob("numpy*")).unlink()
+    with pytest.raises(EnvironmentUnavailable, match=r"PyTorch 9\.9\.0 for Python 3\.11 .* cannot be had: .*numpy"):
+        gather()
+    assert list((paths.cache_root() / "wheelhouse").glob("*pytorch*")) == []
+
+
+def test_a_tampered_wheel_is_refused(links: Path) -> None:
+    make_torch(links, "9.9.0+cpu")
+    make_wheel(links, "numpy", "1.0", text="import os  # not what was locked")
+    with pytest.raises(EnvironmentUnavailable, match="DO NOT MATCH THE HASHES"):
+        gather()
+
+
+def test_an_unseen_torch_wheel_is_recorded_on_first_use_and_held_from_then_on(links: Path) -> None:
+    wheel = make_torch(links, "9.9.0+cpu")
+    notes = " ".join(gather().notes)
+    assert f"recorded on first use: sha256:{digest(wheel)}" in notes
+    for folder in (paths.cache_root() / "wheelhouse").glob("pytorch-*"):
+        folder.rename(folder.with_name("set-aside"))
+    recorded = digest(wheel)
+    make_torch(links, "9.9.0+cpu", text="print('another file under the same name')")
+    with pytest.raises(EnvironmentUnavailable, match=f"where {recorded} is locked.*refused"):
+        gather()
+
+
+def test_a_torch_wheel_that_the_lock_names_must_be_that_file(links: Path) -> None:
+    wheel = make_torch(links, "9.9.0+cpu")
+    (paths.images_root() / "pytorch" / "wheels.sha256").write_text(f"{'1' * 64}  {wheel.name}\n")
+    with pytest.raises(EnvironmentUnavailable, match=f"where {'1' * 64} is locked"):
+        gather()
+
+
+# CPU and CUDA
+
+
+@pytest.mark.parametrize(("version", "needs"), [("9.9.0", CUDA), ("9.9.0+cu130", ())])
+def test_a_cuda_candidate_is_refused_in_one_sentence(links: Path, version: str, needs: tuple[str, ...]) -> None:
+    wheel = make_torch(links, version, needs=needs)
+    with pytest.raises(EnvironmentUnavailable) as refused:
+        gather()
+    sentence = str(refused.value)
+    assert wheel.name.partition("+")[0] in sentence
+    assert "which is refused" in sentence
+    assert "find-links" in sentence
+    assert "BENCH_TORCH_INDEX" in sentence
+    assert "\n" not in sentence
+    assert list((paths.cache_root() / "wheelhouse").glob("**/*.whl")) == []
+
+
+def test_a_build_without_gpu_packages_on_this_machine_is_a_cpu_build(links: Path) -> None:
+    make_torch(links, "9.9.0", needs=("nvidia-cublas; platform_machine == 'other'", "nvidia-nccl; extra == 'gpu'"))
+    assert "torch 9.9.0 from pip's own configuration" in gather().notes
+
+
+@pytest.mark.parametrize("kind", ["index", "folder"])
+def test_bench_torch_index_serves_the_cpu_build_that_pip_does_not_offer(
+    links: Path, served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    make_torch(links, "9.9.0", needs=CUDA)
+    folder, address = served
+    wheel = make_torch(folder / "torch" if kind == "index" else folder, "9.9.0+cpu")
+    if kind == "index":
+        link = f'<a href="{wheel.name}#sha256={digest(wheel)}">{wheel.name}</a>'
+        (folder / "torch" / "index.html").write_text(link)
+    monkeypatch.setenv("BENCH_TORCH_INDEX", address)
+    found = gather()
+    assert f"torch 9.9.0+cpu from {address}" in found.notes
+    assert digest(found.path / wheel.name) == digest(wheel)
+
+
+def test_an_index_whose_file_is_not_what_it_announces_is_refused(
+    links: Path, served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, address = served
+    wheel = make_torch(folder / "torch", "9.9.0+cpu")
+    (folder / "torch" / "index.html").write_text(f'<a href="{wheel.name}#sha256={"2" * 64}">{wheel.name}</a>')
+    monkeypatch.setenv("BENCH_TORCH_INDEX", address)
+    with pytest.raises(EnvironmentUnavailable, match=r"torch 9\.9\.0"):
+        gather()
+
+
+@pytest.mark.network
+def test_the_real_index_is_asked_for_metadata_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PIP_FIND_LINKS", "PIP_NO_INDEX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_CACHE_DIR", str(tmp_path / "pip"))
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "nothing").mkdir()
+    monkeypatch.setenv("BENCH_TORCH_INDEX", str(tmp_path / "nothing"))
+    with pytest.raises(EnvironmentUnavailable) as refused:
+        cpu_wheel.find_cpu_wheel(version=wheelhouse.locked_version("pytorch"), target=Target("3.12"))
+    if "pip offers no torch" in str(refused.value):
+        pytest.skip("no package index answers here")
+    assert "pip would fetch the CUDA build torch-" in str(refused.value)
+    downloaded = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    assert downloaded < 50 * 2**20
+
+
+# Versions without a committed lock
+
+
+def test_another_version_is_resolved_once_and_held_from_then_on(links: Path) -> None:
+    make_wheel(links, "setuptools", "80.0")
+    make_wheel(links, "filelock", "3.0")
+    make_torch(links, "9.8.0+cpu", needs=("filelock",))
+    first = gather("9.8.0")
+    assert {path.name.split("-")[0] for path in first.path.glob("*.whl")} == {
+        "torch",
+        "numpy",
+        "setuptools",
+        "filelock",
+    }
+    assert "not the locked version: resolved and recorded on first use" in " ".join(first.notes)
+    make_wheel(links, "filelock", "3.1")  # a newer one comes out; the lock is held
+    first.path.rename(first.path.with_name("set-aside"))
+    second = gather("9.8.0")
+    assert second.lock_hash == first.lock_hash
+    assert [path.name for path in second.path.glob("filelock*")] == ["filelock-3.0-py3-none-any.whl"]
+
+
+def test_the_cuda_guard_holds_for_other_versions_too(links: Path) -> None:
+    make_torch(links, "9.8.0", needs=CUDA)
+    with pytest.raises(EnvironmentUnavailable, match="which is refused"):
+        gather("9.8.0")
+
+
+# The workers' package
+
+
+def test_a_staged_root_holds_workloads_alone_readable_by_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
+    root = paths.staged_worker_root()
+    assert [path.name for path in root.iterdir()] == ["workloads"]
+    assert (root / "workloads" / "contract.py").read_bytes() == (REPOSITORY / "workloads" / "contract.py").read_bytes()
+    assert all(path.stat().st_mode & 0o004 for path in (root, *root.rglob("*")))
+    assert paths.staged_worker_root() == root
+    assert not list(root.rglob("__pycache__"))
