@@ -155,6 +155,7 @@ def _with_compiler(client: docker.DockerClient, source: str, progress: Progress)
             buildargs={"BASE": parent}, use_config_proxy=True, labels={"bench.base.source": source},
         )  # fmt: skip
     except EnvironmentUnavailable as failure:
+        client.images.prune(filters={"dangling": True, "label": "bench.stage=base"})
         raise EnvironmentUnavailable(
             f"{failure}; where containers reach no Debian mirror, give --base an image that has g++ already"
         ) from None

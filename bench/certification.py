@@ -7,16 +7,20 @@ import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import lockstep, parity, schedule
-from bench.comparison import Comparison
 from bench.errors import WorkerFailed
 from bench.launch.group import Group
 from bench.launch.local import start_reference
 from bench.lockstep import ArmFailed, Bench, Plan, ask
 from bench.parity import Certificate, Side, Trace
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bench.comparison import Comparison
+    from bench.console import View
 
 REFERENCE = "reference"
 TRACE_LIMIT_S = {"eager": 900.0, "graph": 900.0, "compiled": 1800.0}
@@ -29,11 +33,16 @@ Say = Callable[[str], None]
 
 @dataclass
 class Prologue:
-    """What came before the first block: certificates by arm, evaluations, the plan; or the arm that failed."""
+    """What came before the first block: certificates by arm, evaluations, the plan.
+
+    refused  the arm whose implementation raised an error, for its log: no certificate without a trace
+    failed   the arm whose worker crashed, hung or babbled: nothing is known about its implementation
+    """
 
     certificates: dict[str, Certificate] = field(default_factory=dict)
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
     plan: Plan | None = None
+    refused: ArmFailed | None = None
     failed: ArmFailed | None = None
 
     @property
@@ -42,34 +51,50 @@ class Prologue:
         return any(certificate.status == "passed" for certificate in self.certificates.values())
 
 
-def begin(bench: Bench, comparison: Comparison, *, cache: Path, control_cpus: frozenset[int], say: Say) -> Prologue:
-    """Open every arm once; hold its traces against the reference; train and evaluate; time a pilot.
+def begin(bench: Bench, comparison: Comparison, *, cache: Path, control_cpus: frozenset[int], view: View) -> Prologue:
+    """Certify, train and evaluate, time a pilot: all that comes before the first block.
 
     An arm whose trace raises has no certificate: its contrasts are failed, with its error as the reason. An arm that
     crashes, hangs or babbles is returned as `failed`, and may be tried again.
     """
+    return _prologue(bench, comparison, cache=cache, cpus=control_cpus, view=view, measure=True)
+
+
+def certify(bench: Bench, comparison: Comparison, *, cache: Path, control_cpus: frozenset[int], view: View) -> Prologue:
+    """The certificates alone."""
+    return _prologue(bench, comparison, cache=cache, cpus=control_cpus, view=view, measure=False)
+
+
+def _prologue(
+    bench: Bench, comparison: Comparison, *, cache: Path, cpus: frozenset[int], view: View, measure: bool
+) -> Prologue:
+    def say(text: str) -> None:
+        view.stage(comparison.id, text)
+
     prologue = Prologue()
     with Group() as group:
         try:
+            say("starting one worker an arm")
             for arm in comparison.arms:
                 lockstep.start(bench, group, arm, 0, {})
-            sides, reference = _traces(bench, group, comparison, cache, control_cpus, say)
+            sides, reference = _traces(bench, group, comparison, cache, cpus, say)
             _certify(comparison, sides, reference, prologue)
-            if prologue.passed:
+            if prologue.passed and measure:
                 _evaluate(group, comparison, prologue, say)
                 prologue.plan = _pilot(group, comparison)
         except ArmFailed as failed:
             if failed.failure.kind == "failed":
-                _refuse(comparison, str(failed.failure), prologue)
+                _refuse(comparison, failed, prologue)
             else:
                 prologue.failed = failed
     return prologue
 
 
-def _refuse(comparison: Comparison, reason: str, prologue: Prologue) -> None:
+def _refuse(comparison: Comparison, failed: ArmFailed, prologue: Prologue) -> None:
     """An error in building or tracing an arm: nothing is certified."""
+    prologue.refused = failed
     for _, arm in comparison.contrasts:
-        prologue.certificates[arm.id] = parity.refused(reason)
+        prologue.certificates[arm.id] = parity.refused(str(failed.failure))
 
 
 def _traces(

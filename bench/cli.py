@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bench import __version__
 from bench.errors import BenchError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 INTERRUPTED = 130
 FORMATS = ("table", "markdown", "csv", "json")
@@ -78,14 +80,16 @@ def run(
     yes: bool,
 ) -> None:
     """Measure a matrix, keep every sample, print the comparison."""
+    from rich.console import Console
+
     from bench import matrix as matrices
     from bench import run as runs
     from bench.console import View
     from bench.report import summary, table
-    from rich.console import Console
 
     fixed = {"--matrix": matrix, "--launcher": launcher, "--device": device, "--budget": budget, "--seed": seed}
-    if resume is not None and (given := [name for name, value in {**fixed, "--base": base}.items() if value is not None]):
+    given = [name for name, value in {**fixed, "--base": base}.items() if value is not None]
+    if resume is not None and given:
         raise InputError(f"--resume goes on with a run as it was begun; leave out {', '.join(given)}")
     with _interruptible(), View() as view:
         if resume is not None:
@@ -96,7 +100,7 @@ def run(
             loaded = matrices.load(matrix, yes=yes).with_options(
                 device=device, seed=seed, budget_total_s=_seconds(budget)
             )
-            folder = runs.new(loaded, launcher=launcher, out=out, base=base, view=view)
+            folder = runs.new(loaded, launcher=launcher or _launcher(loaded), out=out, base=base, view=view)
     from bench import store
 
     document = summary.summarise(store.read(folder))
@@ -114,9 +118,10 @@ def run(
 )  # fmt: skip
 def report(run_folder: Path, kind: str, out: Path) -> None:
     """Tables from a run folder; needs no Docker, no framework, no GPU."""
+    from rich.console import Console
+
     from bench import store
     from bench.report import export, markdown, summary, table
-    from rich.console import Console
 
     document = summary.summarise(store.read(find_run(run_folder, out)))
     if kind == "table":
@@ -137,7 +142,10 @@ def parity(workloads: tuple[str, ...], launcher: str, kind: str) -> None:
 
     with _interruptible(), View() as view:
         certificates = proof.prove(workloads, launcher=launcher, view=view)
-    click.echo(proof.as_json(certificates) if kind == "json" else proof.as_table(certificates))
+    if kind == "json":
+        click.echo(proof.as_json(certificates))
+    else:
+        proof.print_table(certificates)
     sys.exit(0 if all(one["status"] == "passed" for one in certificates) else 3)
 
 
@@ -215,6 +223,15 @@ def find_run(given: Path, out: Path) -> Path:
     raise InputError(f"{given}: no run here, and none of that id in {out}; name a folder that holds run.json")
 
 
+def _launcher(loaded: Any) -> str:
+    """The matrix's one launcher; comparing launchers with each other is not built yet."""
+    asked = {arm.cell.launcher for one in loaded.comparisons for arm in one.arms}
+    if len(asked) > 1:
+        several = " and ".join(sorted(asked))
+        raise InputError(f"{loaded.source}: one run has one launcher, not {several}; give --launcher")
+    return str(asked.pop())
+
+
 def _show_images(found: list[Any], kind: str) -> None:
     import json
     from dataclasses import asdict
@@ -262,5 +279,3 @@ def _interruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -15,7 +14,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from bench.parity import Certificate
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from bench.parity import Certificate
 
 LOG_LINES = 3
 
@@ -86,10 +88,8 @@ class View:
         """A block begins."""
         row = self._rows[comparison]
         row.state = f"measuring block {block + 1}"
-        left = self._left_s()
-        self._plain(
-            f"{comparison}: block {block + 1} of at most {self._most}, {_width(row.half_width)}, about {_time(left)} left"
-        )
+        width, left = _width(row.half_width), _time(self._left_s())
+        self._plain(f"{comparison}: block {block + 1} of at most {self._most}, {width}, about {left} left")
 
     def certified(self, comparison: str, arm: str, certificate: Certificate) -> None:
         """A contrast's certificate, good or bad."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,8 @@ from bench.errors import EnvironmentUnavailable
 
 _PING_LIMIT_S = 5
 _CALL_LIMIT_S = 600
+_COLOURS = r"\x1b\[[0-9;]*m"
+_BUILDER_OWN_WORDS = r"\s*$|Step \d|\s*--->|Removing intermediate"
 _DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 
 
@@ -50,11 +53,13 @@ def run_build(client: docker.DockerClient, *, what: str, **options: Any) -> str:
     """
     printed, failed, built = "", "", ""
     for message in client.api.build(rm=True, forcerm=True, decode=True, **options):
-        printed = message.get("stream", "").strip() or printed
+        text = re.sub(_COLOURS, "", message.get("stream", ""))
+        if not re.match(_BUILDER_OWN_WORDS, text):
+            printed = (printed + text)[-300:]  # what a command prints comes in fragments
         failed = failed or message.get("error", "").strip()
         built = message.get("aux", {}).get("ID", built)
     if failed:
-        raise EnvironmentUnavailable(f"{what} cannot be built ({_line(failed)}, after: {_line(printed[-300:])})")
+        raise EnvironmentUnavailable(f"{what} cannot be built: {_line(printed)} ({_line(failed)})")
     return str(built)
 
 

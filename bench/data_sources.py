@@ -293,7 +293,7 @@ def _take(archive: tarfile.TarFile, member: str, file: DataFile, into: Path) -> 
 
 def _idx_from_npz(archive: io.BytesIO, member: str, file: DataFile) -> bytes:
     """The idx file of an array of bytes: 00 00 08 ndim, big-endian sizes, data."""
-    import numpy as np  # noqa: PLC0415 - most sources do without
+    import numpy as np
 
     try:
         with zipfile.ZipFile(archive) as held, held.open(f"{member}.npy") as stream:

@@ -30,7 +30,7 @@ class EngineLost(BenchError):  # noqa: N818
 
 
 class WorkerFailed(BenchError):  # noqa: N818
-    """A worker crashed, hung, was killed or answered nonsense; `kind` names which, `log` holds the end of its stderr."""
+    """A worker crashed, hung, was killed or answered nonsense; `kind` says which, `log` is the end of its stderr."""
 
     def __init__(self, message: str, *, kind: str, log: str = "") -> None:
         super().__init__(message)

@@ -1,27 +1,31 @@
-"""One block: fresh workers for every arm, set up one by one, then slice by slice in turn while the others stand still."""
+"""One block: fresh workers for every arm, set up one by one, then slice by slice in turn while the others stand."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import schedule
-from bench.comparison import Arm, Comparison
 from bench.errors import WorkerFailed
-from bench.launch import Launcher
 from bench.launch.group import Group
 from bench.schedule import Planned, SlicePlan
-from bench.telemetry import Sampler
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from bench.comparison import Arm, Comparison
+    from bench.launch import Launcher
+    from bench.telemetry import Sampler
 
 QUIET_S = 0.001  # before each slice: what the last answer left to do is done
 OTHER_SYNC_EVERY = 4  # rounds: the sync that does not decide is sampled too, less often
 # How long an answer may take, in seconds; compiled modes compile before they answer.
 OPEN_LIMIT_S = {"eager": 180.0, "graph": 300.0, "compiled": 900.0}
 CLOSE_LIMIT_S = 30.0
+SOAK_S = 3.0
 SLICE_LIMIT_S, SLICE_LIMIT_FACTOR = 60.0, 20.0
 
 
@@ -119,7 +123,7 @@ def measure_block(bench: Bench, comparison: Comparison, planned: Planned, plan: 
                 _warm(group, name, plan, block)
             _take_turns(group, comparison, planned, plan, block, bench.seed)
             for name in block.order:
-                _close(bench, group, name, block)
+                _close(bench, group, arms[name], block)
         except ArmFailed as failed:
             block.fail(failed.arm, failed.failure)
     block.wall_s = time.monotonic() - began
@@ -186,9 +190,7 @@ def _warm(group: Group, arm: str, plan: Plan, block: Block) -> None:
     }
 
 
-def _take_turns(
-    group: Group, comparison: Comparison, planned: Planned, plan: Plan, block: Block, seed: int
-) -> None:
+def _take_turns(group: Group, comparison: Comparison, planned: Planned, plan: Plan, block: Block, seed: int) -> None:
     """Round after round, every arm's slice in a shuffled order; the other sync's slice follows every few rounds."""
     sync = deciding_sync(comparison.arms[0].cell.phase)
     other = "slice" if sync == "step" else "step"
@@ -216,7 +218,9 @@ def _slice(group: Group, arm: str, plan: Plan, sync: str) -> dict[str, Any]:
     return ask(group, arm, "measure", limit_s=limit_s, steps=steps, settle=settle, sync=sync)
 
 
-def rows(answer: Mapping[str, Any], arm: str, number: int, position: int, sync: str, steps: int) -> list[dict[str, Any]]:
+def rows(
+    answer: Mapping[str, Any], arm: str, number: int, position: int, sync: str, steps: int
+) -> list[dict[str, Any]]:
     """A slice's answer as rows of bench.store.STEP_COLUMNS."""
     shared = {
         "arm": arm,
@@ -240,12 +244,16 @@ def _note_compilation(block: Block, arm: str, count: int) -> None:
         block.outcomes[arm]["compilations"] = count
 
 
-def _close(bench: Bench, group: Group, arm: str, block: Block) -> None:
+def _close(bench: Bench, group: Group, arm: Arm, block: Block) -> None:
+    """Where there is a GPU, a soak for its slow telemetry; then the trial's last figures."""
+    soak = None
+    if arm.cell.device == "cuda":
+        soak = ask(group, arm.id, "soak", limit_s=SLICE_LIMIT_S + SOAK_S, seconds=SOAK_S)
     if bench.sampler:
-        bench.sampler.unwatch(arm)
-    closed = ask(group, arm, "close", limit_s=CLOSE_LIMIT_S)
+        bench.sampler.unwatch(arm.id)
+    closed = ask(group, arm.id, "close", limit_s=CLOSE_LIMIT_S)
     device_peak = closed.pop("device_peak_memory_bytes")
-    block.outcomes[arm] |= closed | {
+    block.outcomes[arm.id] |= closed | {
         "peak_memory_bytes": closed["max_rss_bytes"] if device_peak is None else device_peak,
-        "soak": None,
+        "soak": soak,
     }

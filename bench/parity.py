@@ -1,21 +1,23 @@
 """Traces to a certificate: do two implementations do the same work? Pure; the bounds are those that were tried.
 
-    parameters   equal counts, and the same input bytes
-    float64      each arm against the NumPy reference, normwise: gradients and outputs 1e-11, losses and weights 1e-10
-    timed        the precision that is timed: outputs, gradients and first loss by rtol; over the first five steps
-                 the largest gap between the arms is at most three times the larger of their own gaps to float64
+parameters   equal counts, and the same input bytes
+float64      each arm against the NumPy reference, normwise: gradients and outputs 1e-11, losses and weights 1e-10
+timed        the precision that is timed: outputs, gradients and first loss by rtol; over the first five steps
+the largest gap between the arms is at most three times the larger of their own gaps to float64
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from workloads.contract import unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 STEPS = 50
 FLOAT64 = {"outputs": 1e-11, "gradients": 1e-11, "losses": 1e-10, "weights": 1e-10}
@@ -45,9 +47,7 @@ class Trace:
         if "losses" in answer:
             losses = [np.nan if loss is None else loss for loss in answer["losses"]]
             groups["losses"] = {"losses": np.asarray(losses, np.float64)}
-        return cls(
-            parameter_count=answer["parameter_count"], inputs_sha256=answer["inputs_sha256"], groups=groups
-        )
+        return cls(parameter_count=answer["parameter_count"], inputs_sha256=answer["inputs_sha256"], groups=groups)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,9 +123,7 @@ def _same_problem(reference: Trace, side: Side) -> list[Check]:
     same_bytes = side.float64.inputs_sha256 == side.timed.inputs_sha256 == reference.inputs_sha256
     return [
         Check(name="parameters", arm=side.arm, place="count", value=float(counts), limit=0.0, passed=counts == 0),
-        Check(
-            name="inputs", arm=side.arm, place="sha256", value=float(not same_bytes), limit=0.0, passed=same_bytes
-        ),
+        Check(name="inputs", arm=side.arm, place="sha256", value=float(not same_bytes), limit=0.0, passed=same_bytes),
     ]
 
 

@@ -57,7 +57,7 @@ def uv(*arguments: str, stdin: str = "", timeout_s: float | None = None) -> str:
 def uv_binary() -> Path | None:
     """Find uv beside this interpreter or on PATH."""
     try:
-        from uv import find_uv_bin  # noqa: PLC0415 - a package that may be absent where a system has its own uv
+        from uv import find_uv_bin
 
         return Path(find_uv_bin())
     except (ImportError, FileNotFoundError):

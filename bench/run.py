@@ -8,25 +8,28 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import __version__, certification, data, environment, lockstep, paths, schedule, stats, store
-from bench.comparison import Comparison
-from bench.console import View
 from bench.errors import EngineLost, EnvironmentUnavailable, InputError
-from bench.launch import Launcher, Provision
 from bench.launch.local import LocalLauncher
 from bench.lockstep import Bench, Block, Plan
 from bench.matrix import Matrix
 from bench.report import frames
 from bench.store import Store, StoredRun
 from bench.telemetry import Sampler, nvml
-from workloads.contract import Named
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from bench.comparison import Comparison
+    from bench.console import View
+    from bench.launch import Launcher, Provision
+    from workloads.contract import Named
 
 HZ = 10
 
@@ -47,10 +50,10 @@ class Run:
 def new(matrix: Matrix, *, launcher: str, out: Path, base: str | None, view: View) -> Path:
     """Begin a run and carry it to its end; returns its folder. Raises BenchError, KeyboardInterrupt."""
     matrix = _resolve_devices(matrix)
-    run_id = f"{matrix.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    run_id = f"{matrix.name}-{fresh_id()}"
     folder = out / run_id
     with ExitStack() as stack:
-        cache = stack.enter_context(_compile_cache(run_id))
+        cache = stack.enter_context(compile_cache(run_id))
         dataset = _dataset(matrix, view)
         place = Place(run_id=run_id, cache=cache, data=dataset.folder if dataset else None, base=base)
         chosen, provisions = provide(launcher, _frameworks(matrix), place, view)
@@ -72,11 +75,9 @@ def resume(folder: Path, *, view: View) -> Path:
         writer = Store(folder)
         stack.enter_context(writer.locked())
         store.repair(folder)
-        cache = stack.enter_context(_compile_cache(header["id"]))
+        cache = stack.enter_context(compile_cache(header["id"]))
         dataset = _dataset(matrix, view)
-        place = Place(
-            run_id=header["id"], cache=cache, data=dataset.folder if dataset else None, base=header["base"]
-        )
+        place = Place(run_id=header["id"], cache=cache, data=dataset.folder if dataset else None, base=header["base"])
         chosen, provisions = provide(header["launcher"], _frameworks(matrix), place, view)
         stack.callback(chosen.close)
         _refuse_changes(folder, header, _header(place, matrix, chosen, provisions, dataset))
@@ -115,7 +116,7 @@ def provide(
 
 
 def _docker(place: Place) -> Launcher:
-    from bench.launch.docker import DockerLauncher  # noqa: PLC0415 - the engine's client is slow to import
+    from bench.launch.docker import DockerLauncher
 
     return DockerLauncher(run_id=place.run_id, cache=place.cache, data=place.data, base=place.base)
 
@@ -207,25 +208,28 @@ def _plan(run: Run, bench: Bench, comparison: Comparison, planned: schedule.Plan
     known = run.header["plans"].get(comparison.id)
     if known is not None:
         return Plan.from_json(known)
-    run.view.stage(comparison.id, "starting one worker an arm")
     prologue = certification.begin(
         bench,
         comparison,
         cache=paths.cache_root() / "compile" / run.header["id"],
         control_cpus=run.control_cpus,
-        say=lambda text: run.view.stage(comparison.id, text),
+        view=run.view,
     )
     if prologue.failed:
         block = Block(planned=planned, order=tuple(arm.id for arm in comparison.arms))
         block.fail(prologue.failed.arm, prologue.failed.failure)
         _keep(run, block)
         return None
+    log = ""
+    if prologue.refused:
+        where = {"comparison": comparison.id, "block": planned.block, "attempt": planned.attempt}
+        log = run.store.write_log(where, prologue.refused.arm, prologue.refused.failure.log)
     for arm, certificate in prologue.certificates.items():
         evaluations = {
             name: prologue.evaluations[name] for name in (comparison.baseline, arm) if name in prologue.evaluations
         }
         record = {"comparison": comparison.id, "baseline": comparison.baseline, "arm": arm}
-        run.store.append_certificate(record | certificate.to_json() | {"evaluations": evaluations})
+        run.store.append_certificate(record | certificate.to_json() | {"evaluations": evaluations, "log": log})
         run.view.certified(comparison.id, arm, certificate)
     if prologue.plan:  # after the certificates: a run killed in between certifies again, and the later line counts
         run.header["plans"][comparison.id] = prologue.plan.to_json()
@@ -289,18 +293,24 @@ def _series(comparison: Comparison, own: StoredRun) -> list[list[float]]:
 
 
 def _resolve_devices(matrix: Matrix) -> Matrix:
-    """`auto` becomes what this machine has; a device that is absent is refused before anything starts."""
-    asked = {arm.cell.device for one in matrix.comparisons for arm in one.arms}
-    gpus = environment.cuda_devices() if asked & {"auto", "cuda"} else []
+    """`auto` becomes what can be used here; a device that is absent is refused before anything starts.
+
+    The images and environments that bench makes are for the CPU: `cuda` takes frameworks that name an image of theirs.
+    """
+    arms = [arm.cell for one in matrix.comparisons for arm in one.arms]
+    asked = {cell.device for cell in arms}
+    if asked == {"cpu"}:
+        return matrix
+    gpus = environment.cuda_devices()
+    own_images = all(cell.framework.get("image") is not None for cell in arms)
     if "cuda" in asked and not gpus:
+        raise InputError("device cuda: no NVIDIA driver answers on this machine; choose --device cpu")
+    if "cuda" in asked and not own_images:
         raise InputError(
-            "device cuda: this machine shows no NVIDIA GPU (no driver answers through NVML); choose --device cpu"
+            "device cuda: the images that bench builds are for the CPU; choose --device cpu, "
+            "or name an image with CUDA for each framework: framework: [{name: pytorch, image: …}, …]"
         )
-    if "cuda" in asked or ("auto" in asked and gpus):
-        raise InputError(
-            "device cuda: this version has images and locks for the CPU only; choose --device cpu"
-        )
-    return matrix.with_options(device="cpu") if "auto" in asked else matrix
+    return matrix.with_options(device="cuda" if gpus and own_images else "cpu")
 
 
 def _dataset(matrix: Matrix, view: View) -> data.DataSet | None:
@@ -392,8 +402,13 @@ def _told_how_to_resume(folder: Path, view: View) -> Iterator[None]:
         raise
 
 
+def fresh_id() -> str:
+    """The time of day and four digits of chance."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
 @contextmanager
-def _compile_cache(run_id: str) -> Iterator[Path]:
+def compile_cache(run_id: str) -> Iterator[Path]:
     """Where compilers keep what they made, for every block of the run; gone when the run is over."""
     folder = paths.cache_root() / "compile" / run_id
     folder.mkdir(parents=True, exist_ok=True)
@@ -406,4 +421,3 @@ def _compile_cache(run_id: str) -> Iterator[Path]:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-

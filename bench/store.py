@@ -1,12 +1,12 @@
 """The run folder: append, read, resume. What is in it is the truth; every table is derived from it.
 
-    <out>/<run-id>/
-      run.json        schema, matrix as resolved, environment, commit, image ids, seed, keys of the comparisons
-      blocks.jsonl    one line a block with all its arms' outcomes, appended and fsynced after its samples
-      parity.jsonl    one certificate a contrast
-      steps/          raw step times in ns, Parquet, one file a block
-      telemetry/      readings of the sampler, Parquet, one file a block
-      logs/           stderr of workers that failed
+<out>/<run-id>/
+run.json        schema, matrix as resolved, environment, commit, image ids, seed, keys of the comparisons
+blocks.jsonl    one line a block with all its arms' outcomes, appended and fsynced after its samples
+parity.jsonl    one certificate a contrast
+steps/          raw step times in ns, Parquet, one file a block
+telemetry/      readings of the sampler, Parquet, one file a block
+logs/           stderr of workers that failed
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
     import pandas as pd
 
 RUN_SCHEMA = "bench.run/1"
@@ -57,7 +58,7 @@ class StoredRun:
 
     def steps(self, block: Mapping[str, Any]) -> pd.DataFrame:
         """Raw samples of one block, columns as STEP_COLUMNS; empty when every arm failed before the first slice."""
-        import pandas as pd  # noqa: PLC0415 - a second of import that append-only use never needs
+        import pandas as pd
 
         path = self.folder / "steps" / f"{stem(block)}.parquet"
         if not path.exists():
@@ -150,8 +151,8 @@ class Store:
 
     @staticmethod
     def _write_steps(path: Path, steps: list[dict[str, Any]]) -> None:
-        import pyarrow as pa  # noqa: PLC0415 - not needed by those who only read JSON
-        import pyarrow.parquet as pq  # noqa: PLC0415
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
         kinds = {"string": pa.string(), "int32": pa.int32(), "int64": pa.int64(), "bool": pa.bool_()}
         schema = pa.schema([(name, kinds[kind]) for name, kind in STEP_COLUMNS.items()])

@@ -39,9 +39,7 @@ class Trial:
     last: Any = None
 
     @classmethod
-    def open(
-        cls, *, cell: dict[str, Any], framework: str, seed: int, data: str | None
-    ) -> tuple[Trial, dict[str, Any]]:
+    def open(cls, *, cell: dict[str, Any], framework: str, seed: int, data: str | None) -> tuple[Trial, dict[str, Any]]:
         """Import, build, take the first step. `framework` is the cell's, or `reference`.
 
         returns  import_s, build_s, first_step_s; versions; effective flags; parameter count; inputs' SHA-256
@@ -180,7 +178,7 @@ class Trial:
 
     def _check_last(self) -> None:
         """After timing: the last output is real. An inference must give again what it gave before."""
-        import numpy as np  # noqa: PLC0415
+        import numpy as np
 
         last = self.program.fetch(self.last)
         if not np.isfinite(last).all():
@@ -229,7 +227,7 @@ def _import(cell: Cell, framework: str) -> tuple[ModuleType, ModuleType]:
 
 
 def _in_batches(outputs: Callable[[Array], Array], given: Array, size: int) -> Array:
-    import numpy as np  # noqa: PLC0415
+    import numpy as np
 
     return np.concatenate([outputs(given[i : i + size]) for i in range(0, len(given), size)])
 
@@ -242,12 +240,12 @@ def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
 
 def _digest(output: Array) -> float | None:
     """A loss as it is; outputs by their mean magnitude."""
-    import numpy as np  # noqa: PLC0415
+    import numpy as np
 
     return finite(float(np.mean(np.abs(output))))
 
 
 def _numpy_version() -> str:
-    import numpy as np  # noqa: PLC0415
+    import numpy as np
 
     return np.__version__

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from workloads.contract import Cell, Named
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from workloads.contract import Cell, Named
 
 Progress = Callable[[str], None]
 
@@ -41,9 +43,17 @@ class Provision:
 class Channel(Protocol):
     """A worker's ends: bytes in, bytes out, and its fate."""
 
-    image: str | None
-    pid: int  # on the host
-    scope: str  # "cgroup" for a container, "process" for a bare one: how the sampler reads it
+    @property
+    def image(self) -> str | None:
+        """The container's image id; None for a bare process."""
+
+    @property
+    def pid(self) -> int:
+        """On the host."""
+
+    @property
+    def scope(self) -> str:
+        """How the sampler reads it: `cgroup` for a container, `process` for a bare one."""
 
     def filenos(self) -> Sequence[int]:
         """Descriptors that become readable when the worker has said something or ended."""
@@ -64,8 +74,13 @@ class Channel(Protocol):
 class Launcher(Protocol):
     """Where workers run."""
 
-    name: str
-    engine_version: str | None
+    @property
+    def name(self) -> str:
+        """`docker` or `local`."""
+
+    @property
+    def engine_version(self) -> str | None:
+        """Of the container engine, where there is one."""
 
     def provide(self, frameworks: Sequence[Named], progress: Progress) -> dict[Named, Provision]:
         """Make or find the environments or images. Raises EnvironmentUnavailable."""

@@ -9,22 +9,27 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import docker
 import requests.exceptions
 from docker.errors import APIError, DockerException, NotFound
-from docker.types import LogConfig
+from docker.types import DeviceRequest, LogConfig
 
 from bench import images
 from bench.container_engine import engine
+from bench.environment import cuda_devices
 from bench.errors import EngineLost, InputError, WorkerFailed
 from bench.launch import Progress, Provision, worker_environment
 from bench.paths import staged_worker_root
-from workloads.contract import Cell, Named
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import docker
+
+    from workloads.contract import Cell, Named
 
 NOBODY = "65534:65534"
 WORKER, DATA, CACHE = "/bench/worker", "/bench/data", "/bench/cache"
@@ -136,9 +141,9 @@ class DockerLauncher:
         ours = [framework for framework in frameworks if framework not in provisions]
         wanted = [(framework.name, _text(framework.get("version"))) for framework in ours]
         built = images.build_all(wanted=wanted, base=self._base, progress=progress) if wanted else []
-        for framework, image in zip(ours, built, strict=True):
+        for framework, made in zip(ours, built, strict=True):
             provisions[framework] = Provision(
-                framework=image.framework, version=image.version, image=image.id, base=image.base
+                framework=made.framework, version=made.version, image=made.id, base=made.base
             )
         self._images = {framework: str(provision.image) for framework, provision in provisions.items()}
         return provisions
@@ -164,10 +169,13 @@ class DockerLauncher:
                 network_disabled=True,
                 working_dir="/tmp",  # noqa: S108 - the container's own scratch
                 environment=worker_environment(
-                    root=WORKER, cache=CACHE, padding=padding, inherited={"HOME": "/tmp", "USER": "nobody"}  # noqa: S108
+                    root=WORKER,
+                    cache=CACHE,
+                    padding=padding,
+                    inherited={"HOME": "/tmp", "USER": "nobody"},  # noqa: S108
                 ),
                 labels={"bench.run": self._run_id, "bench.harness": str(os.getpid())},
-                host_config=self._host_config(cpus),
+                host_config=self._host_config(cpus, gpu=cell.device == "cuda"),
             )["Id"]
         except APIError as error:
             raise WorkerFailed(f"the container could not be created: {_line(error)}", kind="crashed") from None
@@ -182,7 +190,7 @@ class DockerLauncher:
                 raise WorkerFailed(f"the container could not be started: {_line(error)}", kind="crashed") from None
             raise EngineLost(f"the Docker engine went away: {_line(error)}") from None
 
-    def _host_config(self, cpus: frozenset[int]) -> Any:
+    def _host_config(self, cpus: frozenset[int], *, gpu: bool) -> Any:
         mounts = [f"{self._root}:{WORKER}:ro", f"{self._cache}:{CACHE}:rw"]
         if self._data:
             mounts.append(f"{self._data}:{DATA}:ro")
@@ -200,6 +208,7 @@ class DockerLauncher:
             tmpfs={"/tmp": SCRATCH},  # noqa: S108 - the container's own scratch
             log_config=LogConfig(type=LogConfig.types.NONE),
             init=False,
+            device_requests=_gpu_request() if gpu else None,
         )
 
     def data_path(self, data: Path | None) -> str | None:
@@ -230,11 +239,17 @@ def _python(api: Any, image: str) -> str:
 
 def _raw(attached: Any) -> socket.socket:
     """docker-py wraps the socket differently over http and unix."""
-    return attached if isinstance(attached, socket.socket) else attached._sock  # type: ignore[no-any-return] # noqa: SLF001
+    return attached if isinstance(attached, socket.socket) else attached._sock
 
 
 def _memory_total_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _gpu_request() -> list[DeviceRequest]:
+    """The first GPU by its UUID: `count=1` would be whichever the engine calls 0."""
+    uuids = [device["uuid"] for device in cuda_devices()][:1]
+    return [DeviceRequest(device_ids=uuids, capabilities=[["gpu"]])]
 
 
 def _text(value: object) -> str | None:

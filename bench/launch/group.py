@@ -9,12 +9,15 @@ from __future__ import annotations
 import itertools
 import selectors
 import time
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import WorkerFailed
-from bench.launch import Channel
 from workloads.contract import HEARTBEAT, MESSAGE_LIMIT_BYTES, Answer, ContractError, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bench.launch import Channel
 
 HEARTBEAT_S = 5.0
 LOG_LIMIT_BYTES = 64 * 2**10
@@ -89,8 +92,8 @@ class Group:
         deadline = time.monotonic() + limit_s
         while waiting:
             if time.monotonic() > deadline:
-                late = {arm: self._failed(arm, "hung", f"gave no answer to {verb} in {limit_s:.0f} s") for arm in waiting}
-                return answers | late
+                words = f"gave no answer to {verb} in {limit_s:.0f} s"
+                return answers | {arm: self._failed(arm, "hung", words) for arm in waiting}
             self._heartbeat()
             self._read(min(HEARTBEAT_S, max(0.0, deadline - time.monotonic())))
             for arm in list(waiting):

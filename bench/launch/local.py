@@ -6,15 +6,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.environments import environment
 from bench.errors import InputError
 from bench.launch import Progress, Provision, worker_environment
 from bench.paths import staged_worker_root
-from workloads.contract import Cell, Named
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from workloads.contract import Cell, Named
 
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
 
@@ -42,7 +47,7 @@ class LocalChannel:
         self.pid = self._process.pid
 
     def filenos(self) -> Sequence[int]:
-        """stdout and stderr."""
+        """Stdout and stderr."""
         return (self._stdout.fileno(), self._stderr.fileno())
 
     def send(self, data: bytes) -> None:
@@ -70,10 +75,8 @@ class LocalChannel:
 
     def remove(self) -> None:
         """Kill the whole session and close the pipes."""
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._process.wait()
         for pipe in (self._stdin, self._stdout, self._stderr):
             pipe.close()

@@ -109,7 +109,7 @@ def rate(value: float | None) -> str:
 
 def interval(ci: Sequence[float] | None, write: Writer = number) -> str:
     """Both ends, or nothing."""
-    return f"{write(ci[0])}–{write(ci[1])}" if ci else NOTHING  # noqa: RUF001 - a range is written with an en dash
+    return f"{write(ci[0])}–{write(ci[1])}" if ci else NOTHING
 
 
 def ratio(value: float | None) -> str:

@@ -206,7 +206,7 @@ def derive(client: docker.DockerClient, default_base: base_image.Base) -> Iterat
         ),
         (
             "rm -f /usr/bin/c++ /usr/bin/apt-get",
-            "a base with g.. on sha256.* cannot be built .* give --base an image that has g",
+            "a base with g.. on sha256.* cannot be built: .*apt-get: not found.* give --base an image that has g",
         ),
     ],
 )

@@ -17,7 +17,8 @@ def build(*, cell: Cell, weights: Arrays, batches: Arrays) -> Program:
     rate = spec.learning_rate(cell.workload.mapping)
 
     def forward(x: Array) -> Array:
-        return x @ model["weight"] + model["bias"]
+        prediction: Array = x @ model["weight"] + model["bias"]
+        return prediction
 
     def loss_and_gradients(x: Array, y: Array) -> tuple[Array, dict[str, Array]]:
         error = forward(x) - y

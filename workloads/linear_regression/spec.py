@@ -56,7 +56,7 @@ def learning_rate(parameters: Mapping[str, Value]) -> float:
 
 
 def initial_weights(parameters: Mapping[str, Value], seed: int) -> dict[str, Array]:
-    """weight (d, 1) and bias (1,), float32, uniform in ± 1/√d."""
+    """Weight (d, 1) and bias (1,), float32, uniform in ± 1/√d."""
     d = int(parameters["d"])  # type: ignore[arg-type]
     rng = np.random.default_rng([seed, 1])
     bound = 1 / np.sqrt(d)
@@ -100,7 +100,7 @@ def evaluate(
 
 
 def _examples(parameters: Mapping[str, Value], seed: int) -> tuple[Array, Array, Array]:
-    """features (n, d), targets (n, 1), float32; true weights (d, 1), float64."""
+    """Features (n, d), targets (n, 1), float32; true weights (d, 1), float64."""
     n, d = int(parameters["n"]), int(parameters["d"])  # type: ignore[arg-type]
     if parameters["preset"] == "classic":
         features = np.arange(1, n + 1, dtype=np.float64).reshape(n, d)
@@ -115,7 +115,7 @@ def _examples(parameters: Mapping[str, Value], seed: int) -> tuple[Array, Array,
 
 
 def _dyadic(values: Array, bits: int) -> Array:
-    return np.round(values * 2.0**bits) / 2.0**bits  # type: ignore[no-any-return]
+    return np.round(values * 2.0**bits) / 2.0**bits
 
 
 def _order(n: int, batch: int, count: int, seed: int) -> Array:

@@ -1,7 +1,7 @@
 """A small convolutional network on MNIST, framework-neutral: sizes, data, initial weights, what is evaluated.
 
-    conv 3×3×32 → ReLU → max-pool 2 → conv 3×3×64 → ReLU → max-pool 2 → dense 128 → ReLU → dense 10
-    loss = mean softmax cross-entropy;  SGD with momentum:  v ← μ v + g,  θ ← θ − α v
+conv 3×3×32 → ReLU → max-pool 2 → conv 3×3×64 → ReLU → max-pool 2 → dense 128 → ReLU → dense 10
+loss = mean softmax cross-entropy;  SGD with momentum:  v ← μ v + g,  θ ← θ − α v
 """
 
 from __future__ import annotations
@@ -74,7 +74,10 @@ def initial_weights(parameters: Mapping[str, Value], seed: int) -> dict[str, Arr
 def batches(
     parameters: Mapping[str, Value], *, batch_size: int, count: int, seed: int, data: Path | None
 ) -> dict[str, Array]:
-    """`count` batches in their order: images (count, batch, 28, 28, 1) float32 in [0, 1], labels (count, batch) int64."""
+    """`count` batches in their order.
+
+    returns  images (count, batch, 28, 28, 1) float32 in [0, 1], labels (count, batch) int64
+    """
     images, labels = _split(data, "train")
     rng = np.random.default_rng([seed, 2])
     whole = len(images) // batch_size
@@ -103,7 +106,7 @@ def _glorot(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
 
 
 def _scaled(images: Array) -> Array:
-    return (images[..., None] / np.float32(255)).astype(np.float32)  # type: ignore[no-any-return]
+    return (images[..., None] / np.float32(255)).astype(np.float32)
 
 
 @cache
