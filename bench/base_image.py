@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from docker.errors import APIError, ContainerError, ImageNotFound
+from docker.errors import APIError, ContainerError, DockerException, ImageNotFound
 from requests.exceptions import RequestException
 
 from bench import paths
@@ -64,7 +64,7 @@ def _default(client: docker.DockerClient, record: dict[str, Any], progress: Prog
         return str(held["source"])
     try:
         reference, source = _official(client, held["reference"] if held else None, progress)
-    except (APIError, RequestException, EnvironmentUnavailable) as error:
+    except (DockerException, RequestException, EnvironmentUnavailable) as error:
         reason = " ".join(str(getattr(error, "explanation", None) or error).split())[:160]
         progress(f"no image registry gives {OFFICIAL} ({reason}): the base is made here from Debian packages")
         reference, source = "made", _made(client, progress)
@@ -97,8 +97,8 @@ def _named(client: docker.DockerClient, base: str, progress: Progress) -> str:
     except ImageNotFound:
         progress(f"pulling {base}")
     try:
-        return str(client.images.pull(base, tag=None if ":" in base or "@" in base else "latest").id)
-    except (APIError, RequestException) as error:
+        return str(client.images.pull(base).id)
+    except (DockerException, RequestException) as error:
         reason = " ".join(str(getattr(error, "explanation", None) or error).split())[:200]
         raise EnvironmentUnavailable(
             f"the base image {base} is neither on this engine nor to be pulled ({reason}); "

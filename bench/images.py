@@ -53,6 +53,8 @@ def build_all(
 
     Where the base has yet to be had, the wheels are downloaded meanwhile.
     """
+    for framework, version in wanted:
+        locks.check(framework=framework, version=version)
     with ThreadPoolExecutor() as pool:
         if base is None and not base_image.is_settled():
             with closing(engine()) as client:
@@ -77,6 +79,7 @@ def build(*, framework: str, version: str | None = None, base: str | None = None
     version  None for the locked one
     base     any image with Python 3.11 to 3.13, by name or id; None for the default base
     """
+    locks.check(framework=framework, version=version)
     with closing(engine()) as client, one_sentence(f"building the image of {framework}"):
         ground = base_image.choose(client, base=base, progress=progress)
         target = Target(ground.python)

@@ -75,7 +75,7 @@ def locked_version(framework: str) -> str:
 
 def lock(*, framework: str, version: str | None, target: Target) -> Lock | None:
     """The lock for a version: the committed one, one resolved earlier, or None where it was never resolved here."""
-    _check(framework=framework, version=version, python=target.python)
+    check(framework=framework, version=version, python=target.python)
     committed = committed_lock(framework)
     if version in {None, committed.version}:
         return committed
@@ -85,7 +85,7 @@ def lock(*, framework: str, version: str | None, target: Target) -> Lock | None:
 
 def committed_lock(framework: str) -> Lock:
     """The lock that travels with bench."""
-    _check(framework=framework, version=None, python=PYTHONS[0])
+    check(framework=framework)
     return _parse(paths.images_root() / framework / "requirements-cpu.lock", framework=framework, committed=True)
 
 
@@ -125,7 +125,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def _check(*, framework: str, version: str | None, python: str) -> None:
+def check(*, framework: str, version: str | None = None, python: str = PYTHONS[0]) -> None:
+    """Raise InputError for a framework or version that cannot exist, EnvironmentUnavailable for an uncovered Python."""
     if framework not in DISTRIBUTIONS:
         raise InputError(f'framework "{framework}" is unknown; choose tensorflow or pytorch')
     if version is not None and not _VERSION.fullmatch(version):

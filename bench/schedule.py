@@ -24,6 +24,7 @@ Record = Mapping[str, Any]
 MAX_ATTEMPTS = 3  # of one block that keeps being spoiled
 FAILURES_IN_A_ROW = 3  # after which a comparison is given up
 PADDING_BYTES = 4096
+SLOW_STEP_S = 0.25  # above it a block of twelve rounds would take most of a minute
 
 
 class Budget(Protocol):
@@ -109,7 +110,8 @@ def slice_plan(
     duration_s = max(slice_s, *typical_s.values())
     steps = {arm: max(1, math.ceil(duration_s / step_s - 1e-9)) for arm, step_s in typical_s.items()}
     rounds = round(target_s / (duration_s * syncs))
-    return SlicePlan(steps=steps, settle_steps=settle_steps, rounds=min(60, max(12, rounds)))
+    least = 12 if duration_s < SLOW_STEP_S else 6
+    return SlicePlan(steps=steps, settle_steps=settle_steps, rounds=min(60, max(least, rounds)))
 
 
 def k_min(family: int, alpha: float = stats.ALPHA) -> int:

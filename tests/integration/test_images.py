@@ -22,7 +22,7 @@ import pytest
 from bench import base_image, images, wheelhouse
 from bench.base_image import choose
 from bench.container_engine import run_build
-from bench.errors import EnvironmentUnavailable
+from bench.errors import EnvironmentUnavailable, InputError
 from bench.images import Image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -137,6 +137,14 @@ def test_a_build_that_fails_says_why_and_leaves_no_stage_behind(
         images._build(client, wheels, default_base)
     assert client.images.list(filters={"label": "bench.stage", "dangling": True}) == []
     assert images.find("pytorch", "0.0.1") is None
+
+
+@pytest.mark.parametrize(("framework", "version"), [("jax", None), ("pytorch", "newest")])
+def test_bad_input_is_refused_before_any_work(framework: str, version: str | None) -> None:
+    with pytest.raises(InputError, match=r"jax|newest"):
+        images.build(framework=framework, version=version, progress=pytest.fail)
+    with pytest.raises(InputError, match=r"jax|newest"):
+        images.build_all(wanted=[(framework, version)], progress=pytest.fail)
 
 
 # The engine

@@ -63,8 +63,8 @@ def test_default_covers_both_phases_and_both_modes_of_both_workloads() -> None:
     covered = {(one.arms[0].cell.workload.name, one.arms[0].cell.phase, one.arms[0].cell.mode)
                for one in default.comparisons}  # fmt: skip
     assert len(covered) == 8
-    assert len(default.comparisons) == 12
-    assert default.budget == Budget(half_width=0.02, max_blocks=12, per_comparison_s=300, total_s=2700)
+    assert len(default.comparisons) == 8
+    assert default.budget == Budget(half_width=0.02, max_blocks=12, per_comparison_s=360, total_s=2400)
 
 
 def test_absent_axes_take_their_defaults(read: Load) -> None:
@@ -163,6 +163,14 @@ axes:
 """)
     assert arms(found) == [["pytorch-2.13.0", "pytorch-2.12.1"]]
     assert found.comparisons[0].baseline == "pytorch-2.12.1"
+
+
+def test_a_baseline_that_fits_two_arms_is_refused_with_their_names(read: Load) -> None:
+    two = "[{name: pytorch, version: 2.13.0}, {name: pytorch, version: 2.12.1}]"
+    with pytest.raises(
+        InputError, match=r"m\.yaml:2: .* fits more than one .* choose one of pytorch-2\.13\.0, pytorch-2"
+    ):
+        read(f"axes: {{workload: [mnist_cnn], framework: {two}}}\nbaseline: pytorch")
 
 
 def test_a_numeric_axis_can_be_compared_and_be_the_baseline(read: Load) -> None:

@@ -90,7 +90,8 @@ def test_a_step_longer_than_a_slice_is_a_slice() -> None:
     plan = schedule.slice_plan({"x": [30e6, 31e6, 29e6], "y": [15e6]})
     assert plan.steps == {"x": 1, "y": 2}
     assert plan.rounds == 25
-    assert schedule.slice_plan({"x": [2e9], "y": [1e9]}).rounds == 12
+    assert schedule.slice_plan({"x": [240e6], "y": [30e6]}).rounds == 12
+    assert schedule.slice_plan({"x": [2e9], "y": [1e9]}).rounds == 6
 
 
 def test_an_outlier_of_the_pilot_does_not_set_the_slice() -> None:

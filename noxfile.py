@@ -1,0 +1,48 @@
+"""Sessions: tests, lint, types, docs, bench. What they install stands in pyproject.toml."""
+
+from __future__ import annotations
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.sessions = ["lint", "types", "tests", "docs"]
+nox.options.default_venv_backend = "uv|virtualenv"
+
+PYTHONS = nox.project.python_versions(nox.project.load_toml("pyproject.toml"))
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """All tests; `nox -s tests -- -m 'not docker'` for a part of them."""
+    session.install("-e", ".[test]")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff: rules and format."""
+    session.install("-e", ".[lint]")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Mypy, strict."""
+    session.install("-e", ".[types,test]", "nox")
+    session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Write the command line's help into docs/cli.md, and check every link and command of the documentation."""
+    session.install("-e", ".[test]")
+    session.run("python", "docs/generate.py")
+    session.run("pytest", "tests/unit/test_docs.py")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """The main job, quick: TensorFlow against PyTorch on this machine."""
+    session.install(".")
+    session.run("bench", "run", "--matrix", *(session.posargs or ["quick"]))
