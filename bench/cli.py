@@ -268,12 +268,12 @@ def _seconds(budget: str | None) -> float | None:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """A polite kill is an interrupt too: whatever is finished is kept, and what runs is removed."""
+    """A polite kill is an interrupt too, in the background as well: what is finished is kept, what runs is removed."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:

@@ -174,7 +174,7 @@ def _write_context(context: IO[bytes], wheels: Wheelhouse) -> None:
     uv = uv_binary()
     if uv is None:
         raise EnvironmentUnavailable("uv, which installs the wheels inside an image, is missing; pip install uv")
-    with tarfile.open(fileobj=context, mode="w") as tar:
+    with tarfile.open(fileobj=context, mode="w", format=tarfile.GNU_FORMAT) as tar:
         tar.add(_dockerfile(wheels.framework), "Dockerfile")
         tar.add(uv.resolve(), "uv")
         for path in [wheels.requirements, *sorted(wheels.path.glob("*.whl"))]:

@@ -15,7 +15,7 @@ from bench.errors import EnvironmentUnavailable, InputError
 
 DISTRIBUTIONS = {"tensorflow": "tensorflow-cpu", "pytorch": "torch"}
 PYTHONS = ("3.11", "3.12", "3.13")
-_VERSION = re.compile(r"\d+(\.\d+){0,3}((a|b|rc)\d+)?")
+_VERSION = re.compile(r"\d+(\.\d+){0,3}((a|b|rc|\.post)\d+)?")
 
 
 @dataclass(frozen=True)

@@ -99,4 +99,5 @@ def _reason(stderr: str) -> str:
     causes = [line for line in following if line.startswith("cause:")]
     detail = causes[-1:] or (following[:1] if lines[errors[0]].endswith(":") else [])
     text = re.sub(r"(?i)^error:\s*", "", " ".join([lines[errors[0]], *detail]))
-    return re.sub(r"//[^/@\s]*@", "//", text)[:400]
+    text = re.sub(r" \(from versions: (?!none)[^)]*\)", "", text)
+    return re.sub(r"//[^/@\s]*@", "//", text)[:400]  # without passwords

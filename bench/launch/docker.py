@@ -1,6 +1,7 @@
 """Workers as hardened containers, one a trial: no network, read-only root, no capability, nobody's user, one cpuset.
 
 What is mounted: the worker's package and the data, read-only; the run's compile caches, writable; a scratch in memory.
+The engine itself removes a container that has ended: a harness that is killed leaves none behind.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import socket
 import struct
 import time
 from contextlib import suppress
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import requests.exceptions
@@ -21,6 +23,7 @@ from bench.container_engine import engine
 from bench.environment import cuda_devices
 from bench.errors import EngineLost, InputError, WorkerFailed
 from bench.launch import Progress, Provision, worker_environment
+from bench.launch.reaper import Reaper
 from bench.paths import staged_worker_root
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ NOBODY = "65534:65534"
 WORKER, DATA, CACHE = "/bench/worker", "/bench/data", "/bench/cache"
 MEMORY_SHARE = 0.8
 PIDS = 4096
+REMOVAL_LIMIT_S = 30
 SCRATCH = "size=2g,mode=1777,exec,nosuid,nodev"  # exec: what torch.compile builds there is loaded
 _STDOUT = 1
 _HEADER = struct.Struct(">BxxxI")
@@ -56,6 +60,7 @@ class DockerChannel:
         attached = api.attach_socket(container, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
         self._keep, self._socket = attached, _raw(attached)
         self._buffer = bytearray()
+        self._began_s = int(time.time())
         api.start(container)
         state = api.inspect_container(container)["State"]
         self.pid = int(state["Pid"])
@@ -88,25 +93,34 @@ class DockerChannel:
         return bytes(out), bytes(err)
 
     def fate(self) -> tuple[str, str]:
-        """Raises EngineLost where the engine can no longer say."""
+        """From the engine's events, which outlive the container. Raises EngineLost where it can no longer say."""
+        code, killed_for_memory = None, False
         try:
             for _ in range(50):
-                state = self._client.api.inspect_container(self._container)["State"]
-                if not state["Running"]:
+                for event in self._events():
+                    killed_for_memory |= event["Action"] == "oom"
+                    if event["Action"] == "die":
+                        code = int(event["Actor"]["Attributes"]["exitCode"])
+                if code is not None:
                     break
                 time.sleep(0.1)
-        except NotFound:
-            return "crashed", "was removed by somebody else"
         except _LOST as error:
             raise EngineLost(f"the Docker engine went away: {_line(error)}") from None
-        if state["Running"]:
+        if code is None:
             return "crashed", "closed its output and went on"
-        code = int(state["ExitCode"])
-        if state["OOMKilled"]:
+        if killed_for_memory:
             return "oom", "was killed for memory by the kernel, at its container's limit"
         if code > 128:
             return "crashed", f"crashed with signal {code - 128}"
         return "crashed", f"ended with exit status {code}"
+
+    def _events(self) -> list[dict[str, Any]]:
+        """What has happened to the container so far: `oom` and `die` alone."""
+        wanted = {"container": self._container, "event": ["oom", "die"]}
+        until = f"{time.time():.9f}"  # a whole second would leave out what happened in this one
+        return list(
+            self._client.api.events(since=self._began_s, until=until, filters=wanted, decode=True)  # type: ignore[call-overload]
+        )
 
     def remove(self) -> None:
         """Force it away; an engine that is gone has nothing left to remove now (`sweep` does it later)."""
@@ -114,7 +128,7 @@ class DockerChannel:
             self._socket.close()
         self._keep.close()
         with suppress(*_LOST):
-            self._client.api.remove_container(self._container, force=True, v=True)
+            _force_away(self._client.api, self._container)
 
 
 class DockerLauncher:
@@ -129,6 +143,9 @@ class DockerLauncher:
         self._root = staged_worker_root()
         self._images: dict[Named, str] = {}
         cache.chmod(0o1777)
+        with suppress(*_LOST):
+            sweep(self._client, run_id)  # what was killed between making a container and starting it
+        self._reaper = Reaper(run_id)
 
     def provide(self, frameworks: Sequence[Named], progress: Progress) -> dict[Named, Provision]:
         """Build the images on first use, or take the cells' own. Raises EnvironmentUnavailable, InputError."""
@@ -185,7 +202,7 @@ class DockerLauncher:
             return DockerChannel(self._client, container, image)
         except _LOST as error:
             with suppress(*_LOST):
-                api.remove_container(container, force=True, v=True)
+                _force_away(api, container)
             if isinstance(error, APIError):
                 raise WorkerFailed(f"the container could not be started: {_line(error)}", kind="crashed") from None
             raise EngineLost(f"the Docker engine went away: {_line(error)}") from None
@@ -197,6 +214,7 @@ class DockerLauncher:
         limit = int(_memory_total_bytes() * MEMORY_SHARE)
         return self._client.api.create_host_config(
             binds=mounts,
+            auto_remove=True,
             network_mode="none",
             read_only=True,
             cap_drop=["ALL"],
@@ -219,6 +237,7 @@ class DockerLauncher:
         """Remove every container that still carries this run's label."""
         with suppress(*_LOST):
             sweep(self._client, self._run_id)
+            self._reaper.dismiss()
         self._client.close()
 
 
@@ -226,9 +245,19 @@ def sweep(client: docker.DockerClient, run_id: str) -> int:
     """Remove all containers of a run; returns how many there were."""
     left = client.api.containers(all=True, filters={"label": f"bench.run={run_id}"})
     for container in left:
-        with suppress(NotFound):
-            client.api.remove_container(container["Id"], force=True, v=True)
+        _force_away(client.api, container["Id"])
     return len(left)
+
+
+def _force_away(api: Any, container: str) -> None:
+    """Remove a container, running or not; returns when it is gone, whoever removed it."""
+    with suppress(NotFound):
+        try:
+            api.remove_container(container, force=True, v=True)
+        except APIError as error:
+            if error.status_code != HTTPStatus.CONFLICT:
+                raise
+            api.wait(container, timeout=REMOVAL_LIMIT_S, condition="removed")  # the engine is at it
 
 
 def _python(api: Any, image: str) -> str:

@@ -1,0 +1,58 @@
+"""Removes a run's containers when the harness dies without a word.
+
+The workers end by themselves, but the engine keeps an ended container until somebody removes it. This process waits on
+a pipe that only the harness holds, and costs nothing while it waits.
+
+    python -m bench.launch.reaper RUN_ID        stdin: `done` when there is nothing to remove, else its end
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+
+DONE = b"done"
+SWEEPS = 8
+
+
+class Reaper:
+    """The harness's end of it."""
+
+    def __init__(self, run_id: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bench.launch.reaper", run_id],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def dismiss(self) -> None:
+        """Nothing is left to remove."""
+        try:
+            self._process.communicate(DONE, timeout=5)
+        except (OSError, subprocess.TimeoutExpired):
+            self._process.kill()
+            self._process.wait()
+
+
+def main() -> None:
+    """Wait for the harness's word or its end; interrupts are the harness's business."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    if sys.stdin.buffer.read() == DONE:
+        return
+    from bench.container_engine import engine
+    from bench.launch.docker import sweep
+
+    with closing(engine()) as client:
+        for _ in range(SWEEPS):  # the engine may still be creating what the harness asked for last
+            sweep(client, sys.argv[1])
+            time.sleep(1)
+
+
+if __name__ == "__main__":
+    main()
