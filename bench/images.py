@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from bench import base_image, locks, paths, wheelhouse
-from bench.container_engine import engine, one_sentence, run_build
+from bench.container_engine import buildkit, engine, one_sentence, run_build
 from bench.errors import EnvironmentUnavailable
 from bench.locks import Target, locked_version
 from bench.pip_client import uv_binary
@@ -155,11 +155,13 @@ def _build(client: docker.DockerClient, wheels: Wheelhouse, base: Base) -> Image
     try:
         with tempfile.TemporaryFile(dir=paths.cache_root()) as context:
             _write_context(context, wheels)
-            run_build(
-                client, what=f"the image of {wheels.framework} {wheels.version}", fileobj=context, custom_context=True,
-                tag=_tag(wheels.framework, wheels.version), buildargs={"BASE": base.tag, "STAGE": stage},
-                labels=labels, network_mode="none",
-            )  # fmt: skip
+            tag, buildargs = _tag(wheels.framework, wheels.version), {"BASE": base.tag, "STAGE": stage}
+            if not buildkit(client, context=context, tag=tag, buildargs=buildargs, labels=labels):
+                context.seek(0)
+                run_build(
+                    client, what=f"the image of {wheels.framework} {wheels.version}", fileobj=context,
+                    custom_context=True, tag=tag, buildargs=buildargs, labels=labels, network_mode="none",
+                )  # fmt: skip
     finally:
         client.images.prune(filters={"dangling": True, "label": f"{_STAGE}={stage}"})
         client.images.prune(filters={"dangling": True, "label": _STAGE, "until": "24h"})  # of builds that were killed

@@ -1,0 +1,91 @@
+"""What tests share: markers that mean what they say, small matrices, and copies of the code that may be broken."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from bench.errors import BenchError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+REQUIRED = os.environ.get("BENCH_REQUIRE") == "1"  # .ci/run: what is absent is a failure there
+
+Edit = Callable[[Path, str, str], None]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose engine or frameworks are absent, with the reason; fail it where they are required."""
+    for marker, absence in {"docker": _no_engine, "framework": _no_frameworks}.items():
+        if item.get_closest_marker(marker) and (reason := absence()):
+            if REQUIRED:
+                pytest.fail(f"BENCH_REQUIRE=1, and {reason}", pytrace=False)
+            pytest.skip(reason)
+
+
+@cache
+def _no_engine() -> str | None:
+    from bench.container_engine import engine
+
+    try:
+        engine().close()
+    except BenchError as reason:
+        return str(reason)
+    return None
+
+
+@cache
+def _no_frameworks() -> str | None:
+    """Their environments are made here on first use, which takes minutes."""
+    from bench.environments import environment
+
+    try:
+        for framework in ("tensorflow", "pytorch"):
+            environment(framework=framework, progress=print)
+    except BenchError as reason:
+        return str(reason)
+    return None
+
+
+@pytest.fixture(scope="session")
+def matrix_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Write a matrix of these workloads, TensorFlow against PyTorch in training: small, and over in a minute."""
+    folder = tmp_path_factory.mktemp("matrices")
+
+    def write(
+        *workloads: str, blocks: int = 2, batch_size: int = 64, name: str = "small", budget: str = "total: 10m"
+    ) -> Path:
+        axes = f"axes: {{workload: [{', '.join(workloads or (CLASSIC,))}], batch_size: [{batch_size}]}}"
+        path = folder / f"{name}.yaml"
+        path.write_text(f"name: {name}\n{axes}\nbudget: {{blocks: {blocks}, {budget}}}\nseed: 7\n")
+        return path
+
+    return write
+
+
+CLASSIC = "{name: linear_regression, preset: classic, evaluate_steps: 20}"
+
+
+@pytest.fixture
+def source_tree(tmp_path: Path) -> Path:
+    """A copy of the program, to break: the packages and the images' recipes."""
+    tree = tmp_path / "tree"
+    for package in ("bench", "workloads", "images"):
+        shutil.copytree(REPOSITORY / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return tree
+
+
+@pytest.fixture(scope="session")
+def edit() -> Edit:
+    """Replace the one place where a file says `old`; a test that would change nothing fails."""
+
+    def replace(path: Path, old: str, new: str) -> None:
+        text = path.read_text()
+        assert text.count(old) == 1, f"{path.name} says {old!r} {text.count(old)} times"
+        path.write_text(text.replace(old, new))
+
+    return replace
