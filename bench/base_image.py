@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import shutil
@@ -27,10 +28,14 @@ if TYPE_CHECKING:
 OFFICIAL = "python:3.11-slim-bookworm"
 OFFICIAL_PYTHON = "3.11"  # what OFFICIAL and a made base hold: their wheels can be fetched beforehand
 REPOSITORY = "bench-base"
-_MADE_TAG = "made-bookworm"
 _REGISTRY_LIMIT_S = 15
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
-_PROBE = """python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])' && { command -v c++ || echo none; }"""
+# Prints the Python version, then the Debian packages that torch.compile would miss: a compiler, Python.h.
+_PROBE = """
+python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])' || exit
+command -v c++ > /dev/null || echo g++
+python3 -c 'import os, sysconfig as s; os.path.exists(s.get_path("include") + "/Python.h") or print("libpython3-dev")'
+"""
 
 Progress = Callable[[str], None]
 
@@ -59,16 +64,17 @@ def is_settled() -> bool:
 
 def _default(client: docker.DockerClient, record: dict[str, Any], progress: Progress) -> str:
     """The id of the default base; whichever it is at first is held from then on."""
-    held = record.get("default")
-    if held and _exists(client, held["source"]):
+    held = record.get("default", {"reference": "", "source": ""})
+    is_official = "@" in held["reference"]
+    if (is_official or held["reference"] == _made_name()) and _exists(client, held["source"]):
         return str(held["source"])
     try:
-        reference, source = _official(client, held["reference"] if held else None, progress)
+        reference, source = _official(client, held["reference"] if is_official else None, progress)
     except (DockerException, RequestException, EnvironmentUnavailable) as error:
         reason = " ".join(str(getattr(error, "explanation", None) or error).split())[:160]
         progress(f"no image registry gives {OFFICIAL} ({reason}): the base is made here from Debian packages")
-        reference, source = "made", _made(client, progress)
-        if held and held["reference"] != reference:
+        reference, source = _made_name(), _made(client, progress)
+        if is_official:
             return source  # the official digest stays held for the day when the registry answers again
     record["default"] = {"reference": reference, "source": source}
     _save(record)
@@ -78,7 +84,7 @@ def _default(client: docker.DockerClient, record: dict[str, Any], progress: Prog
 def _official(client: docker.DockerClient, held: str | None, progress: Progress) -> tuple[str, str]:
     """Pull the official base by digest: the held one, else the tag's of today. Gives (name@digest, image id)."""
     name = OFFICIAL.rpartition(":")[0]
-    if held is None or held == "made":
+    if held is None:
         with closing(engine(timeout_s=_REGISTRY_LIMIT_S)) as hurried:
             answer = hurried.api.inspect_distribution(OFFICIAL)  # type: ignore[no-untyped-call]
             held = f"{name}@{answer['Descriptor']['digest']}"
@@ -107,12 +113,12 @@ def _named(client: docker.DockerClient, base: str, progress: Progress) -> str:
 
 
 def _prepared(client: docker.DockerClient, source: str, record: dict[str, Any], progress: Progress) -> Base:
-    """The base with its Python known and a C++ compiler inside; asked once for each image."""
-    images = record.setdefault("images", {})
+    """The base with its Python known and all inside that compiling needs; asked once for each image."""
+    images = record.setdefault("ready", {})
     known = images.get(source)
     if known is None or not _exists(client, known["id"]):
-        python, has_compiler = _probe(client, source)
-        ready = source if has_compiler else _with_compiler(client, source, progress)
+        python, missing = _probe(client, source)
+        ready = _with_packages(client, source, missing, progress) if missing else source
         images[source] = known = {"id": ready, "python": python}
         _save(record)
     base = Base(id=known["id"], tag=f"{REPOSITORY}:{known['id'].partition(':')[2][:12]}", python=known["python"])
@@ -120,8 +126,8 @@ def _prepared(client: docker.DockerClient, source: str, record: dict[str, Any], 
     return base
 
 
-def _probe(client: docker.DockerClient, source: str) -> tuple[str, bool]:
-    """Ask an image for its Python and its compiler by running it, without a network."""
+def _probe(client: docker.DockerClient, source: str) -> tuple[str, list[str]]:
+    """Ask an image for its Python, and for the packages that it lacks, by running it without a network."""
     machine = _MACHINES.get(client.images.get(source).attrs["Architecture"], "unknown")
     if machine != platform.machine():
         raise EnvironmentUnavailable(
@@ -131,7 +137,7 @@ def _probe(client: docker.DockerClient, source: str) -> tuple[str, bool]:
         output = client.containers.run(
             source, ["-c", _PROBE], entrypoint="/bin/sh", network_mode="none", remove=True, user="0"
         )
-        python, compiler = output.decode().split()
+        python, *missing = output.decode().split()
     except (ContainerError, APIError, ValueError):
         raise EnvironmentUnavailable(
             f"the base image {source[:19]} has no python3; give --base one with Python {PYTHONS[0]} to {PYTHONS[-1]}"
@@ -141,30 +147,32 @@ def _probe(client: docker.DockerClient, source: str) -> tuple[str, bool]:
             f"the base image {source[:19]} has Python {python}; "
             f"give --base one with Python {PYTHONS[0]} to {PYTHONS[-1]}, which the locks cover"
         )
-    return python, compiler != "none"
+    return python, missing
 
 
-def _with_compiler(client: docker.DockerClient, source: str, progress: Progress) -> str:
-    """Add g++ to a Debian-based image, from inside its own build: this step alone needs a network."""
-    progress("adding a C++ compiler to the base image")
+def _with_packages(client: docker.DockerClient, source: str, missing: list[str], progress: Progress) -> str:
+    """Add Debian packages to an image, from inside its own build: this step alone needs a network."""
+    packages = " ".join(missing)
+    progress(f"adding {packages} to the base image: torch.compile needs a C++ compiler and Python's headers")
     parent = f"{REPOSITORY}:source-{source.partition(':')[2][:12]}"
     client.images.get(source).tag(parent)
     try:
         return run_build(
-            client, what=f"a base with g++ on {source[:19]}", path=str(paths.images_root() / "base"),
-            buildargs={"BASE": parent}, use_config_proxy=True, labels={"bench.base.source": source},
+            client, what=f"a base with {packages} on {source[:19]}", path=str(paths.images_root() / "base"),
+            buildargs={"BASE": parent, "PACKAGES": packages}, use_config_proxy=True,
+            labels={"bench.base.source": source},
         )  # fmt: skip
     except EnvironmentUnavailable as failure:
         client.images.prune(filters={"dangling": True, "label": "bench.stage=base"})
         raise EnvironmentUnavailable(
-            f"{failure}; where containers reach no Debian mirror, give --base an image that has g++ already"
+            f"{failure}; where containers reach no Debian mirror, give --base an image that has {packages} already"
         ) from None
 
 
 def _made(client: docker.DockerClient, progress: Progress) -> str:
     """The base made on this machine before, or made now by images/base/make-base.sh (about a minute)."""
-    if _exists(client, f"{REPOSITORY}:{_MADE_TAG}"):
-        return str(client.images.get(f"{REPOSITORY}:{_MADE_TAG}").id)
+    if _exists(client, _made_name()):
+        return str(client.images.get(_made_name()).id)
     if not shutil.which("mmdebstrap"):
         raise EnvironmentUnavailable(
             f"no image registry gives {OFFICIAL}, and mmdebstrap, which makes a base from Debian packages, is missing; "
@@ -174,14 +182,24 @@ def _made(client: docker.DockerClient, progress: Progress) -> str:
     with tempfile.TemporaryDirectory(prefix="bench-", dir=paths.cache_root()) as scratch:
         rootfs = Path(scratch) / "rootfs.tar"
         _run_make_base(rootfs)
+        repository, _, tag = _made_name().partition(":")
         answer = client.api.import_image_from_file(
-            str(rootfs), repository=REPOSITORY, tag=_MADE_TAG, changes=["LABEL bench.base.made=bookworm"]
+            str(rootfs), repository=repository, tag=tag, changes=["LABEL bench.base.made=bookworm"]
         )
     return str(json.loads(answer.splitlines()[-1])["status"])
 
 
+def _made_name() -> str:
+    """The name of the base that today's script makes."""
+    return f"{REPOSITORY}:made-{hashlib.sha256(_make_base().read_bytes()).hexdigest()[:12]}"
+
+
+def _make_base() -> Path:
+    return paths.images_root() / "base" / "make-base.sh"
+
+
 def _run_make_base(rootfs: Path) -> None:
-    script = paths.images_root() / "base" / "make-base.sh"
+    script = _make_base()
     done = subprocess.run(["/bin/sh", str(script), str(rootfs)], capture_output=True, text=True, check=False)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("E:")] or done.stderr.splitlines()[-1:]

@@ -112,7 +112,8 @@ def deciding_sync(phase: str) -> str:
 
 def measure_block(bench: Bench, comparison: Comparison, planned: Planned, plan: Plan) -> Block:
     """The whole life of one block; a worker that fails is an outcome, an engine that is lost raises EngineLost."""
-    block = Block(planned=planned, order=schedule.start_order([arm.id for arm in comparison.arms], planned, bench.seed))
+    names = [arm.id for arm in comparison.arms]
+    block = Block(planned=planned, order=schedule.start_order(names, planned, bench.seed))
     arms = {arm.id: arm for arm in comparison.arms}
     began = time.monotonic()
     with Group() as group:

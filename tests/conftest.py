@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -20,7 +23,7 @@ Edit = Callable[[Path, str, str], None]
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test whose engine or frameworks are absent, with the reason; fail it where they are required."""
-    for marker, absence in {"docker": _no_engine, "framework": _no_frameworks}.items():
+    for marker, absence in {"docker": _no_engine, "framework": _no_frameworks, "network": _no_index}.items():
         if item.get_closest_marker(marker) and (reason := absence()):
             if REQUIRED:
                 pytest.fail(f"BENCH_REQUIRE=1, and {reason}", pytrace=False)
@@ -51,6 +54,15 @@ def _no_frameworks() -> str | None:
     return None
 
 
+@cache
+def _no_index() -> str | None:
+    probe = ["download", "--quiet", "--no-deps", "--no-cache-dir", "--retries=0", "--timeout=10", "iniconfig"]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", *probe, "--disable-pip-version-check", f"--dest={folder}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return f"no package index answers: {' '.join(done.stderr.split())[:200]}" if done.returncode else None
+
+
 @pytest.fixture(scope="session")
 def matrix_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Write a matrix of these workloads, TensorFlow against PyTorch in training: small, and over in a minute."""
@@ -70,13 +82,29 @@ def matrix_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
 CLASSIC = "{name: linear_regression, preset: classic, evaluate_steps: 20}"
 
 
-@pytest.fixture
-def source_tree(tmp_path: Path) -> Path:
-    """A copy of the program, to break: the packages and the images' recipes."""
-    tree = tmp_path / "tree"
-    for package in ("bench", "workloads", "images"):
-        shutil.copytree(REPOSITORY / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
-    return tree
+@pytest.fixture(scope="session")
+def source_tree(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """Make a copy of the program, to break: the packages and the images' recipes."""
+
+    def copy() -> Path:
+        tree = tmp_path_factory.mktemp("tree")
+        for package in ("bench", "workloads", "images"):
+            shutil.copytree(REPOSITORY / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
+        return tree
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def borrowed_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the user's environments and data, in which broken workloads may be staged."""
+    from bench.paths import cache_root
+
+    folder = tmp_path_factory.mktemp("cache")
+    for name in ("environments", "data"):
+        if (cache_root() / name).is_dir():
+            (folder / name).symlink_to(cache_root() / name)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ import socket
 import struct
 import time
 from contextlib import suppress
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import requests.exceptions
@@ -23,7 +22,7 @@ from bench.container_engine import engine
 from bench.environment import cuda_devices
 from bench.errors import EngineLost, InputError, WorkerFailed
 from bench.launch import Progress, Provision, worker_environment
-from bench.launch.reaper import Reaper
+from bench.launch.reaper import Reaper, force_away, sweep
 from bench.paths import staged_worker_root
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ NOBODY = "65534:65534"
 WORKER, DATA, CACHE = "/bench/worker", "/bench/data", "/bench/cache"
 MEMORY_SHARE = 0.8
 PIDS = 4096
-REMOVAL_LIMIT_S = 30
 SCRATCH = "size=2g,mode=1777,exec,nosuid,nodev"  # exec: what torch.compile builds there is loaded
 _STDOUT = 1
 _HEADER = struct.Struct(">BxxxI")
@@ -128,7 +126,7 @@ class DockerChannel:
             self._socket.close()
         self._keep.close()
         with suppress(*_LOST):
-            _force_away(self._client.api, self._container)
+            force_away(self._client.api, self._container)
 
 
 class DockerLauncher:
@@ -202,7 +200,7 @@ class DockerLauncher:
             return DockerChannel(self._client, container, image)
         except _LOST as error:
             with suppress(*_LOST):
-                _force_away(api, container)
+                force_away(api, container)
             if isinstance(error, APIError):
                 raise WorkerFailed(f"the container could not be started: {_line(error)}", kind="crashed") from None
             raise EngineLost(f"the Docker engine went away: {_line(error)}") from None
@@ -239,25 +237,6 @@ class DockerLauncher:
             sweep(self._client, self._run_id)
             self._reaper.dismiss()
         self._client.close()
-
-
-def sweep(client: docker.DockerClient, run_id: str) -> int:
-    """Remove all containers of a run; returns how many there were."""
-    left = client.api.containers(all=True, filters={"label": f"bench.run={run_id}"})
-    for container in left:
-        _force_away(client.api, container["Id"])
-    return len(left)
-
-
-def _force_away(api: Any, container: str) -> None:
-    """Remove a container, running or not; returns when it is gone, whoever removed it."""
-    with suppress(NotFound):
-        try:
-            api.remove_container(container, force=True, v=True)
-        except APIError as error:
-            if error.status_code != HTTPStatus.CONFLICT:
-                raise
-            api.wait(container, timeout=REMOVAL_LIMIT_S, condition="removed")  # the engine is at it
 
 
 def _python(api: Any, image: str) -> str:

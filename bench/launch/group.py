@@ -105,14 +105,16 @@ class Group:
 
     def _outcome(self, arm: str, expected: int, verb: str) -> dict[str, Any] | WorkerFailed | None:
         """The answer to `expected` if it is there, a failure if the worker broke the contract, else None."""
-        line, newline, rest = self._said[arm].partition(b"\n")
-        if len(line) > MESSAGE_LIMIT_BYTES:
+        said = self._said[arm]
+        end = said.find(b"\n")
+        if (end if end >= 0 else len(said)) > MESSAGE_LIMIT_BYTES:
             return self._failed(arm, "flooded", f"said over {MESSAGE_LIMIT_BYTES >> 20} MiB in one message")
-        if not newline:
+        if end < 0:
             return self._ended(arm, verb) if self._is_over(arm) else None
-        self._said[arm] = rest
+        line = bytes(said[:end])
+        del said[: end + 1]
         try:
-            answer = Answer.decode(bytes(line))
+            answer = Answer.decode(line)
         except ContractError as error:
             return self._failed(arm, "garbage", f"broke the contract: {error}")
         if answer.error is not None:

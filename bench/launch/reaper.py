@@ -12,9 +12,15 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import docker
 
 DONE = b"done"
+REMOVAL_LIMIT_S = 30
 SWEEPS = 8
 
 
@@ -46,12 +52,32 @@ def main() -> None:
     if sys.stdin.buffer.read() == DONE:
         return
     from bench.container_engine import engine
-    from bench.launch.docker import sweep
 
     with closing(engine()) as client:
         for _ in range(SWEEPS):  # the engine may still be creating what the harness asked for last
             sweep(client, sys.argv[1])
             time.sleep(1)
+
+
+def sweep(client: docker.DockerClient, run_id: str) -> int:
+    """Remove all containers of a run; returns how many there were."""
+    left = client.api.containers(all=True, filters={"label": f"bench.run={run_id}"})
+    for container in left:
+        force_away(client.api, container["Id"])
+    return len(left)
+
+
+def force_away(api: Any, container: str) -> None:
+    """Remove a container, running or not; returns when it is gone, whoever removed it."""
+    from docker.errors import APIError, NotFound
+
+    with suppress(NotFound):
+        try:
+            api.remove_container(container, force=True, v=True)
+        except APIError as error:
+            if error.status_code != HTTPStatus.CONFLICT:
+                raise
+            api.wait(container, timeout=REMOVAL_LIMIT_S, condition="removed")  # the engine is at it
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 # The packages come from wherever this machine's apt gets its own; root is not needed (mmdebstrap --mode=auto).
 set -eu
 exec mmdebstrap --mode=auto --variant=minbase --format=tar \
-  --include=python3,python3-venv,ca-certificates,g++ \
+  --include=python3,ca-certificates,g++,libpython3-dev \
   --dpkgopt=force-unsafe-io \
   --dpkgopt='path-exclude=/usr/share/man/*' \
   --dpkgopt='path-exclude=/usr/share/doc/*' \

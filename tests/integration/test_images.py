@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -107,6 +108,17 @@ def test_both_images_hold_one_compiler_one_python_and_one_numpy(
 
 @pytest.mark.docker
 @pytest.mark.framework
+def test_code_against_pythons_headers_compiles_in_both_images_as_torch_compile_needs(
+    built: list[Image], client: docker.DockerClient
+) -> None:
+    headers = "/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path(\"include\"))'"
+    script = f"echo '#include <Python.h>' | c++ -x c++ -fsyntax-only -I $({headers}) - && echo compiled"
+    for image in built:
+        assert hardened(client, image.id, "sh", "-c", script) == "compiled"
+
+
+@pytest.mark.docker
+@pytest.mark.framework
 def test_a_second_build_takes_under_three_seconds_with_the_interpreters_start(built: list[Image]) -> None:
     code = "from bench import images; print(*(i.id for i in images.build_all(progress=lambda _: None)))"
     done = subprocess.run(
@@ -119,6 +131,42 @@ def test_a_second_build_takes_under_three_seconds_with_the_interpreters_start(bu
 @pytest.mark.framework
 def test_a_build_leaves_no_stage_behind(built: list[Image], client: docker.DockerClient) -> None:
     assert client.images.list(filters={"label": "bench.stage", "dangling": True}) == []
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("builder", ["buildkit", "legacy"])
+def test_either_builder_makes_the_same_image_and_leaves_no_cache(
+    client: docker.DockerClient, default_base: base_image.Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    builder: str,
+) -> None:  # fmt: skip
+    cached = {entry["ID"] for entry in client.df().get("BuildCache") or []}
+    wheels = small_wheelhouse(tmp_path, default_base.python)
+    if builder == "legacy":
+        monkeypatch.setattr(images, "buildkit", lambda *_, **__: False)
+    try:
+        image = images._build(client, wheels, default_base)
+        assert image == images.find("pytorch", "0.0.2")
+        assert (image.base, image.flavour) == (default_base.id, "cpu")
+        assert (
+            hardened(client, image.id, "/opt/venv/bin/python", "-c", "import small; print(small.__name__)") == "small"
+        )
+        assert {entry["ID"] for entry in client.df().get("BuildCache") or []} <= cached
+        assert client.images.list(filters={"label": "bench.stage", "dangling": True}) == []
+    finally:
+        client.images.remove("bench-pytorch:0.0.2-cpu", force=True)
+
+
+def small_wheelhouse(folder: Path, python: str) -> wheelhouse.Wheelhouse:
+    """A wheelhouse with one module of nothing."""
+    wheel, info = folder / "small-1.0-py3-none-any.whl", "small-1.0.dist-info"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("small/__init__.py", "")
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: small\nVersion: 1.0\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", f"small/__init__.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    (folder / "requirements.txt").write_text(f"small==1.0 --hash=sha256:{digest}\n")
+    return wheelhouse.Wheelhouse(folder, "pytorch", "0.0.2", python, "none", ())
 
 
 @pytest.mark.docker
@@ -213,8 +261,8 @@ def derive(client: docker.DockerClient, default_base: base_image.Base) -> Iterat
             "has Python 3.9;",
         ),
         (
-            "rm -f /usr/bin/c++ /usr/bin/apt-get",
-            "a base with g.. on sha256.* cannot be built: .*apt-get: not found.* give --base an image that has g",
+            "rm -rf /usr/bin/c++ /usr/bin/apt-get /usr/include/python3*",
+            "a base with g.. libpython3-dev on sha256.* cannot be built: .*apt-get: not found.* give --base an image",
         ),
     ],
 )
@@ -269,7 +317,7 @@ def test_a_missing_mmdebstrap_is_one_sentence_with_the_command(
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(base_image, "OFFICIAL", NOWHERE)
-    monkeypatch.setattr(base_image, "_MADE_TAG", "absent")
+    monkeypatch.setattr(base_image, "_made_name", lambda: "bench-base:absent")
     with pytest.raises(EnvironmentUnavailable, match="sudo apt-get install mmdebstrap"):
         choose(client, base=None, progress=print)
 

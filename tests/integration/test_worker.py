@@ -5,6 +5,7 @@ Faults are written into a copy of the workloads' package: what the harness says 
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sys
@@ -81,11 +82,9 @@ def sabotage(root: Path, code: str, edit: Callable[[Path, str, str], None]) -> N
 
 
 def failure(group: Group, verb: str, *, limit_s: float = 30, **args: Any) -> WorkerFailed:
+    ask = functools.partial(open_, group) if verb == "open" else functools.partial(group.ask, "arm", verb, **args)
     with pytest.raises(WorkerFailed) as caught:
-        if verb == "open":
-            open_(group, limit_s=limit_s)
-        else:
-            group.ask("arm", verb, limit_s=limit_s, **args)
+        ask(limit_s=limit_s)
     return caught.value
 
 
@@ -373,15 +372,16 @@ def test_removing_a_worker_takes_the_children_that_it_started_with_it(
 
 
 def test_the_group_removes_every_worker_when_its_block_ends_in_an_error(root: Path, tmp_path: Path) -> None:
-    class Stop(Exception):  # noqa: N818
-        pass
+    def measure() -> None:
+        with Group() as group:
+            channels.append(start_process(Path(sys.executable), root=root, cache=tmp_path, padding=0))
+            group.add("arm", channels[0])
+            raise KeyboardInterrupt
 
-    group = Group()
-    with pytest.raises(Stop), group:
-        channel = start_process(Path(sys.executable), root=root, cache=tmp_path, padding=0)
-        group.add("arm", channel)
-        raise Stop
-    assert channel._process.poll() is not None
+    channels: list[LocalChannel] = []
+    with pytest.raises(KeyboardInterrupt):
+        measure()
+    assert channels[0]._process.poll() is not None
 
 
 def test_an_answer_to_another_question_is_garbage(begin: Begin, group: Group, root: Path, edit: Any) -> None:

@@ -62,7 +62,7 @@ def test_ci_finds_the_readmes_test_command() -> None:
 
 def test_every_module_and_verb_of_the_design_page_exists() -> None:
     text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
-    modules = {name for name in re.findall(r"`([a-z_]+\.py)`", text)}
+    modules = set(re.findall(r"`([a-z_]+\.py)`", text))
     homes = {path.name for folder in ("bench", "workloads") for path in (ROOT / folder).rglob("*.py")}
     assert modules - {"tensorflow.py", "pytorch.py"} <= homes
 
