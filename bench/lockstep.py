@@ -96,13 +96,14 @@ class Block:
     def fail(self, arm: str, failure: WorkerFailed) -> None:
         """One arm failed: the block is lost, and says by whom."""
         status = "unsupported" if failure.kind == "unsupported" else "failed"
-        self.outcomes[arm] = self.outcomes.get(arm, {}) | {
-            "status": status, "kind": failure.kind, "reason": str(failure), "log": ""}  # fmt: skip
+        self._ends(arm, status=status, kind=failure.kind, reason=str(failure))
         self.logs[arm] = failure.log
         for other in self.order:
-            if other != arm and self.outcomes.get(other, {}).get("status") not in ("failed", "unsupported"):
-                self.outcomes[other] = self.outcomes.get(other, {}) | {
-                    "status": "stopped", "kind": None, "reason": f"stopped because {arm} failed", "log": ""}  # fmt: skip
+            if other != arm:
+                self._ends(other, status="stopped", kind=None, reason=f"stopped because {arm} failed")
+
+    def _ends(self, arm: str, **how: Any) -> None:
+        self.outcomes[arm] = self.outcomes.get(arm, {}) | how | {"log": ""}
 
 
 def deciding_sync(phase: str) -> str:

@@ -220,6 +220,8 @@ def _plan(run: Run, bench: Bench, comparison: Comparison, planned: schedule.Plan
         block.fail(prologue.failed.arm, prologue.failed.failure)
         _keep(run, block)
         return None
+    if bench.sampler:
+        bench.sampler.flush_block(f"{comparison.id}.prologue")
     log = ""
     if prologue.refused:
         where = {"comparison": comparison.id, "block": planned.block, "attempt": planned.attempt}

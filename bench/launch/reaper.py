@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DONE = b"done"
 REMOVAL_LIMIT_S = 30
-SWEEPS = 8
+SWEEPS = 4
 
 
 class Reaper:

@@ -70,13 +70,22 @@ class Harness:
 
     def wait(self) -> Harness:
         self.code = self.process.wait(LIMIT_S)
+        self.close()
+        assert "Traceback" not in self.stderr, self.stderr
+        return self
+
+    def kill(self) -> None:
+        """As `kill -9`: it cannot clean up."""
+        self.process.kill()
+        self.process.wait()
+        self.close()
+
+    def close(self) -> None:
         for reader in self._readers:
             reader.join()
         for pipe in (self.process.stdout, self.process.stderr):
             assert pipe
             pipe.close()
-        assert "Traceback" not in self.stderr, self.stderr
-        return self
 
     def until(self, happened: Callable[[], object], what: str) -> None:
         deadline = time.monotonic() + LIMIT_S
@@ -113,9 +122,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
 
     yield start
     for harness in started:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(harness.process.pid, signal.SIGKILL)
-        harness.process.wait()
+        harness.kill()
 
 
 @pytest.fixture(scope="module")
@@ -293,49 +300,58 @@ def test_parity_errors_are_the_same_in_containers_and_in_processes_to_within_rou
 # Stopped
 
 
-@pytest.mark.parametrize("launcher", BOTH)
-def test_a_killed_harness_leaves_nothing_running_and_resumes_without_loss_or_repetition(
-    bench: Start, matrix_file: Matrices, launcher: str
-) -> None:
-    killed = bench("run", "--matrix", matrix_file(), "--launcher", launcher)
-    killed.until_the_second_block_runs()
-    below = descendants(killed.process.pid)
-    assert below
-    os.kill(killed.process.pid, signal.SIGKILL)
-    killed.process.wait()
-    deadline = time.monotonic() + GONE_S
-    while (left := (alive(below), containers(killed))) != ([], []):
-        assert time.monotonic() < deadline, f"left after {GONE_S} s: {left}"
-        time.sleep(0.2)
-    kept = killed.blocks()
-    assert len(kept) == 1
+@dataclass
+class Interrupted:
+    """A run that a Ctrl-C stopped in its second block, and the processes that were below it."""
 
-    with (killed.folder / "blocks.jsonl").open("a") as journal:
-        journal.write('{"schema": "bench.block/1", "compar')  # as a power cut may leave it
-    resumed = bench("run", "--resume", killed.folder, out=killed.out).wait()
-    assert resumed.code == 0, resumed.stderr
-    assert "block 1 of" not in resumed.stderr
-    assert "parity of" not in resumed.stderr, "the certificate holds"
-    assert resumed.blocks()[:1] == kept
-    assert [json.loads(line)["block"] for line in resumed.blocks()] == [0, 1]
-    assert [contrast["blocks"] for contrast in report(killed.folder)["contrasts"]] == [2]
-    assert containers(killed) == []
+    harness: Harness
+    below: list[int]
 
 
-@pytest.mark.parametrize("launcher", BOTH)
-def test_ctrl_c_keeps_finished_blocks_removes_workers_and_says_how_to_go_on(
-    bench: Start, matrix_file: Matrices, launcher: str
-) -> None:
-    harness = bench("run", "--matrix", matrix_file(), "--launcher", launcher)
+@pytest.fixture(scope="module", params=BOTH)
+def interrupted(request: pytest.FixtureRequest, bench: Start, matrix_file: Matrices) -> Interrupted:
+    harness = bench("run", "--matrix", matrix_file(), "--launcher", request.param)
     harness.until_the_second_block_runs()
     below = descendants(harness.process.pid)
     os.killpg(harness.process.pid, signal.SIGINT)  # as a terminal does
-    harness.wait()
+    return Interrupted(harness.wait(), below)
+
+
+def test_ctrl_c_keeps_finished_blocks_removes_workers_and_says_how_to_go_on(interrupted: Interrupted) -> None:
+    harness = interrupted.harness
     assert harness.code == 130
     assert f"bench run --resume {harness.folder}" in harness.stderr
-    assert len(harness.blocks()) == 1
-    assert alive(below) == []
+    assert [json.loads(line)["block"] for line in harness.blocks()] == [0]
+    assert len(interrupted.below) >= 2
+    assert alive(interrupted.below) == []
     assert containers(harness) == []
+
+
+def test_a_killed_harness_leaves_nothing_running_and_resumes_without_loss_or_repetition(
+    bench: Start, interrupted: Interrupted
+) -> None:
+    first = interrupted.harness
+    kept = first.blocks()
+    killed = bench("run", "--resume", first.folder, out=first.out)
+    killed.until(lambda: len(workers(killed.process.pid)) + len(containers(first)) == 2, "the workers of block 2")
+    below = descendants(killed.process.pid)
+    assert below
+    killed.kill()
+    deadline = time.monotonic() + GONE_S
+    while (left := (alive(below), containers(first))) != ([], []):
+        assert time.monotonic() < deadline, f"left after {GONE_S} s: {left}"
+        time.sleep(0.2)
+    assert first.blocks() == kept
+
+    with (first.folder / "blocks.jsonl").open("a") as journal:
+        journal.write('{"schema": "bench.block/1", "compar')  # as a power cut may leave it
+    resumed = bench("run", "--resume", first.folder, out=first.out).wait()
+    assert resumed.code == 0, resumed.stderr
+    assert "parity" not in resumed.stderr, "the certificate holds"
+    assert first.blocks()[:1] == kept
+    assert [json.loads(line)["block"] for line in first.blocks()] == [0, 1]
+    assert [contrast["blocks"] for contrast in report(first.folder)["contrasts"]] == [2]
+    assert containers(first) == []
 
 
 @docker

