@@ -14,6 +14,7 @@ from bench.comparison import Arm, Comparison
 from bench.errors import InputError
 from bench.lockstep import Bench
 from bench.matrix_model import known_workloads, spec_of
+from bench.provenance import Place
 from workloads.contract import FRAMEWORKS, PHASES, Cell, Named
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def prove(workloads: Sequence[str], *, launcher: str, view: View) -> list[dict[s
         cache = stack.enter_context(run.compile_cache(run_id))
         needed = any(certification.needs_data(one) for one in comparisons)
         folder = data.require(view.say).folder if needed else None
-        place = run.Place(run_id=run_id, cache=cache, data=folder, base=None)
+        place = Place(run_id=run_id, cache=cache, data=folder, base=None)
         chosen, _ = run.provide(launcher, [Named(name) for name in FRAMEWORKS], place, view)
         stack.callback(chosen.close)
         arm_cpus, control_cpus = environment.cpusets(1)

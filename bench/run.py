@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import secrets
 import shutil
 import time
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from bench import __version__, certification, data, environment, lockstep, paths, schedule, stats, store
+from bench import certification, data, environment, lockstep, paths, provenance, schedule, stats, store
 from bench.errors import EngineLost, EnvironmentUnavailable, InputError
 from bench.launch.local import LocalLauncher
 from bench.lockstep import Bench, Block, Plan
 from bench.matrix import Matrix
 from bench.report import frames
 from bench.store import Store, StoredRun
-from bench.telemetry import Sampler, nvml
+from bench.telemetry import Sampler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from bench.comparison import Comparison
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
     from bench.launch import Launcher, Provision
     from workloads.contract import Named
 
-HZ = 10
+BUDGET_SPENT = "the budget"
 
 
 @dataclass
@@ -55,12 +53,13 @@ def new(matrix: Matrix, *, launcher: str, out: Path, base: str | None, view: Vie
     with ExitStack() as stack:
         cache = stack.enter_context(compile_cache(run_id))
         dataset = _dataset(matrix, view)
-        place = Place(run_id=run_id, cache=cache, data=dataset.folder if dataset else None, base=base)
+        place = provenance.Place(run_id=run_id, cache=cache, data=dataset.folder if dataset else None, base=base)
         chosen, provisions = provide(launcher, _frameworks(matrix), place, view)
         stack.callback(chosen.close)
         matrix = matrix.with_options(launcher=chosen.name)
-        header = _header(place, matrix, chosen, provisions, dataset)
+        header = provenance.header(place, matrix, chosen, provisions, dataset)
         writer = Store.create(folder, header)
+        stack.enter_context(writer.locked())
         with _told_how_to_resume(folder, view):
             _carry_on(writer, header, matrix, chosen, dataset, view)
     return folder
@@ -77,27 +76,19 @@ def resume(folder: Path, *, view: View) -> Path:
         store.repair(folder)
         cache = stack.enter_context(compile_cache(header["id"]))
         dataset = _dataset(matrix, view)
-        place = Place(run_id=header["id"], cache=cache, data=dataset.folder if dataset else None, base=header["base"])
+        place = provenance.Place(
+            run_id=header["id"], cache=cache, data=dataset.folder if dataset else None, base=header["base"]
+        )
         chosen, provisions = provide(header["launcher"], _frameworks(matrix), place, view)
         stack.callback(chosen.close)
-        _refuse_changes(folder, header, _header(place, matrix, chosen, provisions, dataset))
+        provenance.refuse_changes(folder, header, provenance.header(place, matrix, chosen, provisions, dataset))
         with _told_how_to_resume(folder, view):
-            _carry_on(writer, header, matrix, chosen, dataset, view, locked=True)
+            _carry_on(writer, header, matrix, chosen, dataset, view)
     return folder
 
 
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a run's workers find things."""
-
-    run_id: str
-    cache: Path
-    data: Path | None
-    base: str | None
-
-
 def provide(
-    name: str, frameworks: Sequence[Named], place: Place, view: View
+    name: str, frameworks: Sequence[Named], place: provenance.Place, view: View
 ) -> tuple[Launcher, dict[Named, Provision]]:
     """The launcher asked for, with every environment or image made.
 
@@ -115,7 +106,7 @@ def provide(
     return local, _provided(local, frameworks, view)
 
 
-def _docker(place: Place) -> Launcher:
+def _docker(place: provenance.Place) -> Launcher:
     from bench.launch.docker import DockerLauncher
 
     return DockerLauncher(run_id=place.run_id, cache=place.cache, data=place.data, base=place.base)
@@ -136,19 +127,15 @@ def _carry_on(
     launcher: Launcher,
     dataset: data.DataSet | None,
     view: View,
-    *,
-    locked: bool = False,
 ) -> None:
     """Measure until nothing is pending, from the harness's own processors."""
     with ExitStack() as stack:
-        if not locked:
-            stack.enter_context(writer.locked())
         threads = {arm.cell.threads for one in matrix.comparisons for arm in one.arms}
         arm_cpus, control_cpus = environment.cpusets(max(threads))
         before = os.sched_getaffinity(0)
         os.sched_setaffinity(0, control_cpus)
         stack.callback(os.sched_setaffinity, 0, before)
-        sampler = stack.enter_context(Sampler(writer.folder, HZ, set(control_cpus)))
+        sampler = stack.enter_context(Sampler(writer.folder, provenance.HZ, set(control_cpus)))
         folder = dataset.folder if dataset else None
         bench = {
             count: Bench(
@@ -161,9 +148,9 @@ def _carry_on(
             for count in threads
         }
         run = Run(writer, header, matrix, launcher, view, bench, control_cpus)
-        finished_all = _loop(run)
-        if finished_all:
-            header["finished_at"] = _now()
+        if _loop(run):
+            header["finished_at"] = provenance.now()
+            header["notes"] = [note for note in header["notes"] if not note.startswith(BUDGET_SPENT)]
             writer.write_run(header)
         if sampler.fault:
             view.say(f"telemetry stopped: {sampler.fault}")
@@ -185,7 +172,7 @@ def _loop(run: Run) -> bool:
             return True
         for planned in due:
             if time.monotonic() > deadline:
-                _note(run, f"the budget of {budget.total_s:.0f} s was spent; bench run --resume measures on")
+                _note(run, f"{BUDGET_SPENT} of {budget.total_s:.0f} s was spent; bench run --resume measures on")
                 return False
             _one(run, comparisons[planned.comparison], planned)
 
@@ -327,66 +314,6 @@ def _frameworks(matrix: Matrix) -> list[Named]:
     return sorted({arm.cell.framework for one in matrix.comparisons for arm in one.arms}, key=str)
 
 
-def _header(
-    place: Place,
-    matrix: Matrix,
-    launcher: Launcher,
-    provisions: Mapping[Named, Provision],
-    dataset: data.DataSet | None,
-) -> dict[str, Any]:
-    """run.json: everything that a number needs to have an origin."""
-    machine = environment.describe(device="cpu", docker_engine=launcher.engine_version)
-    images = {str(name): provision.to_json() for name, provision in provisions.items()}
-    shared = {
-        "images": images,
-        "workloads": paths.staged_worker_root().name,
-        "data": dataset.sha256 if dataset else None,
-        "machine": environment.machine_key(machine),
-        "launcher": launcher.name,
-        "seed": matrix.seed,
-    }
-    return {
-        "id": place.run_id,
-        "bench": __version__,
-        "started_at": _now(),
-        "finished_at": None,
-        "launcher": launcher.name,
-        "base": place.base,
-        "commit": machine.get("commit"),
-        "seed": matrix.seed,
-        "schedule": "lockstep",
-        "matrix": matrix.resolved() | {"budget": asdict(matrix.budget)},
-        "environment": machine,
-        "telemetry": {"source": nvml.source(), "hz": HZ},
-        "images": images,
-        "data": shared["data"],
-        "comparisons": {one.id: _comparison(one, shared) for one in matrix.comparisons},
-        "plans": {},
-        "notes": [*matrix.notes, *(note for one in provisions.values() for note in one.notes)],
-    }
-
-
-def _comparison(comparison: Comparison, shared: Mapping[str, Any]) -> dict[str, Any]:
-    plain = {
-        "compare": list(comparison.compare),
-        "baseline": comparison.baseline,
-        "arms": {arm.id: arm.cell.to_json() for arm in comparison.arms},
-    }
-    key = json.dumps({**plain, "shared": shared}, sort_keys=True).encode()
-    return {"key": hashlib.sha256(key).hexdigest(), **plain}
-
-
-def _refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """A record is keyed by all that it depends on: another key is another measurement."""
-    for name, entry in before["comparisons"].items():
-        if now["comparisons"][name]["key"] != entry["key"]:
-            parts = [part for part in ("images", "data", "launcher", "seed") if before[part] != now[part]]
-            changed = " and ".join(parts) or "the machine or the workloads' code"
-            raise InputError(
-                f"{folder}: {name} cannot be resumed, because {changed} changed since it began; start a new run"
-            )
-
-
 def _note(run: Run, text: str) -> None:
     run.view.say(text)
     if text not in run.header["notes"]:
@@ -419,7 +346,3 @@ def compile_cache(run_id: str) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             shutil.rmtree(folder)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

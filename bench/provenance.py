@@ -1,0 +1,100 @@
+"""Where numbers come from: run.json's header, the key of every comparison, and the refusal of a changed one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from bench import __version__, environment, paths
+from bench.errors import InputError
+from bench.telemetry import nvml
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from bench.comparison import Comparison
+    from bench.data import DataSet
+    from bench.launch import Launcher, Provision
+    from bench.matrix import Matrix
+    from workloads.contract import Named
+
+HZ = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a run's workers find things."""
+
+    run_id: str
+    cache: Path
+    data: Path | None
+    base: str | None
+
+
+def header(
+    place: Place,
+    matrix: Matrix,
+    launcher: Launcher,
+    provisions: Mapping[Named, Provision],
+    dataset: DataSet | None,
+) -> dict[str, Any]:
+    """run.json: everything that a number needs to have an origin."""
+    machine = environment.describe(device="cpu", docker_engine=launcher.engine_version)
+    images = {str(name): provision.to_json() for name, provision in provisions.items()}
+    shared = {
+        "images": images,
+        "workloads": paths.staged_worker_root().name,
+        "data": dataset.sha256 if dataset else None,
+        "machine": environment.machine_key(machine),
+        "launcher": launcher.name,
+        "seed": matrix.seed,
+    }
+    return {
+        "id": place.run_id,
+        "bench": __version__,
+        "started_at": now(),
+        "finished_at": None,
+        "launcher": launcher.name,
+        "base": place.base,
+        "commit": machine.get("commit"),
+        "seed": matrix.seed,
+        "schedule": "lockstep",
+        "matrix": matrix.resolved() | {"budget": asdict(matrix.budget)},
+        "environment": machine,
+        "telemetry": {"source": nvml.source(), "hz": HZ},
+        "images": images,
+        "data": shared["data"],
+        "comparisons": {one.id: _comparison(one, shared) for one in matrix.comparisons},
+        "plans": {},
+        "notes": [*matrix.notes, *(note for one in provisions.values() for note in one.notes)],
+    }
+
+
+def _comparison(comparison: Comparison, shared: Mapping[str, Any]) -> dict[str, Any]:
+    plain = {
+        "compare": list(comparison.compare),
+        "baseline": comparison.baseline,
+        "arms": {arm.id: arm.cell.to_json() for arm in comparison.arms},
+    }
+    key = json.dumps({**plain, "shared": shared}, sort_keys=True).encode()
+    return {"key": hashlib.sha256(key).hexdigest(), **plain}
+
+
+def refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """A record is keyed by all that it depends on: another key is another measurement."""
+    for name, entry in before["comparisons"].items():
+        if now["comparisons"][name]["key"] != entry["key"]:
+            parts = [part for part in ("images", "data", "launcher", "seed") if before[part] != now[part]]
+            changed = " and ".join(parts) or "the machine or the workloads' code"
+            raise InputError(
+                f"{folder}: {name} cannot be resumed, because {changed} changed since it began; start a new run"
+            )
+
+
+def now() -> str:
+    """UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
