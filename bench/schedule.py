@@ -96,7 +96,7 @@ def slice_plan(
     pilot: Mapping[str, Sequence[float]],
     *,
     slice_s: float = 0.010,
-    target_s: float = 1.5,
+    target_s: float = 1.0,
     settle_steps: int = 2,
     syncs: int = 2,
 ) -> SlicePlan:
@@ -111,7 +111,7 @@ def slice_plan(
     steps = {arm: max(1, math.ceil(duration_s / step_s - 1e-9)) for arm, step_s in typical_s.items()}
     rounds = round(target_s / (duration_s * syncs))
     least = 12 if duration_s < SLOW_STEP_S else 6
-    return SlicePlan(steps=steps, settle_steps=settle_steps, rounds=min(60, max(least, rounds)))
+    return SlicePlan(steps=steps, settle_steps=settle_steps, rounds=min(40, max(least, rounds)))
 
 
 def k_min(family: int, alpha: float = stats.ALPHA) -> int:

@@ -5,6 +5,8 @@ Workers run in the real environments; a mutation is an edit of a copy of the wor
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -84,12 +86,12 @@ def tracer(tmp_path_factory: pytest.TempPathFactory) -> Tracer:
 @pytest.fixture(scope="module")
 def healthy(tracer: Tracer) -> Tracing:
     """The sides of the unedited twins, each traced once."""
-    return cache(lambda one: tracer.side(one))
+    return cache(tracer.side)
 
 
 @pytest.fixture(scope="module")
 def reference(tracer: Tracer) -> Callable[[Cell], Trace]:
-    return cache(lambda one: tracer.reference(one))
+    return cache(tracer.reference)
 
 
 def certified(
@@ -126,14 +128,14 @@ def test_both_frameworks_do_the_reference_s_work_to_rounding(
 
 CNN, LINEAR = "mnist_cnn", "linear_regression"
 RATE = "lr=spec.learning_rate(cell.workload.mapping)"
-MOMENTUM = "momentum=spec.momentum(cell.workload.mapping)"
+MU = "spec.momentum(cell.workload.mapping)"
 LAYOUT = "array = array.reshape(5, 5, 64, 128).transpose(3, 2, 0, 1).reshape(128, -1)"
 MUTATIONS = {
     "learning rate": (CNN, "pytorch", RATE, f"{RATE} * 1.0001"),
     "learning rate in float32": (LINEAR, "pytorch", RATE, "lr=float(torch.tensor(0.1, dtype=torch.float32))"),
     "learning rate at the timed precision alone": (CNN, "pytorch", RATE, f"{RATE} * (1 + (cell.precision == 'fp32'))"),
-    "momentum": (CNN, "pytorch", MOMENTUM, "momentum=0.899"),
-    "momentum in float32": (CNN, "tensorflow", "np.float64(spec.momentum(cell.workload.mapping))", MOMENTUM[9:]),
+    "momentum": (CNN, "pytorch", f"momentum={MU}", "momentum=0.899"),
+    "momentum in float32": (CNN, "tensorflow", f"np.float64({MU})", MU),
     "nesterov": (CNN, "tensorflow", "    optimizer.build(", "    optimizer.nesterov = True\n    optimizer.build("),
     "layout": (CNN, "pytorch", LAYOUT, "array = array.T"),
     "reduction": (CNN, "pytorch", "nn.CrossEntropyLoss()", 'nn.CrossEntropyLoss(reduction="sum")'),
@@ -141,7 +143,7 @@ MUTATIONS = {
     "bias": (LINEAR, "tensorflow", "model(x, training=True) - y", "model(x, training=True) - model.weights[1] - y"),
     "labels": (CNN, "pytorch", "torch.from_numpy(batch).to(device(cell))", "torch.from_numpy(batch[::-1].copy())"),
     "order of batches": (LINEAR, "pytorch", "step(features[i % len(features)], targets[i % len(targets)])",
-                         "step(features[-i], targets[-i])"),
+                         "step(features[-i % len(features)], targets[-i % len(targets)])"),
     "pooling": (CNN, "tensorflow", "keras.layers.MaxPooling2D(2),\n        keras.layers.Flatten()",
                 "keras.layers.AveragePooling2D(2),\n        keras.layers.Flatten()"),
 }  # fmt: skip
@@ -188,9 +190,6 @@ def test_another_architecture_cannot_even_take_the_weights(
 def test_bench_parity_refuses_such_an_arm_with_its_error_and_exits_3(
     source_tree: Callable[[], Path], edit: Any, borrowed_cache: Path, tmp_path: Path
 ) -> None:
-    import json
-    import os
-
     tree = source_tree()
     edit(tree / "workloads/linear_regression/pytorch.py", 'nn.Linear(len(weights["weight"]), 1)', "nn.Linear(3, 1)")
     done = subprocess.run(
