@@ -35,9 +35,6 @@ def main() -> None:
         code = error.exit_code
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone: nothing to say, nobody to say it to
-        code = 0
     sys.exit(code or 0)
 
 
