@@ -89,7 +89,7 @@ class View:
         row = self._rows[comparison]
         row.state = f"measuring block {block + 1}"
         width, left = _width(row.half_width), _time(self._left_s())
-        self._plain(f"{comparison}: block {block + 1} of at most {self._most}, {width}, about {left} left")
+        self._plain(f"{comparison}: block {block + 1} of at most {self._most}, {width}, {left} left")
 
     def certified(self, comparison: str, arm: str, certificate: Certificate) -> None:
         """A contrast's certificate, good or bad."""
@@ -120,7 +120,7 @@ class View:
         walls = [wall for row in self._rows.values() for wall in row.walls_s]
         blocks = sum(max(0, self._most - row.blocks) for row in self._rows.values() if row.state != "done")
         until = max(0.0, self._deadline - time.monotonic())
-        return min(until, blocks * statistics.mean(walls)) if walls else until
+        return min(until, blocks * statistics.mean(walls)) if walls else math.inf
 
     def _render(self) -> RenderableType:
         table = Table(box=None, pad_edge=False, header_style="bold")
@@ -130,7 +130,7 @@ class View:
             style = "green" if row.state == "done" else "" if row.state == "waiting" else "cyan"
             shown = _width(row.half_width)
             table.add_row(escape(name), f"{row.blocks}/{self._most}", shown, Text(row.state, style=style))
-        return Group(table, Text(f"about {_time(self._left_s())} left; Ctrl-C keeps all finished blocks", style="dim"))
+        return Group(table, Text(f"{_time(self._left_s())} left; Ctrl-C keeps all finished blocks", style="dim"))
 
 
 def _width(width: float | None) -> str:
@@ -139,5 +139,5 @@ def _width(width: float | None) -> str:
 
 def _time(seconds: float) -> str:
     if not math.isfinite(seconds):
-        return "—"
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+        return "unknown time"
+    return f"about {seconds:.0f} s" if seconds < 90 else f"about {seconds / 60:.0f} min"
