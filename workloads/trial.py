@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Batches placed on the device before timing; a step takes the next, round and round.
 POOL_BATCHES = 16
+# Batches that an evaluation's training may hold: a thousand small ones, never gigabytes of large ones.
+EVALUATION_BYTES = 256 * 2**20
 
 
 @dataclass
@@ -131,9 +133,13 @@ class Trial:
         return {"steps": steps, "start_ns": start_ns, "end_ns": end_ns, "cpu_ns": cpu_ns}
 
     def evaluate(self, *, steps: int) -> dict[str, Any]:
-        """Train from the initial weights for `steps` steps on the spec's batches, then evaluate in NumPy."""
+        """Train from the initial weights for `steps` steps on the spec's batches, then evaluate in NumPy.
+
+        Where that many batches would not fit into EVALUATION_BYTES, as many as do are taken round and round.
+        """
         parameters = self.cell.workload.mapping
-        weights, batches = inputs(self.spec, self.cell, self.seed, self.data, steps)
+        count = min(steps, fitting_batches(self.spec, self.cell, self.seed, self.data))
+        weights, batches = inputs(self.spec, self.cell, self.seed, self.data, count)
         program = self.twin.build(cell=replace(self.cell, phase="train"), weights=weights, batches=batches)
         for i in range(steps):
             loss = program.step(i)
@@ -209,6 +215,12 @@ def inputs(
     parameters = cell.workload.mapping
     weights = spec.initial_weights(parameters, seed)
     return weights, spec.batches(parameters, batch_size=cell.batch_size, count=count, seed=seed, data=data)
+
+
+def fitting_batches(spec: ModuleType, cell: Cell, seed: int, data: Path | None) -> int:
+    """How many batches fit into EVALUATION_BYTES; one at least."""
+    _, one = inputs(spec, cell, seed, data, 1)
+    return max(1, EVALUATION_BYTES // sum(array.nbytes for array in one.values()))
 
 
 def sha256(*groups: Arrays) -> str:
