@@ -30,13 +30,13 @@ def page() -> str:
 
 
 def picture(run: Path) -> str:
-    """The terminal's table of a run, as SVG, 120 columns wide."""
+    """The terminal's table of a run, as SVG."""
     from rich.console import Console
 
     from bench import store
     from bench.report import summary, table
 
-    console = Console(record=True, width=120, file=io.StringIO(), force_terminal=True)
+    console = Console(record=True, width=126, file=io.StringIO(), force_terminal=True)
     table.render(summary.summarise(store.read(run)), console)
     return console.export_svg(title=f"bench report {run.name}")
 
