@@ -15,6 +15,7 @@ from bench.launch.group import Group
 from bench.launch.local import start_reference
 from bench.lockstep import ArmFailed, Bench, Plan, ask
 from bench.parity import Certificate, Side, Trace
+from workloads.contract import STUB
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +28,8 @@ TRACE_LIMIT_S = {"eager": 900.0, "graph": 900.0, "compiled": 1800.0}
 WARM_S = 1.0
 WARM_STEPS = (5, 300)
 PILOT_STEPS = 20
+
+STUB_REASON = "stubs do known work that may differ on purpose: there is nothing to prove"
 
 Say = Callable[[str], None]
 
@@ -48,7 +51,7 @@ class Prologue:
     @property
     def passed(self) -> bool:
         """Whether at least one contrast may be measured."""
-        return any(certificate.status == "passed" for certificate in self.certificates.values())
+        return any(certificate.status in parity.MEASURED for certificate in self.certificates.values())
 
 
 def begin(bench: Bench, comparison: Comparison, *, cache: Path, control_cpus: frozenset[int], view: View) -> Prologue:
@@ -77,8 +80,11 @@ def _prologue(
             say("starting one worker an arm")
             for arm in comparison.arms:
                 lockstep.start(bench, group, arm, 0, {})
-            sides, reference = _traces(bench, group, comparison, cache, cpus, say)
-            _certify(comparison, sides, reference, prologue)
+            if is_stub(comparison):
+                prologue.certificates = {arm.id: parity.skipped(STUB_REASON) for _, arm in comparison.contrasts}
+            else:
+                sides, reference = _traces(bench, group, comparison, cache, cpus, say)
+                _certify(comparison, sides, reference, prologue)
             if prologue.passed and measure:
                 _evaluate(group, comparison, prologue, say)
                 prologue.plan = _pilot(group, comparison)
@@ -138,7 +144,7 @@ def _certify(comparison: Comparison, sides: dict[str, Side], reference: Trace, p
 def _evaluate(group: Group, comparison: Comparison, prologue: Prologue, say: Say) -> None:
     """Train from the initial weights and evaluate; an inference has nothing to train."""
     cell = comparison.baseline_arm.cell
-    if cell.phase != "train":
+    if cell.phase != "train" or is_stub(comparison):
         return
     steps = int(cell.workload.get("evaluate_steps"))  # type: ignore[arg-type]
     say(f"training {steps} steps to evaluate")
@@ -165,6 +171,11 @@ def _pilot(group: Group, comparison: Comparison) -> Plan:
 def _slowest_mode(comparison: Comparison) -> str:
     modes = {arm.cell.mode for arm in comparison.arms}
     return next(mode for mode in ("compiled", "graph", "eager") if mode in modes)
+
+
+def is_stub(comparison: Comparison) -> bool:
+    """Whether its arms do known work, which differs on purpose, instead of a framework's."""
+    return comparison.arms[0].cell.workload.name == STUB
 
 
 def needs_data(comparison: Comparison) -> bool:

@@ -168,7 +168,8 @@ class _Spelling:
         if axis == "framework":
             version, image = value.get("version"), value.get("image")
             parts = [version, str(image).rsplit("/", 1)[-1] if image else None]
-            return [value.name, *(_slug(part) for part in parts if part)]
+            stub = [_word(key, part) for key, part in value.parameters if key not in {"version", "image"}]
+            return [value.name, *(_slug(part) for part in parts if part), *stub]
         prefix = {"batch_size": "b", "threads": "t"}.get(axis, "")
         return [f"{prefix}{_slug(value)}"]
 

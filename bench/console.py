@@ -96,7 +96,8 @@ class View:
         if certificate.status == "passed":
             self.say(f"{comparison}: parity of {arm} passed, largest error {certificate.max_rel_error or 0:.1e}")
         else:
-            self.say(f"{comparison}: parity of {arm} FAILED: {certificate.reason}")
+            word = "FAILED" if certificate.status == "failed" else certificate.status
+            self.say(f"{comparison}: parity of {arm} {word}: {certificate.reason}")
 
     def failed(self, record: Mapping[str, Any], outcome: Mapping[str, Any], log: str) -> None:
         """A worker failed; the end of its log is shown, and all of it is kept."""

@@ -12,7 +12,7 @@ from bench.comparison import covers, few
 from bench.matrix_file import Document, advice
 from bench.matrix_model import Entry, Framework, Workload, spec_of
 from bench.yaml_source import quoted
-from workloads.contract import AXES, Cell, Named, Value
+from workloads.contract import AXES, STUB, Cell, Named, Value
 
 if TYPE_CHECKING:
     from bench.errors import InputError
@@ -44,6 +44,7 @@ def expand(document: Document, *, yes: bool) -> tuple[tuple[Cell, ...], tuple[st
         cells.update(_included(document, entry, index, cells))
     if not cells:
         raise _no_cells(document, dropped)
+    _check_stubs(document, cells)
     notes = [f"mode graph exists for {GRAPH_FRAMEWORK} only: {few(dropped)} left out"] if dropped else []
     run, changes = _as_run(cells)
     return run, (*notes, *changes)
@@ -56,7 +57,9 @@ def _axes(document: Document) -> Axes:
     axes["workload"] = [
         _workload(document, item, ("axes", "workload", index)) for index, item in enumerate(given.workload)
     ]
-    axes["framework"] = [_framework(item) for item in given.framework]
+    axes["framework"] = [
+        _checked_framework(document, item, ("axes", "framework", index)) for index, item in enumerate(given.framework)
+    ]
     if document.file.threads is not None:
         if "threads" in given.model_fields_set:
             raise document.error(("threads",), "threads is given here and under axes; keep one of them", key=True)
@@ -75,9 +78,17 @@ def _check_distinct(document: Document, axis: str, values: Sequence[Any]) -> Non
         seen.add(value)
 
 
+def _checked_framework(document: Document, item: Framework, path: Path) -> Named:
+    """A framework whose parameters are its own: an image is no stub's, and known work is no framework's."""
+    own = ("work", "noise", "slows", "recompiles") if item.name == STUB else ("version", "image")
+    for key in item.parameters:
+        if key not in own:
+            raise document.error((*path, key), f'{item.name} has no "{key}"; choose {" or ".join(own)}', key=True)
+    return _framework(item)
+
+
 def _framework(item: Framework) -> Named:
-    given = {"version": item.version, "image": item.image}
-    return Named.of(item.name, {key: value for key, value in given.items() if value is not None})
+    return Named.of(item.name, item.parameters)
 
 
 def _workload(document: Document, item: Workload, path: Path) -> Named:
@@ -176,6 +187,14 @@ def _included(document: Document, entry: Axes, index: int, cells: Mapping[Cell, 
     if all(cell in cells for cell in found):
         raise document.error(path, "this entry of include is in the matrix already; correct or remove it")
     return found
+
+
+def _check_stubs(document: Document, cells: Iterable[Cell]) -> None:
+    """A stub is both workload and framework: nothing else implements it, and it implements nothing else."""
+    for cell in cells:
+        if (cell.workload.name == STUB) != (cell.framework.name == STUB):
+            sentence = f"workload {cell.workload.name} does not exist for framework {cell.framework.name}"
+            raise document.error(("axes", "framework"), f"{sentence}; a stub is workload and framework at once")
 
 
 def _no_cells(document: Document, dropped: Sequence[Cell]) -> InputError:

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError, core_schema
 
 import workloads
 from bench.yaml_source import quoted
-from workloads.contract import DEVICES, DIVISIONS, FRAMEWORKS, MODES, PHASES, PRECISIONS, Cell, Value
+from workloads.contract import DEVICES, DIVISIONS, FRAMEWORKS, MODES, PHASES, PRECISIONS, STUB, Cell, Value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,8 +46,9 @@ class Spec(Protocol):
 
 
 def known_workloads() -> tuple[str, ...]:
-    """The folders of `workloads` that hold a spec; there is no other registry."""
-    return tuple(sorted(path.parent.name for path in Path(workloads.__path__[0]).glob("*/spec.py")))
+    """The folders of `workloads` that hold a spec; there is no other registry. The stub compares no frameworks."""
+    names = sorted(path.parent.name for path in Path(workloads.__path__[0]).glob("*/spec.py"))
+    return tuple(name for name in names if name != STUB)
 
 
 def spec_of(workload: str) -> Spec:
@@ -74,9 +75,10 @@ def seconds(value: str | float) -> float:
 
 @dataclass(frozen=True)
 class _Choice:
-    """One word out of several, in the model and in its JSON Schema."""
+    """One word out of several, in the model and in its JSON Schema; `unlisted` is allowed and not proposed."""
 
     words: Callable[[], tuple[str, ...]]
+    unlisted: tuple[str, ...] = ()
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(self.check)
@@ -84,10 +86,10 @@ class _Choice:
     def __get_pydantic_json_schema__(
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        return {"type": "string", "enum": list(self.words())}
+        return {"type": "string", "enum": [*self.words(), *self.unlisted]}
 
     def check(self, value: Any) -> str:
-        if isinstance(value, str) and value in self.words():
+        if isinstance(value, str) and value in (*self.words(), *self.unlisted):
             return value
         raise PydanticCustomError("choice", "unknown", {"choices": self.words()})
 
@@ -116,8 +118,8 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-WorkloadName = Annotated[str, _Choice(known_workloads)]
-FrameworkName = Annotated[str, _Choice(lambda: FRAMEWORKS)]
+WorkloadName = Annotated[str, _Choice(known_workloads, unlisted=(STUB,))]
+FrameworkName = Annotated[str, _Choice(lambda: FRAMEWORKS, unlisted=(STUB,))]
 
 
 class Workload(BaseModel):
@@ -135,6 +137,15 @@ class Framework(_Model):
         default=None, pattern=r"^[0-9][0-9A-Za-z.+!-]{0,63}$", description="exactly as released"
     )
     image: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}$", description="an image")
+    work: Annotated[float, Field(gt=0, le=100)] | None = Field(default=None, description="of a stub, relative")
+    noise: Annotated[float, Field(ge=0, le=1)] | None = Field(default=None, description="of a stub: SD over processes")
+    slows: Annotated[float, Field(ge=0, le=1)] | None = Field(default=None, description="of a stub, in 1,000 steps")
+    recompiles: bool | None = Field(default=None, description="a stub that compiles while it is timed")
+
+    @property
+    def parameters(self) -> dict[str, Value]:
+        """What was given beside the name."""
+        return {key: value for key, value in self.model_dump().items() if key != "name" and value is not None}
 
 
 WorkloadGiven = Annotated[Workload, BeforeValidator(_named, json_schema_input_type=WorkloadName | Workload)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from bench import certification, data, environment, lockstep, paths, provenance, schedule, stats, store
+from bench import certification, data, environment, lockstep, parity, paths, provenance, schedule, stats, store
 from bench.errors import EngineLost, EnvironmentUnavailable, InputError
 from bench.launch.local import LocalLauncher
 from bench.lockstep import Bench, Block, Plan
@@ -268,7 +268,7 @@ def _stand(run: Run, comparison: Comparison, stored: StoredRun) -> Stand:
 
 def _series(comparison: Comparison, own: StoredRun) -> list[list[float]]:
     """The log-ratios of every certified contrast, one value a block."""
-    passed = {certificate["arm"] for certificate in own.certificates if certificate["status"] == "passed"}
+    passed = {one["arm"] for one in own.certificates if one["status"] in parity.MEASURED}
     samples = frames.read(own)
     sync = lockstep.deciding_sync(comparison.arms[0].cell.phase)
     return [

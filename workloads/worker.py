@@ -18,16 +18,20 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from workloads.contract import (
     MESSAGE_LIMIT_BYTES,
     SILENCE_LIMIT_S,
+    STUB,
     Answer,
     ContractError,
     Request,
     Unsupported,
 )
+
+if TYPE_CHECKING:
+    from workloads.trial import Trial
 
 Verb = Callable[..., dict[str, Any]]
 
@@ -94,9 +98,7 @@ def _open(verbs: dict[str, Verb], *, cpus: list[int], **args: Any) -> dict[str, 
     if verbs:
         raise ContractError("open was asked twice")
     started_ns = time.perf_counter_ns()
-    from workloads.trial import Trial
-
-    trial, result = Trial.open(**args)
+    trial, result = _trial_class(args["framework"]).open(**args)
     verbs.update(
         parity=trial.parity,
         warm=trial.warm,
@@ -106,6 +108,17 @@ def _open(verbs: dict[str, Verb], *, cpus: list[int], **args: Any) -> dict[str, 
         close=_close(trial.peaks),
     )
     return {**result, "open_s": (time.perf_counter_ns() - started_ns) / 1e9, "pid": os.getpid()}
+
+
+def _trial_class(framework: str) -> type[Trial]:
+    """The trial, imported when it is opened: a library must not start a thread before that."""
+    if framework == STUB:
+        from workloads.stub.trial import StubTrial
+
+        return StubTrial
+    from workloads.trial import Trial
+
+    return Trial
 
 
 def _close(peaks: Callable[[], dict[str, Any]]) -> Verb:

@@ -17,13 +17,14 @@ import requests.exceptions
 from docker.errors import APIError, DockerException, NotFound
 from docker.types import DeviceRequest, LogConfig
 
-from bench import images
+from bench import base_image, images
 from bench.container_engine import engine
 from bench.environment import cuda_devices
 from bench.errors import EngineLost, InputError, WorkerFailed
 from bench.launch import Progress, Provision, worker_environment
 from bench.launch.reaper import Reaper, force_away, sweep
 from bench.paths import staged_worker_root
+from workloads.contract import STUB
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -153,6 +154,10 @@ class DockerLauncher:
                 image = self._own_image(str(own))
                 version = str(framework.get("version") or "of the image")
                 provisions[framework] = Provision(framework=framework.name, version=version, image=image)
+            elif framework.name == STUB:  # the standard library is all that it needs
+                ground = base_image.choose(self._client, base=self._base, progress=progress)
+                image = ground.id
+                provisions[framework] = Provision(framework=STUB, version=ground.python, image=image, base=image)
         ours = [framework for framework in frameworks if framework not in provisions]
         wanted = [(framework.name, _text(framework.get("version"))) for framework in ours]
         built = images.build_all(wanted=wanted, base=self._base, progress=progress) if wanted else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from bench.environments import environment
 from bench.errors import InputError
 from bench.launch import Progress, Provision, worker_environment
 from bench.paths import staged_worker_root
+from workloads.contract import STUB
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,6 +104,9 @@ class LocalLauncher:
     def _provide(self, framework: Named, progress: Progress) -> Provision:
         if framework.get("image") is not None:
             raise InputError(f"{framework}: an image runs with --launcher docker only; leave image out, or use docker")
+        if framework.name == STUB:  # the standard library is all that it needs
+            self._pythons[framework] = Path(sys.executable)
+            return Provision(framework=STUB, version=platform.python_version())
         version = framework.get("version")
         found = environment(
             framework=framework.name, version=str(version) if version is not None else None, progress=progress

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from bench import stats
+from bench import parity, stats
 from bench.report import frames, words
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _barred(one: Comparison, arm: str) -> stats.Verdict | None:
         for word in ("unsupported", "failed"):
             if reason := _ended(one, arm, word):
                 return stats.Verdict(word=word, reason=reason)
-    if certificate and certificate["status"] == "passed":
+    if certificate and certificate["status"] in parity.MEASURED:
         return None
     reason = words.clean(certificate["reason"]) if certificate and certificate["reason"] else "parity was not checked"
     if not attempts:

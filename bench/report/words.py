@@ -146,6 +146,7 @@ def _arm_label(cell: Cell, compare: Sequence[str], several_versions: bool) -> st
     words = [FRAMEWORKS.get(framework["name"], framework["name"])]
     if several_versions:
         words += [str(framework[key]) for key in ("version", "image") if framework.get(key)]
+    words += [f"{key} {value}" for key, value in framework.items() if key not in {"name", "version", "image"}]
     words += [axis_value(axis, cell) for axis in compare if axis != "framework" and axis in cell]
     return clean(" ".join(words))
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from workloads.contract import FRAMEWORKS
+from workloads.contract import FRAMEWORKS, STUB
 
 ROOT = Path(__file__).resolve().parents[2]
-WORKLOADS = sorted(path.parent.name for path in (ROOT / "workloads").glob("*/spec.py"))
+WORKLOADS = sorted(path.parent.name for path in (ROOT / "workloads").glob("*/spec.py") if path.parent.name != STUB)
 # What a layout asks for on one side only, beside the twins' common functions.
 OF_LAYOUT = {"to_torch", "from_torch", "nchw"}
 RUNTIME = {"prepare", "configure", "versions", "effective", "synchronise", "device_peak_memory_bytes", "wrap",

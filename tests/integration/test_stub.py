@@ -1,0 +1,64 @@
+"""The stub: known work through the real launchers; what is known must be found."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.errors import InputError
+from bench.matrix import load
+
+
+def measured(folder: Path, *arms: str, launcher: str = "local", blocks: int = 10) -> dict[str, object]:
+    """Run stubs with these parameters; the one contrast of the report."""
+    matrix = folder / "stub.yaml"
+    frameworks = ", ".join(f"{{name: stub{', ' if arm else ''}{arm}}}" for arm in arms)
+    workload = "{name: stub, bytes: 131072}"
+    matrix.write_text(f"axes: {{workload: [{workload}], framework: [{frameworks}]}}\nbudget: {{blocks: {blocks}}}\n")
+    command = ["run", "--matrix", str(matrix), "--launcher", launcher, "--out", str(folder / "runs")]
+    subprocess.run([sys.executable, "-m", "bench", *command], capture_output=True, check=False)
+    (run,) = (folder / "runs").iterdir()
+    shown = subprocess.run(
+        [sys.executable, "-m", "bench", "report", str(run), "--format", "json"], capture_output=True, check=True
+    )
+    (contrast,) = json.loads(shown.stdout)["contrasts"]
+    return dict(contrast)
+
+
+def test_five_percent_more_work_is_slower_by_exactly_that(tmp_path: Path) -> None:
+    contrast = measured(tmp_path, "", "work: 1.05")
+    assert contrast["verdict"] == "slower", contrast["reason"]
+    # Twice the interval: a right interval misses once in twenty, and one of twice its width once in a thousand.
+    assert abs(math.log(float(contrast["ratio"]) * 1.05)) <= 2 * float(contrast["half_width"])  # type: ignore[arg-type]
+    assert contrast["parity"]["status"] == "skipped"  # type: ignore[index]
+
+
+@pytest.mark.docker
+def test_a_stub_runs_in_a_container_too(tmp_path: Path) -> None:
+    contrast = measured(tmp_path, "", "work: 1.5", launcher="docker", blocks=2)
+    assert 0.6 < float(contrast["ratio"]) < 0.74  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("axes", "sentence"),
+    [
+        ("workload: [stub], framework: [tensorflow, pytorch]", "workload stub does not exist for framework tensorflow"),
+        (
+            "workload: [mnist_cnn], framework: [{name: stub}, {name: stub, work: 2}]",
+            "does not exist for framework stub",
+        ),
+        ("workload: [stub], framework: [{name: stub, image: x}, stub]", 'stub has no "image"; choose work'),
+        ("workload: [mnist_cnn], framework: [{name: pytorch, work: 2}, tensorflow]", 'pytorch has no "work"'),
+    ],
+)
+def test_a_stub_stands_beside_no_framework(tmp_path: Path, axes: str, sentence: str) -> None:
+    matrix = tmp_path / "m.yaml"
+    matrix.write_text(f"axes: {{{axes}}}\n")
+    with pytest.raises(InputError, match=r"m\.yaml:1: ") as error:
+        load(str(matrix))
+    assert sentence in str(error.value)

@@ -1,0 +1,129 @@
+"""The stub's trial: the worker's own loop, clock and verbs around known work. Standard library alone.
+
+A factor on the work is drawn once a process (`noise`), and from the seed and the padding of the environment, both of
+which the harness has drawn for this arm of this block: the same run gives the same factors again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from workloads import trial
+from workloads.contract import Cell, Unsupported, Value
+from workloads.stub import spec
+
+STEPS_PER_SLOWING = 1000
+
+
+@dataclass(kw_only=True)
+class Runtime:
+    """What the loop needs of a framework's runtime module."""
+
+    recompiles: bool
+    compiled: int = 0
+
+    def synchronise(self) -> None:
+        """Nothing is asynchronous here."""
+
+    def compilations(self) -> int:
+        """Constant, or rising with every question: a framework that retraces while it is timed."""
+        self.compiled += self.recompiles
+        return self.compiled
+
+    def device_peak_memory_bytes(self) -> None:
+        """There is no device."""
+
+
+@dataclass(kw_only=True)
+class Program:
+    """One step is SHA-256 over the first `sizes(i)` bytes of a buffer; the digest is its output."""
+
+    buffer: memoryview
+    size: int
+    slows: float
+    parameter_count: int = 0
+
+    def step(self, i: int) -> Any:
+        """Step i; with `slows`, its work grows in proportion to i."""
+        size = self.size
+        if self.slows:
+            size = round(size * (1 + self.slows * i / STEPS_PER_SLOWING) / spec.BLOCK_BYTES) * spec.BLOCK_BYTES
+        return hashlib.sha256(self.buffer[:size])
+
+    def fetch(self, value: Any) -> bytes:
+        """The digest."""
+        return bytes(value.digest())
+
+
+class StubTrial(trial.Trial):
+    """A trial whose program is a stub's; parity and evaluation do not exist."""
+
+    @classmethod
+    def open(
+        cls, *, cell: dict[str, Any], framework: str, seed: int, data: str | None
+    ) -> tuple[StubTrial, dict[str, Any]]:
+        """Make the buffer and take the first step."""
+        named = Cell.from_json(cell)
+        if named.mode != "eager" or named.device == "cuda":
+            raise Unsupported(f"a stub runs in mode eager on a cpu, not in {named.mode} on {named.device}")
+        before = time.perf_counter_ns()
+        given = named.framework.mapping
+        factor = _number(given, "work", 1.0) * _noise(seed, _number(given, "noise", 0.0))
+        slows = _number(given, "slows", 0.0)
+        size = spec.work_bytes(named.workload.mapping, factor)
+        buffer = memoryview(bytes(max(4 * size, spec.BLOCK_BYTES)))
+        program = Program(buffer=buffer, size=size, slows=slows)
+        runtime: Any = Runtime(recompiles=bool(given.get("recompiles", False)))
+        module = ModuleType("stub")
+        whole: Any = program
+        opened = cls(named, framework, seed, Path(data) if data else None, runtime, module, module, whole)
+        build_s = (time.perf_counter_ns() - before) / 1e9
+        first_step_ns = opened._steps(1)[0]
+        return opened, {
+            "import_s": 0.0,
+            "build_s": build_s,
+            "first_step_s": first_step_ns / 1e9,
+            "first_output": None,
+            "versions": {"python": platform.python_version()},
+            "effective": {"cpus": sorted(os.sched_getaffinity(0)), "uid": os.getuid()},
+            "parameter_count": 0,
+            "inputs_sha256": None,
+        }
+
+    def parity(self, *, steps: int, precision: str) -> dict[str, Any]:
+        """There is nothing to prove: the work differs on purpose."""
+        raise Unsupported("a stub has no parity: its work differs on purpose")
+
+    def evaluate(self, *, steps: int) -> dict[str, Any]:
+        """There is nothing to train."""
+        raise Unsupported("a stub has nothing to train")
+
+    def warm(self, *, steps: int) -> dict[str, Any]:
+        """As for a framework, but with no outputs to remember."""
+        return {"step_ns": self._steps(steps), "compilations": self.runtime.compilations()}
+
+    def _check_last(self) -> None:
+        """The last digest is that of the bytes that were asked for."""
+        i = self.position - 1
+        if bytes(self.program.fetch(self.last)) != bytes(self.program.fetch(self.program.step(i))):
+            raise ArithmeticError(f"the digest after step {self.position} is wrong")
+
+
+def _number(given: dict[str, Value], name: str, default: float) -> float:
+    return float(given.get(name, default))  # type: ignore[arg-type]
+
+
+def _noise(seed: int, sd: float) -> float:
+    """exp(N(0, sd)), by the seed and the padding that the harness drew for this process."""
+    if not sd:
+        return 1.0
+    padding = len(os.environ.get("BENCH_PADDING", ""))
+    return random.Random(f"{seed}/{padding}").lognormvariate(0.0, sd)  # noqa: S311 - replayable on purpose
