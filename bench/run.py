@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import shutil
 import time
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from bench.store import Store, StoredRun
 from bench.telemetry import Sampler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from bench.comparison import Comparison
@@ -34,7 +35,10 @@ BUDGET_SPENT = "the budget"
 
 @dataclass
 class Run:
-    """A run under way: what is fixed, and what grows."""
+    """A run under way: what is fixed, and what grows.
+
+    ratios  d of every contrast by stem of its block, (arms,): read once, since a stored block never changes
+    """
 
     store: Store
     header: dict[str, Any]
@@ -43,9 +47,20 @@ class Run:
     view: View
     bench: dict[int, Bench]
     control_cpus: frozenset[int]
+    ratios: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def new(matrix: Matrix, *, launcher: str, out: Path, base: str | None, view: View) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What a run may be given instead of its prologues: a plan and certificates for every comparison."""
+
+    plans: Mapping[str, Plan]
+    certificates: Sequence[Mapping[str, Any]]
+
+
+def new(
+    matrix: Matrix, *, launcher: str, out: Path, base: str | None, view: View, prepared: Prepared | None = None
+) -> Path:
     """Begin a run and carry it to its end; returns its folder. Raises BenchError, KeyboardInterrupt."""
     matrix = _resolve_devices(matrix)
     run_id = f"{matrix.name}-{fresh_id()}"
@@ -58,8 +73,12 @@ def new(matrix: Matrix, *, launcher: str, out: Path, base: str | None, view: Vie
         stack.callback(chosen.close)
         matrix = matrix.with_options(launcher=chosen.name)
         header = provenance.header(place, matrix, chosen, provisions, dataset)
+        if prepared:
+            header["plans"] = {name: plan.to_json() for name, plan in prepared.plans.items()}
         writer = Store.create(folder, header)
         stack.enter_context(writer.locked())
+        for certificate in prepared.certificates if prepared else ():
+            writer.append_certificate(certificate)
         with _told_how_to_resume(folder, view):
             _carry_on(writer, header, matrix, chosen, dataset, view)
     return folder
@@ -167,7 +186,14 @@ def _loop(run: Run) -> bool:
         standing = {one.id: _stand(run, one, stored) for one in run.matrix.comparisons}
         done = {name: stand.finished for name, stand in standing.items() if stand.finished}
         run.view.stand(standing, done)
-        due = schedule.pending(list(comparisons), stored.blocks, finished=done.keys(), seed=run.matrix.seed)
+        due = schedule.pending(
+            list(comparisons),
+            stored.blocks,
+            finished=done.keys(),
+            seed=run.matrix.seed,
+            least=None if budget.blocks else _least(run.matrix),
+            remaining_s={name: stand.remaining_s for name, stand in standing.items()},
+        )
         if not due:
             return True
         for planned in due:
@@ -195,6 +221,7 @@ def _plan(run: Run, bench: Bench, comparison: Comparison, planned: schedule.Plan
     known = run.header["plans"].get(comparison.id)
     if known is not None:
         return Plan.from_json(known)
+    began = time.monotonic()
     prologue = certification.begin(
         bench,
         comparison,
@@ -221,7 +248,8 @@ def _plan(run: Run, bench: Bench, comparison: Comparison, planned: schedule.Plan
         run.store.append_certificate(record | certificate.to_json() | {"evaluations": evaluations, "log": log})
         run.view.certified(comparison.id, arm, certificate)
     if prologue.plan:  # after the certificates: a run killed in between certifies again, and the later line counts
-        run.header["plans"][comparison.id] = prologue.plan.to_json()
+        lasted_s = round(time.monotonic() - began, 3)
+        run.header["plans"][comparison.id] = {**prologue.plan.to_json(), "prologue_s": lasted_s}
         run.store.write_run(run.header)
     return prologue.plan
 
@@ -239,11 +267,15 @@ def _keep(run: Run, block: Block) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Stand:
-    """Where a comparison stands: valid blocks, the widest half-width of its contrasts, why it is finished."""
+    """Where a comparison stands: valid blocks, the widest half-width of its contrasts, why it is finished.
+
+    remaining_s  what it should still take to the wanted half-width, by the spread so far; infinite past its limits
+    """
 
     blocks: int
     half_width: float | None
     finished: str | None
+    remaining_s: float = math.inf
 
 
 def _stand(run: Run, comparison: Comparison, stored: StoredRun) -> Stand:
@@ -255,30 +287,44 @@ def _stand(run: Run, comparison: Comparison, stored: StoredRun) -> Stand:
     )
     if own.certificates and all(certificate["status"] == "failed" for certificate in own.certificates):
         return Stand(blocks=0, half_width=None, finished="parity failed")
-    series = _series(comparison, own)
+    series = _series(run, comparison, own)
     spent_s = sum(record["wall_s"] for record in own.blocks)
-    least = schedule.k_min(sum(len(one.contrasts) for one in run.matrix.comparisons))
     budget = run.matrix.budget
     return Stand(
         blocks=min(map(len, series), default=0),
         half_width=max((stats.half_width(one) for one in series if len(one) >= 2), default=None),
-        finished=schedule.given_up(own.blocks, budget) or schedule.enough(series, budget, least, spent_s=spent_s),
+        finished=schedule.given_up(own.blocks, budget)
+        or schedule.enough(series, budget, _least(run.matrix), spent_s=spent_s),
+        remaining_s=schedule.remaining_s(series, budget, _least(run.matrix), spent_s=spent_s),
     )
 
 
-def _series(comparison: Comparison, own: StoredRun) -> list[list[float]]:
-    """The log-ratios of every certified contrast, one value a block."""
+def _least(matrix: Matrix) -> int:
+    """Blocks that every comparison gets before any is given more than another."""
+    return schedule.k_min(sum(len(one.contrasts) for one in matrix.comparisons))
+
+
+def _series(run: Run, comparison: Comparison, own: StoredRun) -> list[list[float]]:
+    """The log-ratios of every certified contrast, one value a valid block."""
     passed = {one["arm"] for one in own.certificates if one["status"] in parity.MEASURED}
-    samples = frames.read(own)
+    valid = [record for record in schedule.latest(own.blocks) if schedule.valid(record)]
+    for record in valid:
+        if store.stem(record) not in run.ratios:
+            run.ratios[store.stem(record)] = _ratios(comparison, replace(own, blocks=[dict(record)]))
+    rows = [run.ratios[store.stem(record)] for record in valid]
+    return [[row[arm.id] for row in rows if arm.id in row] for _, arm in comparison.contrasts if arm.id in passed]
+
+
+def _ratios(comparison: Comparison, one_block: StoredRun) -> dict[str, float]:
+    """The log-ratio of every contrast that the block measured, by arm."""
+    samples = frames.read(one_block)
     sync = lockstep.deciding_sync(comparison.arms[0].cell.phase)
-    return [
-        [
-            stats.block_log_ratio(rounds)
-            for rounds in frames.round_log_ratios(samples, comparison.id, baseline=baseline.id, arm=arm.id, sync=sync)
-        ]
-        for baseline, arm in comparison.contrasts
-        if arm.id in passed
-    ]
+    found: dict[str, float] = {}
+    for baseline, arm in comparison.contrasts:
+        blocks = frames.round_log_ratios(samples, comparison.id, baseline=baseline.id, arm=arm.id, sync=sync)
+        if blocks:
+            found[arm.id] = stats.block_log_ratio(blocks[0])
+    return found
 
 
 def _resolve_devices(matrix: Matrix) -> Matrix:

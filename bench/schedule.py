@@ -157,15 +157,49 @@ def given_up(records: Sequence[Record], budget: Budget) -> str | None:
     return None
 
 
-def pending(
-    comparisons: Sequence[str], records: Iterable[Record], *, finished: AbstractSet[str], seed: int
-) -> tuple[Planned, ...]:
-    """The blocks of the earliest unfinished round, in their order; empty when all comparisons are finished.
+def remaining_s(log_ratios: Sequence[Sequence[float]], budget: Budget, least: int, *, spent_s: float) -> float:
+    """Seconds that a comparison should still take to its half-width, by its spread and its seconds a block so far.
 
+    Infinite where that would pass its own limits: whatever it is given, it stays undecided. By the width alone, never
+    by a ratio or a p value: what is measured more must not depend on what was found.
+    """
+    blocks = min((len(series) for series in log_ratios), default=0)
+    if blocks < 2:
+        return math.inf
+    if budget.blocks is not None:
+        needed: int | None = budget.blocks
+    else:
+        spreads = [statistics.stdev(series) for series in log_ratios]
+        wanted = [stats.blocks_needed(spread, budget.half_width) for spread in spreads]
+        needed = None if None in wanted else max(least, *(count for count in wanted if count is not None))
+    if needed is None or needed > (budget.blocks or budget.max_blocks):
+        return math.inf
+    each_s = spent_s / blocks
+    more_s = max(0, needed - blocks) * each_s
+    fits = budget.per_comparison_s is None or spent_s + more_s <= budget.per_comparison_s
+    return more_s if fits else math.inf
+
+
+def pending(
+    comparisons: Sequence[str],
+    records: Iterable[Record],
+    *,
+    finished: AbstractSet[str],
+    seed: int,
+    least: int | None = None,
+    remaining_s: Mapping[str, float] | None = None,
+) -> tuple[Planned, ...]:
+    """The blocks of the next round, in their order; empty when all comparisons are finished.
+
+    Block k of every comparison comes before block k + 1 of any, up to `least` blocks. From there on each round goes to
+    the half of the unfinished comparisons that are nearest to their half-width: when the time runs out, more of them
+    are decided than if all had shared it to the end.
     A spoiled block is repeated, at most 3 attempts in all; a failed one is recorded and the next block follows.
 
-    records   every block stored so far, in any order
-    finished  comparisons that are `enough` or `given_up`
+    records      every block stored so far, in any order
+    finished     comparisons that are `enough` or `given_up`
+    least        `k_min` of the run; None: whole rounds to the end
+    remaining_s  by comparison, as `remaining_s` gives it
     """
     by_comparison: dict[str, list[Record]] = defaultdict(list)
     for record in records:
@@ -174,7 +208,10 @@ def pending(
     if not following:
         return ()
     block = min(planned.block for planned in following.values())
-    due = [name for name, planned in following.items() if planned.block == block]
+    if least is not None and remaining_s is not None and block >= least:
+        due = _nearest(following, remaining_s)
+    else:
+        due = [name for name, planned in following.items() if planned.block == block]
     return tuple(following[name] for name in order(comparisons, block, seed) if name in due)
 
 
@@ -200,6 +237,17 @@ def _following(comparison: str, records: Sequence[Record]) -> Planned:
     block = next(number for number in range(len(newest) + 1) if number not in newest or _repeatable(newest[number]))
     attempt = newest[block]["attempt"] + 1 if block in newest else 0
     return Planned(comparison=comparison, block=block, attempt=attempt)
+
+
+def _nearest(following: Mapping[str, Planned], remaining_s: Mapping[str, float]) -> list[str]:
+    """The half with the least time left to go, more than half where they are equal; of the hopeless, the fewest blocks.
+
+    A comparison that no time can decide waits until only such ones are left, and they then go on in rounds.
+    """
+    ranked = sorted(following, key=lambda name: (remaining_s[name], following[name].block, name))
+    last = ranked[(len(ranked) - 1) // 2]
+    limit = (remaining_s[last], following[last].block if math.isinf(remaining_s[last]) else math.inf)
+    return [name for name in ranked if (remaining_s[name], following[name].block) <= limit]
 
 
 def _repeatable(record: Record) -> bool:

@@ -226,3 +226,77 @@ def test_half_a_block_never_counts() -> None:
     assert not schedule.valid(record("a", 0, y="failed"))
     assert not schedule.valid(record("a", 0, y="unsupported"))
     assert schedule.valid(record("a", 0, y="unsupported", z="measured"))
+
+
+# --- adaptive allocation
+
+
+def simulated(
+    spreads: dict[str, float], *, rounds_of_time: int, adaptive: bool, seed: int = 5
+) -> dict[str, str | None]:
+    """Measure until so many blocks are spent in all; why each comparison finished, None where it did not."""
+    rng = np.random.default_rng(seed)
+    noise = {name: rng.normal(0, 1, 200) for name in spreads}
+    noise = {name: values / values[:30].std(ddof=1) for name, values in noise.items()}
+    budget, least = Budget(), schedule.k_min(len(spreads))
+    records: list[dict[str, Any]] = []
+    done: dict[str, str | None] = {}
+    while len(records) < rounds_of_time:
+        series = {
+            name: list(spreads[name] * noise[name][: sum(one["comparison"] == name for one in records)])
+            for name in spreads
+        }
+        spent = {name: float(len(values)) for name, values in series.items()}
+        done = {name: schedule.enough([series[name]], budget, least) for name in spreads}
+        left = {name: schedule.remaining_s([series[name]], budget, least, spent_s=spent[name]) for name in spreads}
+        due = schedule.pending(
+            list(spreads),
+            records,
+            finished={name for name, why in done.items() if why},
+            seed=seed,
+            least=least if adaptive else None,
+            remaining_s=left if adaptive else None,
+        )
+        if not due:
+            break
+        records += [record(one.comparison, one.block) for one in due]
+    return done
+
+
+def test_scarce_time_decides_more_comparisons_when_it_goes_to_the_nearest() -> None:
+    spreads = {"a": 0.010, "b": 0.017, "c": 0.020, "d": 0.022, "e": 0.06, "f": 0.07}
+
+    def decided(adaptive: bool) -> int:
+        return sum(why is not None for why in simulated(spreads, rounds_of_time=88, adaptive=adaptive).values())
+
+    assert decided(adaptive=True) > decided(adaptive=False)
+
+
+def test_ample_time_finishes_every_comparison() -> None:
+    assert all(simulated({"a": 0.01, "b": 0.02, "c": 0.2}, rounds_of_time=500, adaptive=True).values())
+
+
+def test_no_comparison_gets_more_before_all_have_k_min() -> None:
+    records = [record(name, block) for block in range(9) for name in COMPARISONS]
+    left = {"a": 1.0, "b": 1.0, "c": 99.0, "d": math.inf}
+    due = schedule.pending(COMPARISONS, records, finished=set(), seed=0, least=10, remaining_s=left)
+    assert {planned.comparison for planned in due} == set(COMPARISONS)
+
+
+def test_what_is_measured_more_depends_on_the_width_and_never_on_the_ratio() -> None:
+    small = noise(0.03, 12)
+    shifted = [value + 0.5 for value in small]
+    seconds = [schedule.remaining_s([values], Budget(), 10, spent_s=120.0) for values in (small, shifted)]
+    assert seconds[0] == pytest.approx(seconds[1])
+    assert 0 < seconds[0] < math.inf
+
+
+def test_a_comparison_that_cannot_be_decided_waits_for_the_others() -> None:
+    assert schedule.remaining_s([noise(0.5, 10)], Budget(), 10, spent_s=100.0) == math.inf
+    assert schedule.remaining_s([noise(0.02, 10)], Budget(per_comparison_s=101.0), 10, spent_s=100.0) == math.inf
+    records = [record(name, block) for block in range(10) for name in COMPARISONS]
+    left = {"a": math.inf, "b": 30.0, "c": 20.0, "d": math.inf}
+    due = schedule.pending(COMPARISONS, records, finished=set(), seed=0, least=10, remaining_s=left)
+    assert {planned.comparison for planned in due} == {"b", "c"}
+    rest = schedule.pending(COMPARISONS, records, finished={"b", "c"}, seed=0, least=10, remaining_s=left)
+    assert {planned.comparison for planned in rest} == {"a", "d"}
