@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from bench import __version__
+from bench import __version__, cli_trust
+from bench.cli_support import OUT, duration_s, find_run, interruptible
 from bench.errors import BenchError, InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 INTERRUPTED = 130
 FORMATS = ("table", "markdown", "csv", "json")
-OUT = "runs"
 
 
 def main() -> None:
@@ -65,6 +60,7 @@ def cli() -> None:
 @click.option("--base", metavar="IMAGE", help="Base image of both frameworks (docker launcher).")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with a stopped run.")
 @click.option("--yes", is_flag=True, help="Allow a matrix of over 10,000 cells.")
+@click.option("--strict", is_flag=True, help="Refuse, before anything is built, on a machine that fails bench check.")
 def run(
     matrix: str | None,
     launcher: str | None,
@@ -75,12 +71,14 @@ def run(
     base: str | None,
     resume: Path | None,
     yes: bool,
+    strict: bool,
 ) -> None:
     """Measure a matrix, keep every sample, print the comparison."""
     from rich.console import Console
 
     from bench import matrix as matrices
     from bench import run as runs
+    from bench import store
     from bench.console import View
     from bench.report import summary, table
 
@@ -88,18 +86,21 @@ def run(
     given = [name for name, value in {**fixed, "--base": base}.items() if value is not None]
     if resume is not None and given:
         raise InputError(f"--resume goes on with a run as it was begun; leave out {', '.join(given)}")
-    with _interruptible(), View() as view:
+    with interruptible(), View() as view:
         if resume is not None:
-            folder = runs.resume(find_run(resume, out), view=view)
+            begun = find_run(resume, out)
+            if strict:
+                _refuse_unfit(matrices.Matrix.from_resolved(store.read(begun).run["matrix"]))
+            folder = runs.resume(begun, view=view)
         else:
             if matrix is None:
                 raise InputError("nothing to run; give --matrix (built-in: quick, default), or --resume RUN")
             loaded = matrices.load(matrix, yes=yes).with_options(
-                device=device, seed=seed, budget_total_s=_seconds(budget)
+                device=device, seed=seed, budget_total_s=duration_s(budget)
             )
+            if strict:
+                _refuse_unfit(loaded)
             folder = runs.new(loaded, launcher=launcher or _launcher(loaded), out=out, base=base, view=view)
-    from bench import store
-
     document = summary.summarise(store.read(folder))
     table.render(document, Console())
     click.echo(f"\nrun: {folder}\nagain: bench report {folder} --format table|markdown|csv|json", err=True)
@@ -137,7 +138,7 @@ def parity(workloads: tuple[str, ...], launcher: str, kind: str) -> None:
     from bench import proof
     from bench.console import View
 
-    with _interruptible(), View() as view:
+    with interruptible(), View() as view:
         certificates = proof.prove(workloads, launcher=launcher, view=view)
     if kind == "json":
         click.echo(proof.as_json(certificates))
@@ -159,6 +160,10 @@ def matrix_schema() -> None:
     from bench.matrix import schema
 
     click.echo(json.dumps(schema(), indent=2))
+
+
+cli.add_command(cli_trust.check)
+cli.add_command(cli_trust.validate)
 
 
 @cli.group()
@@ -212,12 +217,13 @@ def data_verify() -> None:
     datasets.gate(statuses)
 
 
-def find_run(given: Path, out: Path) -> Path:
-    """A run folder, or the id of a run inside `out`. Raises InputError."""
-    for folder in (given, out / given):
-        if (folder / "run.json").exists():
-            return folder
-    raise InputError(f"{given}: no run here, and none of that id in {out}; name a folder that holds run.json")
+def _refuse_unfit(loaded: Any) -> None:
+    """Hold the machine to what this matrix asks of it. Raises GateError."""
+    from bench import check
+
+    cells = [arm.cell for one in loaded.comparisons for arm in one.arms]
+    threads, gpu = max(cell.threads for cell in cells), any(cell.device != "cpu" for cell in cells)
+    check.gate(check.inspect(threads=threads, gpu=gpu))
 
 
 def _launcher(loaded: Any) -> str:
@@ -250,29 +256,3 @@ def _show_images(found: list[Any], kind: str) -> None:
 
 def _say(text: str) -> None:
     click.echo(text, err=True)
-
-
-def _seconds(budget: str | None) -> float | None:
-    from bench.matrix import seconds
-
-    if budget is None:
-        return None
-    try:
-        return seconds(budget)
-    except ValueError as error:
-        raise InputError(f"--budget {budget}: {error}") from None
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """A polite kill is an interrupt too, in the background as well: what is finished is kept, what runs is removed."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

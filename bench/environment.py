@@ -11,6 +11,8 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +43,11 @@ def describe(*, device: str, docker_engine: str | None = None, root: Path = Path
         "distribution": _distribution(root),
         "cpu": _cpu(root),
         "memory_bytes": _memory_bytes(root),
-        "virtualization": _virtualization(root),
+        "virtualization": virtualization(root),
         "container": _detected("--container", root),
         "cgroup": cgroup.version(root=root),
-        "clocksource": _line(root / "sys/devices/system/clocksource/clocksource0/current_clocksource"),
-        "load_average_1min": _load(root),
+        "clocksource": read_line(root / "sys/devices/system/clocksource/clocksource0/current_clocksource"),
+        "load_average_1min": load_1min(root),
         "docker": docker_engine,
         "python": platform.python_version(),
         "bench": bench.__version__,
@@ -87,6 +89,17 @@ def cpusets(threads: int) -> tuple[frozenset[int], frozenset[int]]:
     return arms, frozenset(usable) - arms or arms
 
 
+@contextmanager
+def confined(cpus: frozenset[int]) -> Iterator[None]:
+    """Keep this process on these CPUs meanwhile."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def cuda_devices() -> list[dict[str, Any]]:
     """The GPUs that a cell with `device: cuda` can run on; a replayed trace is none."""
     return nvml.devices() if nvml.source() == "nvml" else []
@@ -101,36 +114,36 @@ def _cpu(root: Path) -> dict[str, Any]:
     flags = (info.get("flags") or info.get("Features") or "").split()
     return {
         "model": info.get("model name"),
-        "logical": _count(_line(cpus / "online")),
+        "logical": len(cpu_numbers(read_line(cpus / "online")) or ()) or None,
         "physical": _physical_cores(cpus),
         "usable": len(os.sched_getaffinity(0)),
         "flags": sorted(flag for flag in flags if _FLAGS.match(flag)) if flags else None,
         "caches": _caches(cpus / "cpu0/cache"),
-        "governor": _line(cpus / "cpu0/cpufreq/scaling_governor"),
-        "boost": _boost(cpus),
-        "smt": _switch(_line(cpus / "smt/active")),
+        "governor": read_line(cpus / "cpu0/cpufreq/scaling_governor"),
+        "boost": boost(cpus),
+        "smt": _switch(read_line(cpus / "smt/active")),
     }
 
 
 def _cpuinfo(root: Path) -> dict[str, str]:
     """The fields of the first processor in /proc/cpuinfo."""
-    first = (_text(root / "proc/cpuinfo") or "").split("\n\n", 1)[0]
+    first = (read_text(root / "proc/cpuinfo") or "").split("\n\n", 1)[0]
     pairs = (line.partition(":") for line in first.splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
-def _count(cpus: str | None) -> int | None:
-    """How many CPUs a list such as 0-3,8 names."""
+def cpu_numbers(cpus: str | None) -> frozenset[int] | None:
+    """The CPUs that a list such as 0-3,8 names."""
     if not cpus:
         return None
     ends = [span.partition("-") for span in cpus.split(",")]
-    return sum(int(last or first) - int(first) + 1 for first, _, last in ends)
+    return frozenset(cpu for first, _, last in ends for cpu in range(int(first), int(last or first) + 1))
 
 
 def _physical_cores(cpus: Path) -> int | None:
     """Distinct pairs of package and core; hyperthreads of one core share theirs."""
     cores = {
-        (_line(topology / "physical_package_id"), _line(topology / "core_id"))
+        (read_line(topology / "physical_package_id"), read_line(topology / "core_id"))
         for topology in cpus.glob("cpu[0-9]*/topology")
     }
     return None if not cores or any(None in core for core in cores) else len(cores)
@@ -140,18 +153,18 @@ def _caches(folder: Path) -> dict[str, int] | None:
     """Sizes of the first CPU's caches in bytes, by level and kind: L1d, L1i, L2, L3."""
     sizes = {}
     for index in sorted(folder.glob("index*")):
-        level, kind, size = (_line(index / name) for name in ("level", "type", "size"))
+        level, kind, size = (read_line(index / name) for name in ("level", "type", "size"))
         if level and kind and size and size.endswith("K"):
             sizes[f"L{level}{ {'Data': 'd', 'Instruction': 'i'}.get(kind, '') }"] = int(size[:-1]) * 1024
     return sizes or None
 
 
-def _boost(cpus: Path) -> bool | None:
+def boost(cpus: Path) -> bool | None:
     """Whether the clock may rise above its nominal value, as cpufreq or intel_pstate tells it."""
-    boost = _switch(_line(cpus / "cpufreq/boost"))
-    if boost is not None:
-        return boost
-    forbidden = _switch(_line(cpus / "intel_pstate/no_turbo"))
+    allowed = _switch(read_line(cpus / "cpufreq/boost"))
+    if allowed is not None:
+        return allowed
+    forbidden = _switch(read_line(cpus / "intel_pstate/no_turbo"))
     return None if forbidden is None else not forbidden
 
 
@@ -159,21 +172,22 @@ def _boost(cpus: Path) -> bool | None:
 
 
 def _distribution(root: Path) -> str | None:
-    found = re.search(r'^PRETTY_NAME="?(.*?)"?$', _text(root / "etc/os-release") or "", re.MULTILINE)
+    found = re.search(r'^PRETTY_NAME="?(.*?)"?$', read_text(root / "etc/os-release") or "", re.MULTILINE)
     return found[1] if found else None
 
 
 def _memory_bytes(root: Path) -> int | None:
-    found = re.search(r"^MemTotal:\s+(\d+) kB", _text(root / "proc/meminfo") or "", re.MULTILINE)
+    found = re.search(r"^MemTotal:\s+(\d+) kB", read_text(root / "proc/meminfo") or "", re.MULTILINE)
     return int(found[1]) * 1024 if found else None
 
 
-def _load(root: Path) -> float | None:
-    line = _line(root / "proc/loadavg")
+def load_1min(root: Path) -> float | None:
+    """Tasks that ran or waited, averaged over about a minute."""
+    line = read_line(root / "proc/loadavg")
     return float(line.split()[0]) if line else None
 
 
-def _virtualization(root: Path) -> str | None:
+def virtualization(root: Path) -> str | None:
     """The hypervisor as systemd names it (kvm, vmware, none); where it cannot be asked, "unknown" if there is one."""
     name = _detected("--vm", root)
     flags = _cpuinfo(root).get("flags")
@@ -216,16 +230,17 @@ def _output(
     return done.stdout.strip() if done.returncode in codes else None
 
 
-def _text(file: Path) -> str | None:
+def read_text(file: Path) -> str | None:
+    """All of a file of /proc or /sys; None where it cannot be read."""
     try:
         return file.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
 
 
-def _line(file: Path) -> str | None:
-    text = _text(file)
-    return text.strip() or None if text is not None else None
+def read_line(file: Path) -> str | None:
+    """A file's one line, stripped; None where it is empty or cannot be read."""
+    return (read_text(file) or "").strip() or None
 
 
 def _switch(line: str | None) -> bool | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import secrets
 import shutil
 import time
@@ -71,7 +70,8 @@ def new(
         place = provenance.Place(run_id=run_id, cache=cache, data=dataset.folder if dataset else None, base=base)
         chosen, provisions = provide(launcher, _frameworks(matrix), place, view)
         stack.callback(chosen.close)
-        matrix = matrix.with_options(launcher=chosen.name)
+        if any(cell.launcher != chosen.name for cell in matrix.cells):
+            matrix = matrix.with_options(launcher=chosen.name)
         header = provenance.header(place, matrix, chosen, provisions, dataset)
         if prepared:
             header["plans"] = {name: plan.to_json() for name, plan in prepared.plans.items()}
@@ -151,9 +151,7 @@ def _carry_on(
     with ExitStack() as stack:
         threads = {arm.cell.threads for one in matrix.comparisons for arm in one.arms}
         arm_cpus, control_cpus = environment.cpusets(max(threads))
-        before = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, control_cpus)
-        stack.callback(os.sched_setaffinity, 0, before)
+        stack.enter_context(environment.confined(control_cpus))
         sampler = stack.enter_context(Sampler(writer.folder, provenance.HZ, set(control_cpus)))
         folder = dataset.folder if dataset else None
         bench = {
@@ -163,6 +161,7 @@ def _carry_on(
                 arm_cpus=environment.cpusets(count)[0] if count != max(threads) else arm_cpus,
                 seed=matrix.seed,
                 data=folder,
+                schedule=matrix.schedule,
             )
             for count in threads
         }

@@ -130,8 +130,7 @@ class Store:
 
     def write_run(self, run: Mapping[str, Any]) -> None:
         """Replace run.json in one step."""
-        text = json.dumps({"schema": RUN_SCHEMA, **run}, indent=1, allow_nan=False) + "\n"
-        _replace(self.folder / "run.json", text.encode())
+        replace_file(self.folder / "run.json", {"schema": RUN_SCHEMA, **run})
 
     def append_block(self, record: Mapping[str, Any], steps: list[dict[str, Any]]) -> None:
         """Samples first, then the line that makes them count."""
@@ -159,6 +158,11 @@ class Store:
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist(steps, schema=schema), sink, compression="zstd")
         _replace(path, sink.getvalue().to_pybytes())
+
+
+def replace_file(path: Path, plain: Mapping[str, Any]) -> None:
+    """Replace a JSON file in one step, on disk before the call returns."""
+    _replace(path, (json.dumps(plain, indent=1, allow_nan=False) + "\n").encode())
 
 
 def repair(folder: Path) -> None:

@@ -1,0 +1,50 @@
+"""What the verbs of the command line share: a run's folder, a duration, and a polite end."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+OUT = "runs"
+
+
+def find_run(given: Path, out: Path) -> Path:
+    """A run folder, or the id of a run inside `out`. Raises InputError."""
+    for folder in (given, out / given):
+        if (folder / "run.json").exists():
+            return folder
+    raise InputError(f"{given}: no run here, and none of that id in {out}; name a folder that holds run.json")
+
+
+def duration_s(budget: str | None) -> float | None:
+    """A --budget in seconds. Raises InputError."""
+    from bench.matrix import seconds
+
+    if budget is None:
+        return None
+    try:
+        return seconds(budget)
+    except ValueError as error:
+        raise InputError(f"--budget {budget}: {error}") from None
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """A polite kill is an interrupt too, in the background as well: what is finished is kept, what runs is removed."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""The harness held to its own standard: `bench validate`."""

@@ -1,0 +1,166 @@
+"""Stub contrasts by the hundred, as one ordinary run: the real launcher, lockstep, run folder and report.
+
+Only the prologues are spared: every contrast is given the same plan, and the certificate of a stub. A campaign that was
+stopped goes on where it stopped, like any run.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from bench import certification, lockstep, parity, run, stats, store
+from bench.comparison import Arm, Comparison
+from bench.console import View
+from bench.lockstep import Plan
+from bench.matrix import Budget, Matrix
+from bench.report import summary
+from bench.schedule import SlicePlan
+from workloads.contract import STUB, Cell, Named, Value
+
+BYTES = 65_536  # some 50 µs a step
+SETTLE, WARM = 2, 5
+STEP_NS = 50_000.0
+PAIRED_SD = 0.015
+_A_DAY_S = 86_400.0
+_SAY_EVERY_S = 20.0
+
+Knobs = Mapping[str, Value]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turns:
+    """How long a stub's block is."""
+
+    rounds: int
+    steps: int
+
+    @property
+    def steps_of_an_arm(self) -> int:
+        """All that an arm does in a block, the slices of the sync that does not decide included."""
+        slices = self.rounds + self.rounds // lockstep.OTHER_SYNC_EVERY
+        return WARM + slices * (self.steps + SETTLE)
+
+
+SHORT = Turns(rounds=12, steps=40)  # slices of some 2 ms
+LONG = Turns(rounds=24, steps=100)  # for what happens within a block
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """What the baseline's stub and the arm's do."""
+
+    baseline: Knobs
+    arm: Knobs
+
+
+def noisy(paired_sd: float = PAIRED_SD, **knobs: Value) -> dict[str, Value]:
+    """A stub's parameters with block noise; two such arms have the given paired standard deviation of log ratio."""
+    return {"noise": round(paired_sd / math.sqrt(2), 6), **knobs}
+
+
+def campaign(
+    name: str, pairs: Sequence[Pair], *, blocks: int, launcher: str, out: Path, seed: int, plan: Turns = SHORT
+) -> list[dict[str, Any]]:
+    """Measure every pair in so many blocks; the contrasts of the report, in order. Raises BenchError.
+
+    A contrast has, beside what `bench report` prints of it, its `spread`: the paired standard deviation over blocks.
+    """
+    comparisons = [_comparison(f"{name}-{number:04d}", pair, launcher) for number, pair in enumerate(pairs)]
+    matrix = Matrix(
+        name=name,
+        source="bench validate",
+        compare=("framework",),
+        baseline=None,
+        cells=tuple(dict.fromkeys(arm.cell for one in comparisons for arm in one.arms)),
+        comparisons=tuple(comparisons),
+        budget=Budget(blocks=blocks, per_comparison_s=_A_DAY_S, total_s=_A_DAY_S),
+        seed=seed,
+    )
+    folder = measured(matrix, out=out, launcher=launcher, prepared=_prepared(comparisons, plan))
+    contrasts: list[dict[str, Any]] = summary.summarise(store.read(folder))["contrasts"]
+    return [one | {"spread": _spread(one)} for one in contrasts]
+
+
+def measured(matrix: Matrix, *, out: Path, launcher: str, prepared: run.Prepared | None = None) -> Path:
+    """The folder of this matrix's finished run inside `out`: found, gone on with, or begun."""
+    view = Quiet(matrix.name, len(matrix.comparisons) * (matrix.budget.blocks or matrix.budget.max_blocks))
+    for folder in sorted(path.parent for path in out.glob(f"{matrix.name}-2*/run.json")):
+        if store.read(folder).run["finished_at"]:
+            return folder
+        return run.resume(folder, view=view)
+    return run.new(matrix, launcher=launcher, out=out, base=None, view=view, prepared=prepared)
+
+
+def _comparison(id_: str, pair: Pair, launcher: str) -> Comparison:
+    arms = tuple(
+        Arm(
+            id=name,
+            cell=Cell(
+                workload=Named.of(STUB, {"bytes": BYTES}),
+                framework=Named.of(STUB, knobs),
+                device="cpu",
+                launcher=launcher,
+            ),
+        )
+        for name, knobs in (("baseline", pair.baseline), ("arm", pair.arm))
+    )
+    return Comparison(id=id_, compare=("framework",), arms=arms, baseline="baseline")
+
+
+def _prepared(comparisons: Sequence[Comparison], turns: Turns) -> run.Prepared:
+    names = ("baseline", "arm")
+    plan = Plan(
+        slices=SlicePlan(steps=dict.fromkeys(names, turns.steps), settle_steps=SETTLE, rounds=turns.rounds),
+        warm_steps=dict.fromkeys(names, WARM),
+        step_ns=dict.fromkeys(names, STEP_NS),
+    )
+    skipped = parity.skipped(certification.STUB_REASON).to_json()
+    return run.Prepared(
+        plans={one.id: plan for one in comparisons},
+        certificates=[{"comparison": one.id, "baseline": "baseline", "arm": "arm"} | skipped for one in comparisons],
+    )
+
+
+def _spread(contrast: Mapping[str, Any]) -> float | None:
+    """The standard deviation over blocks that a half-width stands for."""
+    from scipy import stats as scipy_stats
+
+    blocks, half = contrast["blocks"], contrast["half_width"]
+    if half is None or blocks < 2:
+        return None
+    quantile = float(scipy_stats.t.ppf(0.5 + stats.CONFIDENCE / 2, blocks - 1))
+    return float(half * math.sqrt(blocks) / quantile)
+
+
+class Quiet(View):
+    """One line now and then, instead of one a block."""
+
+    def __init__(self, name: str, blocks: int) -> None:
+        super().__init__(Console(file=io.StringIO()))
+        self._told = Console(stderr=True, highlight=False)
+        self._name, self._all = name, blocks
+        self._kept, self._began, self._said = 0, time.monotonic(), time.monotonic()
+
+    def say(self, text: str) -> None:
+        """Nothing: what went wrong is in the run folder."""
+
+    def stage(self, comparison: str, text: str) -> None:
+        """Nothing."""
+
+    def kept(self, record: Mapping[str, Any]) -> None:
+        """A block is on disk."""
+        super().kept(record)
+        self._kept += 1
+        now = time.monotonic()
+        if now - self._said >= _SAY_EVERY_S:
+            self._said = now
+            rate = self._kept / (now - self._began)
+            self._told.print(f"{self._name}: {self._kept} of {self._all} blocks, {rate:.1f} a second", soft_wrap=True)

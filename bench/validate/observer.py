@@ -1,0 +1,174 @@
+"""What the harness itself costs: on an empty step, step by step against a bare loop, and the sampler on and off."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import Any
+
+from bench import environment, stats
+from bench.comparison import Arm
+from bench.launch.group import Group
+from bench.launch.local import LocalLauncher
+from bench.lockstep import Bench, ask, start
+from bench.telemetry import Sampler
+from bench.validate.row import Row
+from workloads.contract import STUB, Cell, Named
+from workloads.stub.trial import Program, Runtime, StubTrial
+
+MOST_NS = 2000.0
+EQUAL = 0.005
+PAIRS = 1200
+STEP_BYTES = 1_400_000  # some 1 ms
+_EMPTY_STEPS, _EMPTY_REPEATS = 2000, 60
+_SAMPLED_BLOCKS, _SAMPLED_ROUNDS, _SAMPLED_STEPS = 12, 24, 150
+
+
+def rows(*, seed: int, hz: float = 10.0) -> Iterator[Row]:
+    """The observer's two figures, then the sampler's, on the arms' processor."""
+    arm_cpus, control_cpus = environment.cpusets(1)
+    with environment.confined(arm_cpus):
+        yield _empty_step("step")
+        yield _empty_step("slice")
+        yield _against_bare(seed)
+    with environment.confined(control_cpus):
+        yield _sampler(seed, arm_cpus, control_cpus, hz)
+
+
+def _empty_step(sync: str) -> Row:
+    """The worker's own loop over a step that does nothing, less a bare loop over the same step, in ns a step."""
+    trial = _trial(STEP_BYTES)
+    trial.program = _Empty()  # type: ignore[assignment]
+    ours: Callable[[int], Any] = trial._steps if sync == "step" else trial._slice
+    costs = []
+    for _ in range(_EMPTY_REPEATS):
+        harness_ns = _timed(lambda: ours(_EMPTY_STEPS))
+        bare_ns = _timed(lambda: _bare_loop(trial.program.step, _EMPTY_STEPS))
+        costs.append((harness_ns - bare_ns) / _EMPTY_STEPS)
+    figure = stats.cell_figure(costs)
+    assert figure is not None
+    passed = figure.ci is not None and figure.ci[1] <= MOST_NS
+    return Row(
+        name=f"observer: cost of the loop on an empty step, sync {sync}",
+        n=_EMPTY_REPEATS,
+        value=figure.median,
+        ci=figure.ci,
+        goal="≤ 2000 ns a step",
+        passed=passed,
+        unit="ns",
+        detail=f"median of {_EMPTY_REPEATS} loops of {_EMPTY_STEPS} steps, a bare loop's time taken off",
+    )
+
+
+def _against_bare(seed: int) -> Row:
+    """The time that the harness gives for a step, against a bare pair of clock readings around it, turn by turn."""
+    trial = _trial(STEP_BYTES)
+    generator = random.Random(seed)  # noqa: S311 - replayable on purpose
+    trial._steps(50)
+    log_ratios = []
+    for number in range(PAIRS):
+        if generator.random() < 0.5:
+            harness_ns, bare_ns = trial._steps(1)[0], _bare_step(trial, number)
+        else:
+            bare_ns, harness_ns = _bare_step(trial, number), trial._steps(1)[0]
+        log_ratios.append(math.log(bare_ns / harness_ns))
+    return equivalence("observer: a step in the harness against a bare one", log_ratios, "alternating in one process")
+
+
+def _sampler(seed: int, arm_cpus: frozenset[int], control_cpus: frozenset[int], hz: float) -> Row:
+    """One worker a block; its slices with the sampler watching it and without, in turn. One value a block."""
+    with TemporaryDirectory(prefix="bench-validate-") as folder:
+        launcher = LocalLauncher(cache=Path(folder))
+        cell = Cell(workload=Named.of(STUB, {"bytes": STEP_BYTES}), framework=Named(STUB), device="cpu")
+        launcher.provide([cell.framework], _silent)
+        with Sampler(Path(folder), hz, set(control_cpus)) as sampler:
+            bench = Bench(launcher=launcher, sampler=None, arm_cpus=arm_cpus, seed=seed, data=None)
+            arm = Arm(id="stub", cell=cell)
+            log_ratios = [_sampled_block(bench, sampler, arm, f"{seed}/{block}") for block in range(_SAMPLED_BLOCKS)]
+    name = f"sampler on against off, {hz:g} Hz"
+    return equivalence(name, log_ratios, f"{_SAMPLED_ROUNDS} pairs of slices of some 0.15 s a block, in turn")
+
+
+def _sampled_block(bench: Bench, sampler: Sampler, arm: Arm, key: str) -> float:
+    generator = random.Random(key)  # noqa: S311 - replayable on purpose
+    found = []
+    with Group() as group:
+        start(bench, group, arm, 0, {})
+        channel = group.channel(arm.id)
+        ask(group, arm.id, "warm", limit_s=60.0, steps=20)
+        for _ in range(_SAMPLED_ROUNDS):
+            times = {}
+            for on in (True, False) if generator.random() < 0.5 else (False, True):
+                if on:
+                    sampler.watch(arm.id, channel.pid, channel.scope)
+                answer = ask(group, arm.id, "measure", limit_s=60.0, steps=_SAMPLED_STEPS, settle=2, sync="slice")
+                times[on] = answer["step_ns"][0]
+                if on:
+                    sampler.unwatch(arm.id)
+            found.append(math.log(times[False] / times[True]))
+        ask(group, arm.id, "close", limit_s=30.0)
+    return statistics.fmean(found)
+
+
+def equivalence(name: str, log_ratios: list[float], detail: str, *, within: float = EQUAL) -> Row:
+    """Equal within ± `within` by two one-sided tests; the value is the ratio."""
+    estimate = stats.contrast(log_ratios, theta=within)
+    passed = estimate.p_equal is not None and estimate.p_equal < stats.ALPHA
+    goal = f"TOST within ± {100 * within:g} %"
+    return Row(
+        name=name,
+        n=estimate.blocks,
+        value=estimate.ratio,
+        ci=estimate.ci,
+        goal=goal,
+        passed=passed,
+        unit="ratio",
+        detail=detail,
+    )
+
+
+class _Empty:
+    """A program whose step does nothing."""
+
+    def step(self, i: int) -> None:
+        return None
+
+    def fetch(self, value: Any) -> None:
+        return None
+
+
+def _trial(size: int) -> StubTrial:
+    """A stub in this very process."""
+    runtime: Any = Runtime(recompiles=False)
+    program: Any = Program(buffer=memoryview(bytes(size)), size=size, slows=0.0)
+    module = ModuleType(STUB)
+    cell = Cell(workload=Named.of(STUB, {"bytes": size}), framework=Named(STUB), device="cpu")
+    return StubTrial(cell, STUB, 0, None, runtime, module, module, program)
+
+
+def _bare_loop(step: Callable[[int], Any], count: int) -> None:
+    for i in range(count):
+        step(i)
+
+
+def _bare_step(trial: StubTrial, number: int) -> int:
+    step = trial.program.step
+    before = time.perf_counter_ns()
+    step(number)
+    return time.perf_counter_ns() - before
+
+
+def _timed(function: Callable[[], Any]) -> int:
+    before = time.perf_counter_ns()
+    function()
+    return time.perf_counter_ns() - before
+
+
+def _silent(text: str) -> None:
+    """Nothing to say: a stub needs no environment."""

@@ -1,0 +1,152 @@
+"""What the harness says of stubs whose differences are known: false positives, known slowdowns, drift, linearity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import stats
+from bench.validate.campaign import LONG, PAIRED_SD, Pair, campaign, noisy
+from bench.validate.row import Row, at_least, at_most, clopper_pearson, not_above, not_below
+
+Contrast = Mapping[str, Any]
+
+AA_MOST, AA_UPPER = 0.05, 0.07
+COVERED = 0.93
+# The factor on the work, the blocks, and the share that must be found.
+SLOWDOWNS = ((1.10, 10, 0.999), (1.05, 10, 0.99), (1.02, 12, 0.95))
+SLOWING = 0.03  # of one arm, through every block
+# Half of the contrasts would pass a paired SD of 1.5 % if just that were injected: the machine adds its own.
+INJECTED_SD = 0.011
+BATCH = 50
+WANTED = {False: 40, True: 200}  # contrasts that a known slowdown is looked for in, quick and full
+BATCHES = 4  # at most so many times the contrasts wanted, on a machine that is too noisy for most of them
+
+
+def rows(*, full: bool, launcher: str, out: Path, seed: int) -> Iterator[Row]:
+    """One row a test; each is an ordinary run inside `out`, and is found there when it is asked for again."""
+    place: dict[str, Any] = {"launcher": launcher, "out": out, "seed": seed}
+    null = _same(full, place)
+    yield _false_positives(null, full=full)
+    covered = [(one, 1.0) for one in null]
+    for factor, blocks, least in SLOWDOWNS if full else SLOWDOWNS[:1]:
+        found = _slowed(factor, blocks, WANTED[full], place)
+        yield _power(factor, blocks, found, least)
+        covered += [(one, 1 / factor) for one in found]
+    yield _recovery(covered, full=full)
+    yield from _drifts(full, place)
+    yield _linearity(place)
+
+
+def in_containers(*, full: bool, out: Path, seed: int) -> Iterator[Row]:
+    """The same through the container launcher. Raises EnvironmentUnavailable: no engine answers."""
+    place: dict[str, Any] = {"launcher": "docker", "out": out, "seed": seed}
+    count = 100 if full else 5
+    null = campaign("docker-aa", [Pair(baseline=noisy(), arm=noisy())] * count, blocks=10, **place)
+    yield _false_positives(null, full=full, where=", in containers")
+    slower = [Pair(baseline=noisy(INJECTED_SD), arm=noisy(INJECTED_SD, work=1.10))] * count
+    found = campaign("docker-slower110", slower, blocks=10, **place)
+    hits = sum(_is_found(one) for one in found)
+    yield at_least("10 % more work found in 10 blocks, in containers", hits, len(found), 0.99, detail=_spreads(found))
+    covered = [(one, 1.0) for one in null] + [(one, 1 / 1.10) for one in found]
+    yield _recovery(covered, full=full, where=", in containers")
+
+
+def _same(full: bool, place: Mapping[str, Any]) -> list[Contrast]:
+    """The same arm on both sides, a hundred contrasts a run."""
+    pairs = [Pair(baseline=noisy(), arm=noisy())] * 100
+    names = [f"aa{number}" for number in range(10 if full else 1)]
+    return [one for name in names for one in campaign(name, pairs, blocks=10, **place)]
+
+
+def _false_positives(contrasts: Sequence[Contrast], *, full: bool, where: str = "") -> Row:
+    """By raw p, each contrast its own family: under Holm an A/A passes by having no power."""
+    measured = [one for one in contrasts if one["p"] is not None]
+    hits = sum(one["p"] < stats.ALPHA for one in measured)
+    name, detail = f"A/A false positives{where}", f"{_spreads(measured)}; {_left_out(contrasts, measured)}"
+    if not full or not measured:
+        return not_above(name, hits, len(measured), AA_MOST, detail=detail)
+    low, high = clopper_pearson(hits, len(measured))
+    goal = "lower bound ≤ 5 %, upper bound ≤ 7 %"
+    passed = low <= AA_MOST and high <= AA_UPPER
+    value, n = hits / len(measured), len(measured)
+    return Row(name=name, n=n, value=value, ci=(low, high), goal=goal, passed=passed, unit="share", detail=detail)
+
+
+def _slowed(factor: float, blocks: int, wanted: int, place: Mapping[str, Any]) -> list[Contrast]:
+    """Contrasts with so much more work on one side, until enough have the spread that the goal is stated for."""
+    pairs = [Pair(baseline=noisy(INJECTED_SD), arm=noisy(INJECTED_SD, work=factor))] * BATCH
+    found: list[Contrast] = []
+    for number in range(math.ceil(BATCHES * wanted / BATCH)):
+        found += campaign(f"slower{round(100 * factor)}-{number}", pairs, blocks=blocks, **place)
+        if len(_calm(found)) >= wanted:
+            break
+    return found
+
+
+def _calm(contrasts: Sequence[Contrast]) -> list[Contrast]:
+    """Those whose paired SD is no more than the goals are stated for."""
+    return [one for one in contrasts if one["spread"] is not None and one["spread"] <= PAIRED_SD]
+
+
+def _power(factor: float, blocks: int, contrasts: Sequence[Contrast], least: float) -> Row:
+    calm = _calm(contrasts)
+    hits, everywhere = (sum(_is_found(one) for one in some) for some in (calm, contrasts))
+    detail = (
+        f"of contrasts with a paired SD ≤ 1.5 %; of all {len(contrasts)}, {everywhere} found; {_spreads(contrasts)}"
+    )
+    name = f"{100 * (factor - 1):.0f} % more work found in {blocks} blocks"
+    return at_least(name, hits, len(calm), least, detail=detail)
+
+
+def _is_found(one: Contrast) -> bool:
+    return one["p"] is not None and one["p"] < stats.ALPHA and one["ratio"] < 1
+
+
+def _recovery(contrasts: Sequence[tuple[Contrast, float]], *, full: bool, where: str = "") -> Row:
+    """Whether the intervals cover what was injected."""
+    measured = [(one["ci"], truth) for one, truth in contrasts if one["ci"]]
+    hits = sum(ci[0] <= truth <= ci[1] for ci, truth in measured)
+    judge = at_least if full else not_below
+    return judge(f"the interval covers the injected ratio{where}", hits, len(measured), COVERED)
+
+
+def _drifts(full: bool, place: Mapping[str, Any]) -> Iterator[Row]:
+    """One arm slowing through every block must be seen; both slowing alike is the machine's, and must not."""
+    count = 200 if full else 20
+    slows = round(SLOWING * 1000 / LONG.steps_of_an_arm, 6)
+    unsteady = {"degrading", "no_steady_state"}
+    alone = [Pair(baseline=noisy(), arm=noisy(slows=slows))] * count
+    seen = campaign("drift", alone, blocks=10, plan=LONG, **place)
+    hits = sum(one["verdict"] in unsteady for one in seen)
+    judge = at_least if full else not_below
+    yield judge("one arm slows by 3 % through a block", hits, len(seen), 0.95, detail="degrading or no_steady_state")
+    claimed = sum(one["verdict"] in {"faster", "slower"} for one in seen)
+    yield at_most("… and is called faster or slower", claimed, len(seen), 0.05)
+    shared = [Pair(baseline=noisy(slows=slows), arm=noisy(slows=slows))] * count
+    both = campaign("shared-drift", shared, blocks=10, plan=LONG, **place)
+    hits = sum(one["verdict"] in unsteady for one in both)
+    yield at_most("both arms slow alike", hits, len(both), 0.0, detail="degrading or no_steady_state")
+
+
+def _linearity(place: Mapping[str, Any]) -> Row:
+    """Twice the work takes twice the time."""
+    (one,) = campaign("linearity", [Pair(baseline={}, arm={"work": 2.0})], blocks=12, plan=LONG, **place)
+    value, ci = 1 / one["ratio"], (1 / one["ci"][1], 1 / one["ci"][0])
+    goal, passed = "1.95 to 2.05", 1.95 <= value <= 2.05
+    return Row(name="time(2n) ÷ time(n)", n=one["blocks"], value=value, ci=ci, goal=goal, passed=passed, unit="ratio")
+
+
+def _spreads(contrasts: Sequence[Contrast]) -> str:
+    spreads = sorted(one["spread"] for one in contrasts if one["spread"] is not None)
+    if not spreads:
+        return "no spread"
+    return f"paired SD {100 * spreads[len(spreads) // 2]:.2f} % at the median"
+
+
+def _left_out(contrasts: Sequence[Contrast], measured: Sequence[Contrast]) -> str:
+    repeated = sum(one["blocks_repeated"] for one in contrasts)
+    left = len(contrasts) - len(measured)
+    return f"{repeated} blocks repeated, {left} contrasts without a verdict"

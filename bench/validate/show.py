@@ -1,0 +1,43 @@
+"""A validation as a table for the terminal and as a page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bench.validate.suite import Report
+
+_COLUMNS = ("test", "n", "found", "95 % interval", "goal", "")
+
+
+def print_table(report: Report, console: Console) -> None:
+    """One line a test, with a mark and a word."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in _COLUMNS:
+        table.add_column(column, justify="right" if column == "n" else "left")
+    for row in report.rows:
+        mark = "[green]✓ passed[/]" if row.passed else "[red]✗ failed[/]"
+        table.add_row(row.name, f"{row.n:,}", row.found, row.interval, row.goal, mark)
+    console.print(table)
+    for part, reason in report.skipped.items():
+        console.print(f"not tested: {part}, because {reason}", highlight=False)
+
+
+def markdown(report: Report) -> str:
+    """The same as a Markdown table, details below it."""
+    lines = [f"| {' | '.join(_COLUMNS[:-1])} | verdict |", "|---|---:|---:|---:|---|---|"]
+    for row in report.rows:
+        verdict = "passed" if row.passed else "**failed**"
+        lines.append(f"| {row.name} | {row.n:,} | {row.found} | {row.interval} | {row.goal} | {verdict} |")
+    details = [f"- {row.name}: {row.detail}" for row in report.rows if row.detail]
+    lines += ["", *details] if details else []
+    lines += ["", *(f"Not tested: {part}, because {reason}." for part, reason in report.skipped.items())]
+    facts = report.facts
+    commit = str(facts["commit"] or "unknown")[:12] + (" with changes" if facts["dirty"] else "")
+    lines.append(f"\n`bench validate --{facts['kind']}`, started {facts['started_at']}, "
+                 f"{facts['seconds'] / 60:.0f} min, seed {facts['seed']}, commit {commit}.")  # fmt: skip
+    return "\n".join(lines) + "\n"

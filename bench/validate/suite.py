@@ -1,0 +1,137 @@
+"""`bench validate`: every test of the harness, part by part; a part that is finished is never measured twice."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import environment, provenance, run, store
+from bench.errors import EnvironmentUnavailable, GateError, InputError
+from bench.validate.row import Row
+
+SCHEMA = "bench.validate/1"
+QUICK = ("simulation", "observer", "processes", "containers")
+FULL = (*QUICK, "frameworks", "lockstep")
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The rows so far, what could not be tested and why, and where and when."""
+
+    facts: Mapping[str, Any]
+    rows: tuple[Row, ...]
+    skipped: Mapping[str, str]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every test that ran passed."""
+        return all(row.passed for row in self.rows)
+
+    def to_json(self) -> dict[str, Any]:
+        """As `--format json` prints it."""
+        skipped = [{"part": part, "reason": reason} for part, reason in self.skipped.items()]
+        tests = [row.to_json() for row in self.rows]
+        return {"schema": SCHEMA, **self.facts, "passed": self.passed, "tests": tests, "skipped": skipped}
+
+    def gate(self) -> None:
+        """Raises GateError naming what failed."""
+        failed = [row.name for row in self.rows if not row.passed]
+        if failed:
+            raise GateError(f"{len(failed)} of {len(self.rows)} tests failed: {'; '.join(failed)}")
+
+
+def begin(*, full: bool, out: Path, only: Iterable[str], seed: int) -> Path:
+    """A new validation's folder inside `out`, with what it is to do. Raises InputError: no such part."""
+    parts = FULL if full else QUICK
+    for name in only:
+        if name not in FULL:
+            raise InputError(f'part "{name}" is unknown; choose {", ".join(FULL)}')
+    kind = "full" if full else "quick"
+    folder = out / f"validate-{kind}-{run.fresh_id()}"
+    folder.mkdir(parents=True)
+    machine = environment.describe(device="cpu")
+    facts = {
+        "kind": kind,
+        "seed": seed,
+        "parts": [name for name in FULL if name in (tuple(only) or parts)],
+        "started_at": provenance.now(),
+        "seconds": 0.0,
+        "commit": machine["commit"],
+        "dirty": machine["dirty"],
+        "environment": machine,
+    }
+    store.replace_file(folder / "validate.json", facts)
+    return folder
+
+
+def carry_on(folder: Path, progress: Progress) -> Report:
+    """Do the parts that are not finished, and keep each as it ends. Raises InputError: no validation is in `folder`."""
+    facts = _facts(folder)
+    finished: dict[str, list[Row]] = {}
+    skipped: dict[str, str] = {}
+    for part in facts["parts"]:
+        kept = folder / f"{part}.json"
+        if not kept.exists():
+            progress(f"{part} …")
+            began = time.monotonic()
+            try:
+                measured = list(_told(_rows(part, folder, facts), progress))
+            except EnvironmentUnavailable as reason:
+                skipped[part] = str(reason)
+                progress(f"{part}: skipped, because {reason}")
+                continue
+            store.replace_file(kept, {"rows": [row.to_json() for row in measured]})
+            facts["seconds"] = round(facts["seconds"] + time.monotonic() - began, 1)
+            store.replace_file(folder / "validate.json", facts)
+        finished[part] = [Row.from_json(plain) for plain in json.loads(kept.read_text(encoding="utf-8"))["rows"]]
+    found = tuple(row for rows in finished.values() for row in rows)
+    return Report(facts=facts, rows=found, skipped=skipped)
+
+
+def _rows(part: str, folder: Path, facts: Mapping[str, Any]) -> Iterable[Row]:
+    full, seed, out = facts["kind"] == "full", facts["seed"], folder / part
+    if part == "simulation":
+        from bench.validate import simulation
+
+        return simulation.rows(full=full, seed=seed)
+    if part == "observer":
+        from bench.validate import observer
+
+        return observer.rows(seed=seed)
+    if part == "processes":
+        from bench.validate import processes
+
+        return processes.rows(full=full, launcher="local", out=out, seed=seed)
+    if part == "containers":
+        from bench.validate import processes
+
+        return processes.in_containers(full=full, out=out, seed=seed)
+    if part == "frameworks":
+        from bench.validate import frameworks
+
+        return frameworks.rows(out=out, seed=seed)
+    from bench.validate import machine_time
+
+    return machine_time.rows(out=out, seed=seed)
+
+
+def _told(rows: Iterable[Row], progress: Progress) -> Iterable[Row]:
+    for row in rows:
+        progress(f"{'✓' if row.passed else '✗'} {row.name}: {row.told} (n = {row.n:,}, goal {row.goal})")
+        yield row
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads((folder / "validate.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder}: no validate.json here; name the folder of a stopped validation") from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"{folder}/validate.json: cannot be read ({error}); start a new validation") from None
+    return dict(facts)

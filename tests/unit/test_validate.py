@@ -1,0 +1,145 @@
+"""`bench validate`: parts that are kept, rows that can fail, and the case for lockstep as arithmetic."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from bench.errors import GateError, InputError
+from bench.validate import machine_time, observer, show, suite
+from bench.validate.campaign import LONG, SHORT, noisy
+from bench.validate.machine_time import Cycle, cost_ratio
+from bench.validate.row import Row, at_least, at_most, not_above, not_below
+
+GOOD = Row(name="good", n=3, value=0.5, ci=(0.4, 0.6), goal="≥ 40 %", passed=True, unit="share")
+BAD = Row(name="bad", n=3, value=2500.0, ci=(2400.0, 2600.0), goal="≤ 2000 ns", passed=False, unit="ns", detail="slow")
+
+
+def begun(folder: Path, **parts: list[Row]) -> Path:
+    """A validation whose parts are finished already."""
+    made = suite.begin(full=False, out=folder, only=list(parts), seed=0)
+    for part, rows in parts.items():
+        (made / f"{part}.json").write_text(json.dumps({"rows": [row.to_json() for row in rows]}))
+    return made
+
+
+def test_a_finished_part_is_read_and_not_measured_again(tmp_path: Path) -> None:
+    said: list[str] = []
+    report = suite.carry_on(begun(tmp_path, simulation=[GOOD], observer=[BAD]), said.append)
+    assert report.rows == (GOOD, BAD)
+    assert said == []
+
+
+def test_one_failed_test_fails_the_validation_and_is_named(tmp_path: Path) -> None:
+    report = suite.carry_on(begun(tmp_path, simulation=[GOOD, BAD]), print)
+    with pytest.raises(GateError, match="1 of 2 tests failed: bad"):
+        report.gate()
+    suite.carry_on(begun(tmp_path, simulation=[GOOD]), print).gate()
+
+
+def test_json_has_one_object_a_test_with_the_promised_keys(tmp_path: Path) -> None:
+    plain = suite.carry_on(begun(tmp_path, simulation=[GOOD]), print).to_json()
+    (test,) = json.loads(json.dumps(plain, allow_nan=False))["tests"]
+    assert {"name", "n", "value", "ci", "goal", "passed"} <= set(test)
+    assert Row.from_json(test) == GOOD
+
+
+def test_the_page_and_the_table_say_value_interval_and_verdict(tmp_path: Path) -> None:
+    report = suite.carry_on(begun(tmp_path, simulation=[GOOD, BAD]), print)
+    page = show.markdown(report)
+    assert "| good | 3 | 50 % | 40 % to 60 % | ≥ 40 % | passed |" in page
+    assert "| bad | 3 | 2500 ns | 2400 ns to 2600 ns | ≤ 2000 ns | **failed** |" in page
+    assert "- bad: slow" in page
+    console = Console(width=120, record=True, file=(tmp_path / "out").open("w"))
+    show.print_table(report, console)
+    assert "✗ failed" in console.export_text()
+    console.file.close()
+
+
+def test_an_unknown_part_and_a_folder_without_a_validation_are_said_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match='part "simulations" is unknown; choose simulation, observer'):
+        suite.begin(full=False, out=tmp_path, only=["simulations"], seed=0)
+    with pytest.raises(InputError, match=r"no validate\.json here"):
+        suite.carry_on(tmp_path, print)
+    (tmp_path / "validate.json").write_text("{")
+    with pytest.raises(InputError, match="cannot be read"):
+        suite.carry_on(tmp_path, print)
+
+
+def test_goals_on_a_share_are_held_by_the_end_of_the_interval_that_they_name() -> None:
+    assert not_above("", 9, 100, 0.05).passed  # 4.2 % at the lower end
+    assert not not_above("", 12, 100, 0.05).passed
+    assert not_below("", 18, 20, 0.95).passed
+    assert not not_below("", 14, 20, 0.95).passed
+    assert at_most("", 0, 20, 0.0).passed
+    assert not at_most("", 1, 20, 0.0).passed
+    assert not at_least("", 0, 0, 0.0).passed  # nothing was measured
+
+
+def cycles(spreads: dict[str, float], seconds: dict[str, float], count: int = 400) -> list[Cycle]:
+    generator = np.random.default_rng(0)
+    drawn = {name: generator.normal(0.1, spread, count) for name, spread in spreads.items()}
+    return [Cycle(log_ratio={name: float(drawn[name][k]) for name in drawn}, seconds=seconds) for k in range(count)]
+
+
+def test_machine_time_is_variance_times_seconds() -> None:
+    found = cycles(
+        {"one after the other": 0.10, "interleaved": 0.04, "lockstep": 0.02},
+        {"one after the other": 30.0, "interleaved": 30.0, "lockstep": 40.0},
+    )
+    value, (low, high) = cost_ratio(found, "one after the other")
+    assert low < 25 * 30 / 40 < high
+    assert value == pytest.approx(25 * 30 / 40, rel=0.25)
+    assert cost_ratio(found, "lockstep")[0] == 1
+
+
+def test_a_design_that_is_no_dearer_than_lockstep_fails_the_row() -> None:
+    same = dict.fromkeys(machine_time.DESIGNS, 0.02)
+    assert not machine_time._row("x", cycles(same, dict.fromkeys(same, 30.0)), "one after the other", goal=10.0).passed
+
+
+def test_two_noisy_arms_have_the_paired_spread_that_was_asked_for() -> None:
+    from workloads.stub.trial import _noise
+
+    sd = float(noisy(0.015)["noise"])  # type: ignore[arg-type]
+    generator = np.random.default_rng(0)
+    factors = []
+    with pytest.MonkeyPatch.context() as patch:
+        for padding in generator.integers(0, 4096, 2000):
+            patch.setenv("BENCH_PADDING", "x" * int(padding))
+            factors.append(np.log(_noise(1, sd)))
+    assert np.std(factors) * np.sqrt(2) == pytest.approx(0.015, rel=0.06)
+
+
+def test_the_slowing_of_an_arm_is_spread_over_all_its_steps() -> None:
+    assert SHORT.steps_of_an_arm == 5 + 15 * 42
+    assert LONG.steps_of_an_arm == 5 + 30 * 102
+
+
+def test_a_loop_that_costs_microseconds_fails_the_observer_s_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    from workloads.stub.trial import StubTrial
+
+    monkeypatch.setattr(observer, "_EMPTY_REPEATS", 8)
+    monkeypatch.setattr(observer, "_EMPTY_STEPS", 200)
+    lean = observer._empty_step("step")
+    assert lean.value is not None
+    kept = StubTrial._steps
+
+    def logging(self: StubTrial, count: int) -> list[int]:
+        for _ in range(count):
+            sum(range(200))  # some microseconds a step
+        return kept(self, count)
+
+    monkeypatch.setattr(StubTrial, "_steps", logging)
+    assert not observer._empty_step("step").passed
+
+
+def test_a_step_that_the_harness_lengthens_is_not_equivalent() -> None:
+    generator = np.random.default_rng(0)
+    noise = generator.normal(0, 0.05, 1200)
+    assert observer.equivalence("same", list(noise), "").passed
+    assert not observer.equivalence("one percent", list(noise - 0.01), "").passed
