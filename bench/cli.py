@@ -164,6 +164,8 @@ def matrix_schema() -> None:
 
 cli.add_command(cli_trust.check)
 cli.add_command(cli_trust.validate)
+cli.add_command(cli_trust.compare)
+cli.add_command(cli_trust.plan)
 
 
 @cli.group()

@@ -2,7 +2,7 @@
 
 A block's file is Parquet with the columns of COLUMNS. A row is one reading of one arm (`gpu` null) or of one GPU
 (`arm` null), stamped with CLOCK_MONOTONIC, which host and containers share; what was not read is null. The meaning
-and unit of each column stand with `cgroup.Reading` and `nvml.Reading`. How it was sampled, and why what is null is
+and unit of each column stand with `usage.Reading` and `nvml.Reading`. How it was sampled, and why what is null is
 null, is in the file's metadata: see `meta`.
 """
 
@@ -21,10 +21,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from bench.telemetry import cgroup, nvml
+from bench.telemetry import nvml, usage
 
 SCHEMA = "bench.telemetry/1"
-COLUMNS = ("t_ns", "arm", "gpu", *cgroup.Reading._fields, *nvml.Reading._fields)
+COLUMNS = ("t_ns", "arm", "gpu", *usage.Reading._fields, *nvml.Reading._fields)
 MAXIMUM_HZ = 100
 
 _METADATA_KEY = b"bench.telemetry"
@@ -70,9 +70,9 @@ class Sampler:
         return self._process.pid if self._process else None
 
     def watch(self, arm: str, pid: int, scope: str) -> None:
-        """Read the arm whose first process is `pid` (on the host) from now on; `scope` is one of cgroup.SCOPES."""
-        if scope not in cgroup.SCOPES:
-            raise ValueError(f"scope {scope!r} is unknown; choose {' or '.join(cgroup.SCOPES)}")
+        """Read the arm whose first process is `pid` (on the host) from now on; `scope` is one of usage.SCOPES."""
+        if scope not in usage.SCOPES:
+            raise ValueError(f"scope {scope!r} is unknown; choose {' or '.join(usage.SCOPES)}")
         if not arm.isprintable() or not arm:
             raise ValueError(f"{arm!r} is no name for an arm")
         self._say({"verb": "watch", "arm": arm, "pid": pid, "scope": scope})
@@ -216,7 +216,7 @@ def summary(path: Path) -> dict[str, dict[str, Any]]:
     """
     import pyarrow.parquet as pq
 
-    columns = ["t_ns", "arm", *cgroup.Reading._fields]
+    columns = ["t_ns", "arm", *usage.Reading._fields]
     rows = pq.read_table(path, columns=columns).to_pylist()
     by_arm: dict[str, list[dict[str, Any]]] = {}
     for row in rows:

@@ -1,74 +1,22 @@
-"""What one arm uses of the machine: from its container's control group, or from /proc for a local worker.
+"""The control groups of this machine, v1, v2 or both: where their files are, and what a container uses.
 
-Both readers keep their descriptors open and read them with one pread a file, because they are read many times a
-second beside a measurement. Standard library alone: the sampler process imports this.
+Descriptors stay open and are read with one pread a file, because they are read many times a second beside a
+measurement. Standard library alone: the sampler process imports this.
 
-Sources: Linux Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst, accounting/psi.rst, proc_pid_stat(5).
+Sources: Linux Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst, accounting/psi.rst.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-SCOPES = ("cgroup", "process")
+from bench.telemetry.usage import GONE, Gone, Reading, Switches
+
 UNIFIED = ""
-_GONE = frozenset({errno.ENODEV, errno.ENOENT, errno.ESRCH})
-_REFRESH_NS = 1_000_000_000
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-
-
-class Gone(Exception):  # noqa: N818 - the ordinary end of an arm
-    """The container or process has exited: there is nothing more to read."""
-
-
-class Reading(NamedTuple):
-    """What was read at one moment; None is "not measured", never 0.
-
-    cpu_ns                CPU time since the arm's start, user and system, ns; moves in steps of 1 to 4 ms in a cgroup
-    memory_bytes          cgroup: charged to the group, page cache included; process: resident, summed over the tree
-    memory_peak_bytes     the highest so far; cgroup: of the group; process: of the worker alone (VmHWM), about 1 Hz
-    throttled             periods in which the group was held back by its CPU quota, since its start
-    pressure_cpu_us       time in which some task of the group waited for a CPU, since its start, microseconds
-    involuntary_switches  of all threads seen, since their start; read at the first and last reading of a block alone
-    """
-
-    cpu_ns: int | None = None
-    memory_bytes: int | None = None
-    memory_peak_bytes: int | None = None
-    throttled: int | None = None
-    pressure_cpu_us: int | None = None
-    involuntary_switches: int | None = None
-
-
-class Usage(Protocol):
-    """A reader of one arm; `nulls` says for each field that cannot be read why."""
-
-    nulls: dict[str, str]
-
-    def read(self, *, switches: bool = False) -> Reading:
-        """Read once; raises Gone after the arm's exit. `switches` adds the one field that is dear to read."""
-
-    def close(self) -> None:
-        """Close every descriptor."""
-
-
-def usage(pid: int, scope: str) -> Usage:
-    """The reader for an arm whose first process is `pid`, as seen from here.
-
-    raises   Gone: there is no such process;  ValueError: the scope is neither of SCOPES
-    """
-    if scope == "cgroup":
-        return ControlGroup(pid)
-    if scope == "process":
-        return ProcessTree(pid)
-    raise ValueError(f"scope {scope!r} is unknown; choose {' or '.join(SCOPES)}")
 
 
 # ---------------------------------------------------------------- where a control group's files are
@@ -82,22 +30,29 @@ def version(*, root: Path = Path("/")) -> str | None:
     return "hybrid" if len(mounts) > 1 else "v2"
 
 
-def directories(pid: int | str, *, root: Path = Path("/")) -> dict[str, Path]:
+def directories(pid: int | str, *, root: Path = Path("/"), top: bool = False) -> dict[str, Path]:
     """The folder of the group of `pid` in every hierarchy, by controller; "" is the unified one (v2).
 
-    The group at a hierarchy's root is left out: its figures are the whole machine's.
+    The group at a hierarchy's root is left out unless `top` is given: its figures are the whole machine's.
     """
     found = {}
     mounts = _mounts(root)
     for controller, group in _groups(pid, root).items():
         if controller not in mounts:
             continue
-        mount, top = mounts[controller]
-        inside = top != "/" and (group + "/").startswith(top + "/")
-        path = (group[len(top) :] if inside else group).strip("/")
-        if path and ".." not in path.split("/"):
+        mount, shown = mounts[controller]
+        inside = shown != "/" and (group + "/").startswith(shown + "/")
+        path = (group[len(shown) :] if inside else group).strip("/")
+        if (path or top) and ".." not in path.split("/"):
             found[controller] = mount / path
     return found
+
+
+def lineage(folder: Path) -> Iterator[Path]:
+    """A group's folder and those of all groups above it that can be seen."""
+    while (folder / "cgroup.procs").exists():
+        yield folder
+        folder = folder.parent
 
 
 def _mounts(root: Path) -> dict[str, tuple[Path, str]]:
@@ -132,7 +87,7 @@ def _groups(pid: int | str, root: Path) -> dict[str, str]:
 # ---------------------------------------------------------------- a container
 
 
-class _Source(NamedTuple):
+class Source(NamedTuple):
     """A file that holds a field: alone (`key` empty), or as the number after `key`, times `scale`."""
 
     controller: str
@@ -142,19 +97,20 @@ class _Source(NamedTuple):
 
 
 # For every field the places to look, first v1 and then v2: a hybrid machine has most of them in v1.
-_SOURCES: dict[str, tuple[_Source, ...]] = {
-    "cpu_ns": (_Source("cpuacct", "cpuacct.usage"), _Source(UNIFIED, "cpu.stat", b"usage_usec ", 1000)),
-    "memory_bytes": (_Source("memory", "memory.usage_in_bytes"), _Source(UNIFIED, "memory.current")),
-    "memory_peak_bytes": (_Source("memory", "memory.max_usage_in_bytes"), _Source(UNIFIED, "memory.peak")),
-    "throttled": (_Source("cpu", "cpu.stat", b"nr_throttled "), _Source(UNIFIED, "cpu.stat", b"nr_throttled ")),
-    "pressure_cpu_us": (_Source(UNIFIED, "cpu.pressure", b"total="),),  # its first line is "some"
+_SOURCES: dict[str, tuple[Source, ...]] = {
+    "cpu_ns": (Source("cpuacct", "cpuacct.usage"), Source(UNIFIED, "cpu.stat", b"usage_usec ", 1000)),
+    "memory_bytes": (Source("memory", "memory.usage_in_bytes"), Source(UNIFIED, "memory.current")),
+    "memory_peak_bytes": (Source("memory", "memory.max_usage_in_bytes"), Source(UNIFIED, "memory.peak")),
+    "throttled": (Source("cpu", "cpu.stat", b"nr_throttled "), Source(UNIFIED, "cpu.stat", b"nr_throttled ")),
+    "pressure_cpu_us": (Source(UNIFIED, "cpu.pressure", b"total="),),  # its first line is "some"
 }
 
 
-class _Counter:
+class Counter:
     """One number in one file that stays open."""
 
-    def __init__(self, file: Path, source: _Source) -> None:
+    def __init__(self, file: Path, source: Source) -> None:
+        """Read it once; raises OSError or ValueError where it cannot be read."""
         self._descriptor = os.open(file, os.O_RDONLY)
         self._key, self._scale = source.key, source.scale
         try:
@@ -174,6 +130,7 @@ class _Counter:
         return int(rest.split(None, 1)[0]) * self._scale
 
     def close(self) -> None:
+        """Close its descriptor."""
         os.close(self._descriptor)
 
 
@@ -183,7 +140,7 @@ class ControlGroup:
     def __init__(self, pid: int, *, root: Path = Path("/")) -> None:
         """Open what can be read of the group of `pid`; raises Gone where there is no such process."""
         self.nulls: dict[str, str] = {}
-        self._counters: dict[str, _Counter] = {}
+        self._counters: dict[str, Counter] = {}
         self._switches = Switches(root)
         try:
             folders = directories(pid, root=root)
@@ -204,7 +161,7 @@ class ControlGroup:
                 reasons.append(f"no {hierarchy} control group of its own")
                 continue
             try:
-                self._counters[field] = _Counter(folders[source.controller] / source.file, source)
+                self._counters[field] = Counter(folders[source.controller] / source.file, source)
                 return
             except OSError as error:
                 reasons.append(f"{source.file}: {error.strerror}")
@@ -219,7 +176,7 @@ class ControlGroup:
             try:
                 values[field] = counter.read()
             except (OSError, ValueError) as error:
-                if isinstance(error, OSError) and error.errno in _GONE:
+                if isinstance(error, OSError) and error.errno in GONE:
                     raise Gone("the control group was removed") from error
                 self.nulls[field] = str(error)
         if switches:
@@ -241,170 +198,3 @@ class ControlGroup:
         for counter in self._counters.values():
             counter.close()
         self._counters.clear()
-
-
-# ---------------------------------------------------------------- a local worker
-
-
-class _Process:
-    """One process of a tree, its files kept open: they stay bound to it even if its number is given to another."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self._stat = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
-        try:
-            self._statm = os.open(f"/proc/{pid}/statm", os.O_RDONLY)
-        except OSError:
-            os.close(self._stat)
-            raise
-        # CPUCLOCK_SCHED of a whole process, as clock_getcpuclockid(3) makes it: ns, where stat has ticks of 10 ms.
-        self._clock: int | None = (~pid << 3) | 2
-
-    def read(self) -> tuple[int, int]:
-        """CPU ns with that of its reaped children, and resident bytes (0 once exited); raises OSError when gone."""
-        stat = os.pread(self._stat, 4096, 0)
-        words = stat[stat.rindex(b")") + 2 :].split(None, 16)
-        reaped_ns = (int(words[13]) + int(words[14])) * _TICK_NS
-        pages = int(os.pread(self._statm, 256, 0).split(None, 2)[1])
-        return self._own_ns(words) + reaped_ns, pages * _PAGE_BYTES
-
-    def _own_ns(self, words: list[bytes]) -> int:
-        if self._clock is not None:
-            try:
-                return time.clock_gettime_ns(self._clock)
-            except OSError:
-                self._clock = None
-        return (int(words[11]) + int(words[12])) * _TICK_NS
-
-    def close(self) -> None:
-        os.close(self._stat)
-        os.close(self._statm)
-
-
-class ProcessTree:
-    """A worker and all its descendants (a compiling step forks compilers), from /proc.
-
-    New descendants are looked for once a second; the CPU time of one that lived shorter is counted when its parent
-    has waited for it. The worker itself is read first, so that no time is counted twice.
-    """
-
-    def __init__(self, pid: int) -> None:
-        """Open the files of `pid`; raises Gone where there is no such process."""
-        self.nulls = {
-            "throttled": "a local worker has no control group of its own",
-            "pressure_cpu_us": "a local worker has no control group of its own",
-        }
-        if not Path("/proc/thread-self/children").exists():
-            self.nulls["descendants"] = "this kernel lists no children (CONFIG_PROC_CHILDREN)"
-        self._switches = Switches()
-        self._cpu_ns = 0
-        self._refreshed_ns = -_REFRESH_NS
-        try:
-            self._tree = [_Process(pid)]
-        except OSError as error:
-            raise Gone(f"process {pid} is gone") from error
-
-    def read(self, *, switches: bool = False) -> Reading:
-        """Read the tree once; raises Gone once the worker itself has ended and been waited for."""
-        peak = self._refresh() if switches or time.monotonic_ns() - self._refreshed_ns >= _REFRESH_NS else None
-        cpu_ns, memory = 0, 0
-        for process in list(self._tree):
-            try:
-                used_ns, resident = process.read()
-            except OSError as error:
-                self._ended(process, error)
-                continue
-            cpu_ns += used_ns
-            memory += resident
-        self._cpu_ns = max(self._cpu_ns, cpu_ns)  # a child just waited for is in neither sum for one reading
-        count = self._switches.read(process.pid for process in self._tree) if switches else None
-        return Reading(
-            cpu_ns=self._cpu_ns, memory_bytes=memory or None, memory_peak_bytes=peak, involuntary_switches=count
-        )
-
-    def _refresh(self) -> int | None:
-        """Look for new descendants; returns the worker's own peak of resident memory, bytes."""
-        self._refreshed_ns = time.monotonic_ns()
-        known = {process.pid for process in self._tree}
-        for pid in descendants(self._tree[0].pid):
-            if pid not in known:
-                try:
-                    self._tree.append(_Process(pid))
-                except OSError:
-                    continue
-        kibibytes = _status(f"/proc/{self._tree[0].pid}/status", b"VmHWM:")
-        return None if kibibytes is None else kibibytes * 1024
-
-    def _ended(self, process: _Process, error: OSError) -> None:
-        if error.errno not in _GONE:
-            raise error
-        if process is self._tree[0]:
-            raise Gone(f"process {process.pid} is gone") from error
-        process.close()
-        self._tree.remove(process)
-
-    def close(self) -> None:
-        """Close every descriptor."""
-        for process in self._tree:
-            process.close()
-        self._tree.clear()
-
-
-def descendants(pid: int) -> list[int]:
-    """The children of a process, their children and so on; the worker's own number is not among them."""
-    found: list[int] = []
-    waiting = [pid]
-    while waiting:
-        parent = waiting.pop()
-        for thread in _threads("/proc", parent):
-            text = _content(f"/proc/{parent}/task/{thread}/children")
-            children = [int(word) for word in (text or b"").split()]
-            waiting += children
-            found += children
-    return found
-
-
-class Switches:
-    """Involuntary context switches, summed over threads, those that have ended included with their last count.
-
-    /proc/<pid>/status counts the main thread alone, so that every thread's own file is read: some 10 µs each.
-    """
-
-    def __init__(self, root: Path = Path("/")) -> None:
-        self._proc = str(root / "proc")
-        self._counts: dict[tuple[int, str], int] = {}
-
-    def read(self, pids: Iterable[int]) -> int | None:
-        """The sum now; None where nothing was ever read."""
-        for pid in pids:
-            for thread in _threads(self._proc, pid):
-                count = _status(f"{self._proc}/{pid}/task/{thread}/status", b"nonvoluntary_ctxt_switches:")
-                if count is not None:
-                    self._counts[pid, thread] = count
-        return sum(self._counts.values()) if self._counts else None
-
-
-def _threads(proc: str, pid: int) -> list[str]:
-    try:
-        return os.listdir(f"{proc}/{pid}/task")  # noqa: PTH208 - pathlib costs three times the reading
-    except OSError:
-        return []
-
-
-def _status(file: str, key: bytes) -> int | None:
-    _, found, rest = (_content(file) or b"").partition(key)
-    return int(rest.split(None, 1)[0]) if found else None
-
-
-def _content(file: str) -> bytes | None:
-    """All of a small file, or None where it is gone."""
-    try:
-        descriptor = os.open(file, os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        return os.read(descriptor, 65536)
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)

@@ -35,6 +35,51 @@ class Reading(NamedTuple):
     temperature_c: int | None = None
 
 
+class State(NamedTuple):
+    """What of one GPU would spoil a measurement; None is "could not be read", with its reason in `Gpus.nulls`.
+
+    persistence    1 where the driver keeps the GPU initialised between programs
+    slowdown_c     the temperature at which it slows itself down, °C
+    temperature_c  of the GPU's die now, °C
+    reasons        the clock event reasons in effect, a set of bits (nvmlClocksEventReasons)
+    mig            1 where it is partitioned (multi-instance GPU)
+    programs       the numbers of the processes that compute on it
+    """
+
+    persistence: int | None
+    slowdown_c: int | None
+    temperature_c: int | None
+    reasons: int | None
+    mig: int | None
+    programs: tuple[int, ...] | None
+
+
+class HeldBack(NamedTuple):
+    """For how long a GPU was held back since its driver was loaded, ns, and by what now; None is "could not be read".
+
+    thermal_ns      by its heat, as the driver's own (software) slowdown counts it
+    power_cap_ns    by its power limit
+    board_limit_ns  by a limit of its board
+    reasons         the clock event reasons in effect, a set of bits (nvmlClocksEventReasons)
+    """
+
+    thermal_ns: int | None = None
+    power_cap_ns: int | None = None
+    board_limit_ns: int | None = None
+    reasons: int | None = None
+
+
+class Size(NamedTuple):
+    """How large a GPU is; None is "could not be read".
+
+    cores         that multiply and add one fp32 number a cycle
+    sm_clock_mhz  the highest that its streaming multiprocessors may reach
+    """
+
+    cores: int | None = None
+    sm_clock_mhz: int | None = None
+
+
 class Gpus:
     """All GPUs of this machine, open for reading; never raises, and keeps the reason of every null once."""
 
@@ -74,6 +119,72 @@ class Gpus:
             (device["uuid"], Reading(*(self._field(handle, device["uuid"], *query) for query in self._queries())))
             for device, handle in zip(self.devices, self._handles, strict=True)
         ]
+
+    def states(self) -> list[tuple[dict[str, Any], State]]:
+        """The state of every GPU, beside its entry in `devices`."""
+        if not self.devices:
+            return []
+        api = self._api
+        slowdown = api.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN
+        queries = [
+            ("persistence", api.nvmlDeviceGetPersistenceMode),
+            ("slowdown_c", lambda gpu: api.nvmlDeviceGetTemperatureThreshold(gpu, slowdown)),
+            ("temperature_c", lambda gpu: api.nvmlDeviceGetTemperature(gpu, api.NVML_TEMPERATURE_GPU)),
+            ("reasons", api.nvmlDeviceGetCurrentClocksThrottleReasons),  # its older name, which every driver has
+            ("mig", lambda gpu: api.nvmlDeviceGetMigMode(gpu)[0]),
+        ]
+        found = []
+        for device, handle in zip(self.devices, self._handles, strict=True):
+            fields = {name: self._field(handle, device["uuid"], name, query) for name, query in queries}
+            found.append((device, State(**fields, programs=self._programs(handle, device["uuid"]))))
+        return found
+
+    def held_back(self) -> list[tuple[str, HeldBack]]:
+        """What has held every GPU back, by UUID.
+
+        The counters of hardware slowdown are left out: their fields have other numbers in other drivers (251 to 253,
+        or 269 to 271), and a wrong one reads something else. Those of the policies have stayed the same.
+        """
+        if not self.devices:
+            return []
+        api = self._api
+        queries = [
+            ("thermal_ns", lambda gpu: self._counter(gpu, api.NVML_FI_DEV_PERF_POLICY_THERMAL)),
+            ("power_cap_ns", lambda gpu: self._counter(gpu, api.NVML_FI_DEV_PERF_POLICY_POWER)),
+            ("board_limit_ns", lambda gpu: self._counter(gpu, api.NVML_FI_DEV_PERF_POLICY_BOARD_LIMIT)),
+            ("reasons", api.nvmlDeviceGetCurrentClocksThrottleReasons),  # its older name, which every driver has
+        ]
+        return [
+            (device["uuid"], HeldBack(*(self._field(handle, device["uuid"], *query) for query in queries)))
+            for device, handle in zip(self.devices, self._handles, strict=True)
+        ]
+
+    def sizes(self) -> list[tuple[str, Size]]:
+        """How large every GPU is, by UUID."""
+        if not self.devices:
+            return []
+        api = self._api
+        queries = [
+            ("cores", api.nvmlDeviceGetNumGpuCores),
+            ("sm_clock_mhz", lambda gpu: api.nvmlDeviceGetMaxClockInfo(gpu, api.NVML_CLOCK_SM)),
+        ]
+        return [
+            (device["uuid"], Size(*(self._field(handle, device["uuid"], *query) for query in queries)))
+            for device, handle in zip(self.devices, self._handles, strict=True)
+        ]
+
+    def _counter(self, handle: Any, field: int) -> int:
+        (answer,) = self._api.nvmlDeviceGetFieldValues(handle, [field])
+        if answer.nvmlReturn:
+            raise self._api.NVMLError(answer.nvmlReturn)
+        return int(answer.value.ullVal)
+
+    def _programs(self, handle: Any, uuid: str) -> tuple[int, ...] | None:
+        try:
+            return tuple(one.pid for one in self._api.nvmlDeviceGetComputeRunningProcesses(handle))
+        except self._api.NVMLError as error:
+            self.nulls.setdefault(f"{uuid}.programs", str(error))
+            return None
 
     def _queries(self) -> list[tuple[str, Any]]:
         """The fields of a Reading, in its order, each with the call that answers it."""

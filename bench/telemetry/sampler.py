@@ -22,9 +22,11 @@ import sys
 import time
 from typing import Any, TextIO
 
-from bench.telemetry import COLUMNS, cgroup, nvml
+from bench.telemetry import COLUMNS, nvml, usage
+from bench.telemetry.cgroup import ControlGroup
+from bench.telemetry.process_tree import ProcessTree
 
-_NO_ARM_READING = "," * (len(cgroup.Reading._fields) - 1)
+_NO_ARM_READING = "," * (len(usage.Reading._fields) - 1)
 _NO_GPU_READING = "," * (len(nvml.Reading._fields) - 1)
 _STDIN = 0
 _IDLE_WAIT_S = 1.0
@@ -35,7 +37,7 @@ class Recorder:
 
     def __init__(self, folder: str, hz: float) -> None:
         self._folder, self._hz = folder, hz
-        self._arms: dict[str, cgroup.Usage] = {}
+        self._arms: dict[str, usage.Usage] = {}
         self._scopes: dict[str, str] = {}
         self._nulls: dict[str, str] = {}
         self.gpus = nvml.Gpus()
@@ -51,8 +53,8 @@ class Recorder:
         self.unwatch(arm)
         self._scopes[arm] = scope
         try:
-            self._arms[arm] = cgroup.usage(pid, scope)
-        except cgroup.Gone as gone:
+            self._arms[arm] = reader(pid, scope)
+        except usage.Gone as gone:
             self._nulls[arm] = str(gone)
             return
         self._read_arm(arm, switches=True)
@@ -116,34 +118,46 @@ class Recorder:
             "nulls": {
                 **self.gpus.nulls,
                 **self._nulls,
-                **{f"{arm}.{field}": why for arm, usage in self._arms.items() for field, why in usage.nulls.items()},
+                **{f"{arm}.{field}": why for arm, one in self._arms.items() for field, why in one.nulls.items()},
             },
         }
 
     def _read_arm(self, arm: str, *, switches: bool = False) -> None:
         try:
             reading = self._arms[arm].read(switches=switches)
-        except (cgroup.Gone, OSError, ValueError) as error:
-            if not isinstance(error, cgroup.Gone):
+        except (usage.Gone, OSError, ValueError) as error:
+            if not isinstance(error, usage.Gone):
                 self._nulls[arm] = f"reading it failed ({error})"
             self._forget(arm)
             return
         self._write(arm, "", _csv(reading), _NO_GPU_READING)
 
     def _forget(self, arm: str) -> None:
-        usage = self._arms.pop(arm, None)
-        if usage is None:
+        watched = self._arms.pop(arm, None)
+        if watched is None:
             return
-        self._nulls.update({f"{arm}.{field}": why for field, why in usage.nulls.items()})
-        usage.close()
+        self._nulls.update({f"{arm}.{field}": why for field, why in watched.nulls.items()})
+        watched.close()
 
     def _write(self, arm: str, gpu: str, used: str, said: str) -> None:
         name = '"' + arm.replace('"', '""') + '"' if arm else ""
         self._file.write(f"{time.monotonic_ns()},{name},{gpu},{used},{said}\n")
 
 
-def _csv(reading: cgroup.Reading | nvml.Reading) -> str:
+def _csv(reading: usage.Reading | nvml.Reading) -> str:
     return ",".join(["" if value is None else str(value) for value in reading])
+
+
+def reader(pid: int, scope: str) -> usage.Usage:
+    """The reader of an arm whose first process is `pid`, as seen from here.
+
+    raises   Gone: there is no such process;  ValueError: the scope is neither of SCOPES
+    """
+    if scope == "cgroup":
+        return ControlGroup(pid)
+    if scope == "process":
+        return ProcessTree(pid)
+    raise ValueError(f"scope {scope!r} is unknown; choose {' or '.join(usage.SCOPES)}")
 
 
 class Commands:

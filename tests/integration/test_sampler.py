@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench import telemetry
-from bench.telemetry import Sampler, cgroup
+from bench.telemetry import Sampler, usage
+from bench.telemetry.process_tree import ProcessTree
 
 # Waits for a line, does `work`, prints its own and its children's CPU seconds, waits for a line again.
 WORKER = """
@@ -124,7 +125,7 @@ def test_memory_of_a_worker_follows_what_it_holds(tmp_path: Path, start: Start) 
 def test_a_living_child_counts_as_its_worker(start: Start) -> None:
     held = "import time; held = bytearray(150 * 2**20); time.sleep(2)"
     worker = start(f'subprocess.run([sys.executable, "-c", "{held}"])')
-    tree = cgroup.ProcessTree(worker.pid)
+    tree = ProcessTree(worker.pid)
     assert worker.stdin is not None
     worker.stdin.write("\n")
     worker.stdin.flush()
@@ -139,7 +140,7 @@ def test_a_living_child_counts_as_its_worker(start: Start) -> None:
 
 def test_a_worker_that_has_exited_but_was_not_waited_for_has_no_memory(start: Start) -> None:
     worker = start("burn(0.2)")
-    tree = cgroup.ProcessTree(worker.pid)
+    tree = ProcessTree(worker.pid)
     assert tree.read().memory_bytes is not None
     worker.kill()
     assert gone_within(worker.pid, 5)
@@ -148,7 +149,7 @@ def test_a_worker_that_has_exited_but_was_not_waited_for_has_no_memory(start: St
     assert reading.cpu_ns is not None
     assert reading.cpu_ns > 0
     worker.wait()
-    with pytest.raises(cgroup.Gone):
+    with pytest.raises(usage.Gone):
         tree.read()
     tree.close()
 
@@ -386,7 +387,7 @@ def test_a_container_is_read_from_its_control_group(tmp_path: Path, container: A
     assert 0 < last["memory_bytes"] < 256 * 2**20
     assert last["involuntary_switches"] is not None
     facts = telemetry.meta(path)
-    for field in cgroup.Reading._fields:  # each is there or says why it is not
+    for field in usage.Reading._fields:  # each is there or says why it is not
         assert (last[field] is None) == (f"arm.{field}" in facts["nulls"]), field
 
 

@@ -13,7 +13,7 @@ import pynvml
 import pytest
 
 from bench import telemetry
-from bench.telemetry import cgroup, nvml
+from bench.telemetry import cgroup, nvml, sampler, usage
 
 T = TypeVar("T")
 PID = 4242
@@ -73,7 +73,7 @@ def hybrid(tmp_path: Path) -> Path:
 
 def test_v1_has_no_pressure_and_says_so(v1: Path) -> None:
     group = cgroup.ControlGroup(PID, root=v1)
-    assert group.read() == cgroup.Reading(1234567890, 5000, 9000, 7, None, None)
+    assert group.read() == usage.Reading(1234567890, 5000, 9000, 7, None, None)
     assert group.nulls == {"pressure_cpu_us": "no unified control group of its own"}
     assert cgroup.version(root=v1) == "v1"
     group.close()
@@ -81,7 +81,7 @@ def test_v1_has_no_pressure_and_says_so(v1: Path) -> None:
 
 def test_v2_counts_microseconds_and_gives_nanoseconds(v2: Path) -> None:
     group = cgroup.ControlGroup(PID, root=v2)
-    assert group.read() == cgroup.Reading(1234567000, 5000, 9000, 2, 35179265, None)
+    assert group.read() == usage.Reading(1234567000, 5000, 9000, 2, 35179265, None)
     assert group.nulls == {}
     assert cgroup.version(root=v2) == "v2"
     group.close()
@@ -89,7 +89,7 @@ def test_v2_counts_microseconds_and_gives_nanoseconds(v2: Path) -> None:
 
 def test_hybrid_takes_pressure_from_the_unified_mount_and_the_rest_from_v1(hybrid: Path) -> None:
     group = cgroup.ControlGroup(PID, root=hybrid)
-    assert group.read() == cgroup.Reading(1234567890, 5000, 9000, 7, 35179265, None)
+    assert group.read() == usage.Reading(1234567890, 5000, 9000, 7, 35179265, None)
     assert cgroup.version(root=hybrid) == "hybrid"
     group.close()
 
@@ -112,14 +112,14 @@ def test_a_kernel_without_memory_peak_leaves_it_null_with_the_reason(v2: Path) -
 def test_the_group_at_the_top_is_the_whole_machine_and_is_not_read(tmp_path: Path) -> None:
     root = machine(tmp_path, mounts=V2_MOUNT, groups="0::/\n", files={"cpu.stat": "usage_usec 99\n"})
     group = cgroup.ControlGroup(PID, root=root)
-    assert group.read(switches=True) == cgroup.Reading()
-    assert set(group.nulls) == set(cgroup.Reading._fields)
+    assert group.read(switches=True) == usage.Reading()
+    assert set(group.nulls) == set(usage.Reading._fields)
 
 
 def test_a_group_shared_with_this_process_is_not_read(tmp_path: Path) -> None:
     path = "0::/system.slice/docker-c1.scope\n"
     root = machine(tmp_path, mounts=V2_MOUNT, groups=path, own=path, files=V2_FILES)
-    assert cgroup.ControlGroup(PID, root=root).read() == cgroup.Reading()
+    assert cgroup.ControlGroup(PID, root=root).read() == usage.Reading()
 
 
 def test_a_mount_that_shows_part_of_the_tree_takes_that_part_off_the_path(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_removed_group_is_the_end_of_its_arm(v2: Path, monkeypatch: pytest.Mon
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "pread", removed)
-    with pytest.raises(cgroup.Gone):
+    with pytest.raises(usage.Gone):
         group.read()
     group.close()
 
@@ -185,10 +185,10 @@ def test_switches_are_summed_over_threads_and_kept_when_a_thread_ends(v1: Path) 
     group.close()
 
 
-@pytest.mark.parametrize("scope", cgroup.SCOPES)
+@pytest.mark.parametrize("scope", usage.SCOPES)
 def test_an_arm_that_never_was_is_gone(scope: str) -> None:
-    with pytest.raises(cgroup.Gone):
-        cgroup.usage(2**22 + 1, scope)
+    with pytest.raises(usage.Gone):
+        sampler.reader(2**22 + 1, scope)
 
 
 # ---------------------------------------------------------------- NVML
@@ -375,6 +375,6 @@ def test_names_that_would_break_a_file_are_refused(tmp_path: Path) -> None:
 
 
 def test_every_column_is_documented() -> None:
-    for kind in (cgroup.Reading, nvml.Reading):
+    for kind in (usage.Reading, nvml.Reading):
         for field in kind._fields:
             assert f"\n    {field} " in (kind.__doc__ or "")
