@@ -1,20 +1,19 @@
-"""Before a comparison's first block: the certificate of every contrast, the evaluations, and the pilot."""
+"""Before a comparison's first block: the pilot, the certificate of every contrast, and the evaluations."""
 
 from __future__ import annotations
 
 import importlib
-import math
-import statistics
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bench import lockstep, parity, schedule
+from bench import lockstep, parity
 from bench.errors import WorkerFailed
 from bench.launch.group import Group
 from bench.launch.local import start_reference
 from bench.lockstep import ArmFailed, Bench, Plan, ask
 from bench.parity import Certificate, Side, Trace
+from bench.pilot import Pilot
 from workloads.contract import STUB
 
 if TYPE_CHECKING:
@@ -25,13 +24,7 @@ if TYPE_CHECKING:
 
 REFERENCE = "reference"
 TRACE_LIMIT_S = {"eager": 900.0, "graph": 900.0, "compiled": 1800.0}
-WARM_S = 1.0
-WARM_STEPS = (5, 300)
-PILOT_STEPS = 20
-
 STUB_REASON = "stubs do known work that may differ on purpose: there is nothing to prove"
-
-Say = Callable[[str], None]
 
 
 @dataclass
@@ -53,47 +46,91 @@ class Prologue:
         """Whether at least one contrast may be measured."""
         return any(certificate.status in parity.MEASURED for certificate in self.certificates.values())
 
+    def hopeless(self, comparison: Comparison) -> bool:
+        """Whether every contrast has its certificate, and none may be measured."""
+        return len(self.certificates) == len(comparison.contrasts) and not self.passed
+
+
+@dataclass
+class Traced:
+    """The traces so far: under schedule serial one arm's after another's."""
+
+    reference: Trace | None = None
+    sides: dict[str, Side] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A comparison to certify, and what that takes; `measure`: to pilot and evaluate as well."""
+
+    bench: Bench
+    comparison: Comparison
+    cache: Path
+    control_cpus: frozenset[int]
+    view: View
+    measure: bool
+
+    def say(self, text: str) -> None:
+        """What goes on."""
+        self.view.stage(self.comparison.id, text)
+
 
 def begin(bench: Bench, comparison: Comparison, *, cache: Path, control_cpus: frozenset[int], view: View) -> Prologue:
-    """Certify, train and evaluate, time a pilot: all that comes before the first block.
+    """Time a pilot, certify, train and evaluate: all that comes before the first block.
 
     An arm whose trace raises has no certificate: its contrasts are failed, with its error as the reason. An arm that
     crashes, hangs or babbles is returned as `failed`, and may be tried again.
     """
-    return _prologue(bench, comparison, cache=cache, cpus=control_cpus, view=view, measure=True)
+    given = Task(bench=bench, comparison=comparison, cache=cache, control_cpus=control_cpus, view=view, measure=True)
+    return _prologue(given)
 
 
 def certify(bench: Bench, comparison: Comparison, *, cache: Path, control_cpus: frozenset[int], view: View) -> Prologue:
     """The certificates alone."""
-    return _prologue(bench, comparison, cache=cache, cpus=control_cpus, view=view, measure=False)
+    given = Task(bench=bench, comparison=comparison, cache=cache, control_cpus=control_cpus, view=view, measure=False)
+    return _prologue(given)
 
 
-def _prologue(
-    bench: Bench, comparison: Comparison, *, cache: Path, cpus: frozenset[int], view: View, measure: bool
-) -> Prologue:
-    def say(text: str) -> None:
-        view.stage(comparison.id, text)
-
-    prologue = Prologue()
-    with Group() as group:
-        try:
-            say("starting one worker an arm")
-            for arm in comparison.arms:
-                lockstep.start(bench, group, arm, 0, {})
-            if is_stub(comparison):
-                prologue.certificates = {arm.id: parity.skipped(STUB_REASON) for _, arm in comparison.contrasts}
-            else:
-                sides, reference = _traces(bench, group, comparison, cache, cpus, say)
-                _certify(comparison, sides, reference, prologue)
-            if prologue.passed and measure:
-                _evaluate(group, comparison, prologue, say)
-                prologue.plan = _pilot(group, comparison)
-        except ArmFailed as failed:
-            if failed.failure.kind == "failed":
-                _refuse(comparison, failed, prologue)
-            else:
-                prologue.failed = failed
+def _prologue(task: Task) -> Prologue:
+    prologue, traced, pilot = Prologue(), Traced(), Pilot()
+    bench, names = task.bench, [arm.id for arm in task.comparison.arms]
+    try:
+        for company in lockstep.companies(names, bench.schedule):
+            with Group() as group:
+                _company(task, group, company, traced, pilot, prologue)
+        if task.measure and prologue.passed:
+            prologue.plan = pilot.plan(_sync(task))
+    except ArmFailed as failed:
+        if failed.failure.kind == "failed":
+            _refuse(task.comparison, failed, prologue)
+        else:
+            prologue.failed = ArmFailed(failed.arm, lockstep.advised(failed.failure, bench.schedule))
     return prologue
+
+
+def _company(
+    task: Task, group: Group, company: Sequence[str], traced: Traced, pilot: Pilot, prologue: Prologue
+) -> None:
+    """All that arms do in their first processes, in this order: only new ones show how they warm up."""
+    task.say("starting one worker an arm")
+    for arm in task.comparison.arms:
+        if arm.id in company:
+            lockstep.start(task.bench, group, arm, 0, pilot.opened)
+    if task.measure:
+        task.say("timing the first steps")
+        for name in company:
+            pilot.take_first_steps(group, name)
+    if not is_stub(task.comparison):
+        _trace(task, group, company, traced)
+    _certify(task.comparison, traced, prologue)
+    if task.measure and not prologue.hopeless(task.comparison):
+        _evaluate(task, group, company, prologue)
+        for name in company:
+            pilot.ask_for_control(group, name, _sync(task))
+
+
+def _sync(task: Task) -> str:
+    return lockstep.deciding_sync(task.comparison.arms[0].cell.phase)
 
 
 def _refuse(comparison: Comparison, failed: ArmFailed, prologue: Prologue) -> None:
@@ -103,27 +140,40 @@ def _refuse(comparison: Comparison, failed: ArmFailed, prologue: Prologue) -> No
         prologue.certificates[arm.id] = parity.refused(str(failed.failure))
 
 
-def _traces(
-    bench: Bench, group: Group, comparison: Comparison, cache: Path, cpus: frozenset[int], say: Say
-) -> tuple[dict[str, Side], Trace]:
-    """float64 of the reference and all arms at once, then every arm at the precision that is timed."""
-    cell = comparison.baseline_arm.cell
-    group.add(REFERENCE, start_reference(cache=cache))
-    plain = {"framework": REFERENCE, "seed": bench.seed, "cpus": sorted(cpus)}
-    data = str(bench.data) if bench.data else None
-    ask(group, REFERENCE, "open", limit_s=lockstep.OPEN_LIMIT_S["eager"], cell=cell.to_json(), data=data, **plain)
-    names = [arm.id for arm in comparison.arms]
-    limit_s = TRACE_LIMIT_S[_slowest_mode(comparison)]
-    say("parity in float64 against the NumPy reference")
-    exact = _ask_all(group, [REFERENCE, *names], limit_s, precision="fp64")
-    group.drop(REFERENCE)
-    say(f"parity in {cell.precision}, as timed")
-    timed = _ask_all(group, names, limit_s, precision=cell.precision)
-    sides = {name: Side(arm=name, float64=exact[name], timed=timed[name]) for name in names}
-    return sides, exact[REFERENCE]
+def _trace(task: Task, group: Group, company: Sequence[str], traced: Traced) -> None:
+    """float64 of the arms at once, and of the reference with the first; then each at the precision that is timed."""
+    precision = task.comparison.baseline_arm.cell.precision
+    limit_s = TRACE_LIMIT_S[_slowest_mode(task.comparison)]
+    first = traced.reference is None
+    if first:
+        _open_reference(task, group)
+    task.say("parity in float64 against the NumPy reference")
+    exact = _ask_all(group, [*([REFERENCE] if first else []), *company], limit_s, precision="fp64")
+    if first:
+        group.drop(REFERENCE)
+        traced.reference = exact[REFERENCE]
+    task.say(f"parity in {precision}, as timed")
+    timed = _ask_all(group, company, limit_s, precision=precision)
+    traced.sides |= {name: Side(arm=name, float64=exact[name], timed=timed[name]) for name in company}
 
 
-def _ask_all(group: Group, arms: list[str], limit_s: float, *, precision: str) -> dict[str, Trace]:
+def _open_reference(task: Task, group: Group) -> None:
+    cell, data = task.comparison.baseline_arm.cell, task.bench.data
+    group.add(REFERENCE, start_reference(cache=task.cache))
+    ask(
+        group,
+        REFERENCE,
+        "open",
+        limit_s=lockstep.OPEN_LIMIT_S["eager"],
+        cell=cell.to_json(),
+        framework=REFERENCE,
+        seed=task.bench.seed,
+        data=str(data) if data else None,
+        cpus=sorted(task.control_cpus),
+    )
+
+
+def _ask_all(group: Group, arms: Sequence[str], limit_s: float, *, precision: str) -> dict[str, Trace]:
     args = {"steps": parity.STEPS, "precision": precision}
     answers = group.ask_all(dict.fromkeys(arms, args), "parity", limit_s=limit_s)
     traces = {}
@@ -134,38 +184,30 @@ def _ask_all(group: Group, arms: list[str], limit_s: float, *, precision: str) -
     return traces
 
 
-def _certify(comparison: Comparison, sides: dict[str, Side], reference: Trace, prologue: Prologue) -> None:
+def _certify(comparison: Comparison, traced: Traced, prologue: Prologue) -> None:
+    """The certificate of every contrast whose two sides are traced by now."""
     for baseline, arm in comparison.contrasts:
-        prologue.certificates[arm.id] = parity.certify(
-            reference=reference, baseline=sides[baseline.id], arm=sides[arm.id], precision=arm.cell.precision
-        )
+        if is_stub(comparison):
+            prologue.certificates[arm.id] = parity.skipped(STUB_REASON)
+        elif traced.reference and {baseline.id, arm.id} <= traced.sides.keys():
+            prologue.certificates[arm.id] = parity.certify(
+                reference=traced.reference,
+                baseline=traced.sides[baseline.id],
+                arm=traced.sides[arm.id],
+                precision=arm.cell.precision,
+            )
 
 
-def _evaluate(group: Group, comparison: Comparison, prologue: Prologue, say: Say) -> None:
+def _evaluate(task: Task, group: Group, company: Sequence[str], prologue: Prologue) -> None:
     """Train from the initial weights and evaluate; an inference has nothing to train."""
-    cell = comparison.baseline_arm.cell
-    if cell.phase != "train" or is_stub(comparison):
+    cell = task.comparison.baseline_arm.cell
+    if cell.phase != "train" or is_stub(task.comparison):
         return
     steps = int(cell.workload.get("evaluate_steps"))  # type: ignore[arg-type]
-    say(f"training {steps} steps to evaluate")
-    limit_s = TRACE_LIMIT_S[_slowest_mode(comparison)]
-    for arm in comparison.arms:
-        prologue.evaluations[arm.id] = ask(group, arm.id, "evaluate", limit_s=limit_s, steps=steps)
-
-
-def _pilot(group: Group, comparison: Comparison) -> Plan:
-    """Warm every arm alone until about a second has gone, and take its last steps as typical."""
-    warm_steps, typical = {}, {}
-    for arm in comparison.arms:
-        first = ask(group, arm.id, "warm", limit_s=lockstep.SLICE_LIMIT_S * 5, steps=WARM_STEPS[0])["step_ns"]
-        steps = min(WARM_STEPS[1], max(WARM_STEPS[0], math.ceil(WARM_S * 1e9 / statistics.median(first))))
-        more = ask(group, arm.id, "warm", limit_s=lockstep.SLICE_LIMIT_S * 5, steps=steps)["step_ns"]
-        warm_steps[arm.id], typical[arm.id] = steps, more[-PILOT_STEPS:]
-    return Plan(
-        slices=schedule.slice_plan(typical, syncs=1),
-        warm_steps=warm_steps,
-        step_ns={arm: statistics.median(times) for arm, times in typical.items()},
-    )
+    task.say(f"training {steps} steps to evaluate")
+    limit_s = TRACE_LIMIT_S[_slowest_mode(task.comparison)]
+    for arm in company:
+        prologue.evaluations[arm] = ask(group, arm, "evaluate", limit_s=limit_s, steps=steps)
 
 
 def _slowest_mode(comparison: Comparison) -> str:

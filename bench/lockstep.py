@@ -1,4 +1,8 @@
-"""One block: fresh workers for every arm, set up one by one, then slice by slice in turn while the others stand."""
+"""One block: fresh workers for every arm, set up one by one, then slice by slice in turn while the others stand.
+
+Under schedule `serial` no two arms are ever up together: each takes all its slices alone, from its start to its end,
+before the next one starts. Lockstep is one company of all arms, serial is companies of one.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from bench import schedule
+from bench import gates, schedule
 from bench.errors import WorkerFailed
 from bench.launch.group import Group
 from bench.schedule import Planned, SlicePlan
+from bench.stretch import Stretch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from bench.comparison import Arm, Comparison
@@ -27,6 +32,7 @@ OPEN_LIMIT_S = {"eager": 180.0, "graph": 300.0, "compiled": 900.0}
 CLOSE_LIMIT_S = 30.0
 SOAK_S = 3.0
 SLICE_LIMIT_S, SLICE_LIMIT_FACTOR = 60.0, 20.0
+_OPTIONAL = ("pilot", "warm_up", "timer_ns", "control_ns", "cold")  # of a plan: older ones lack them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +44,33 @@ class Bench:
     arm_cpus: frozenset[int]
     seed: int
     data: Path | None
+    schedule: str = "lockstep"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A comparison's slices and warm-up, from its pilot; the same in every block, and in a resumed run."""
+    """A comparison's slices and warm-up, from its pilot; the same in every block, and in a resumed run.
+
+    All but `slices` by arm; what a run of an earlier version did not keep is empty.
+
+    warm_steps  before the first slice
+    step_ns     of a step once the arm is warm
+    pilot       the pilot's raw step times from the first step after `open` on, ns
+    warm_up     what warmup.warm_up_steps made of them: steps, found, changes
+    timer_ns    one pair of readings of the worker's clock
+    control_ns  raw: what each of the pilot's questions and answers cost beside the step
+    cold        import_s, build_s and first_step_s of the arm's first process, whose compile cache was empty;
+                None where it was not
+    """
 
     slices: SlicePlan
     warm_steps: Mapping[str, int]
     step_ns: Mapping[str, float]
+    pilot: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    warm_up: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    timer_ns: Mapping[str, float] = field(default_factory=dict)
+    control_ns: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    cold: Mapping[str, Mapping[str, float] | None] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As kept in run.json."""
@@ -54,15 +78,25 @@ class Plan:
             "steps": dict(self.slices.steps),
             "settle_steps": self.slices.settle_steps,
             "rounds": self.slices.rounds,
+            "timer_share": dict(self.slices.timer_share),
+            "control_share": dict(self.slices.control_share),
             "warm_steps": dict(self.warm_steps),
             "step_ns": dict(self.step_ns),
+            **{name: dict(getattr(self, name)) for name in _OPTIONAL},
         }
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Plan:
-        """The inverse of `to_json`."""
-        slices = SlicePlan(steps=plain["steps"], settle_steps=plain["settle_steps"], rounds=plain["rounds"])
-        return cls(slices=slices, warm_steps=plain["warm_steps"], step_ns=plain["step_ns"])
+        """The inverse of `to_json`; also of a plan that an earlier version kept."""
+        slices = SlicePlan(
+            steps=plain["steps"],
+            settle_steps=plain["settle_steps"],
+            rounds=plain["rounds"],
+            timer_share=plain.get("timer_share", {}),
+            control_share=plain.get("control_share", {}),
+        )
+        later = {name: plain.get(name, {}) for name in _OPTIONAL}
+        return cls(slices=slices, warm_steps=plain["warm_steps"], step_ns=plain["step_ns"], **later)
 
 
 @dataclass
@@ -75,6 +109,7 @@ class Block:
     outcomes: dict[str, dict[str, Any]] = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
     spoiled: list[str] = field(default_factory=list)
+    stretches: list[gates.Facts] = field(default_factory=list)
     logs: dict[str, str] = field(default_factory=dict)
     rounds: int = 0
     wall_s: float = 0.0
@@ -90,8 +125,20 @@ class Block:
             "rounds": self.rounds,
             "wall_s": round(self.wall_s, 3),
             "spoiled": self.spoiled,
+            "gates": [facts.to_json() for facts in self.stretches],
             "arms": self.outcomes,
         }
+
+    def judge(self) -> None:
+        """What of all that happened in its stretches spoils the block."""
+        self.spoiled = gates.reasons(self.stretches)
+        for facts in self.stretches:
+            for arm, own in facts.arms.items():
+                self.outcomes[arm] |= {
+                    "idle_cpu_s": own.idle_cpu_s,
+                    "slice_involuntary_switches": own.involuntary_switches,
+                    "compilations": self.outcomes[arm]["compilations"] + own.compilations,
+                }
 
     def fail(self, arm: str, failure: WorkerFailed) -> None:
         """One arm failed: the block is lost, and says by whom."""
@@ -117,19 +164,26 @@ def measure_block(bench: Bench, comparison: Comparison, planned: Planned, plan: 
     block = Block(planned=planned, order=schedule.start_order(names, planned, bench.seed))
     arms = {arm.id: arm for arm in comparison.arms}
     began = time.monotonic()
-    with Group() as group:
-        try:
-            for name in block.order:
-                start(bench, group, arms[name], schedule.padding(name, planned, bench.seed), block.outcomes)
-            for name in block.order:
-                _warm(group, name, plan, block)
-            _take_turns(group, comparison, planned, plan, block, bench.seed)
-            for name in block.order:
-                _close(bench, group, arms[name], block)
-        except ArmFailed as failed:
-            block.fail(failed.arm, failed.failure)
+    try:
+        for company in companies(block.order, bench.schedule):
+            with Group() as group:
+                for name in company:
+                    start(bench, group, arms[name], schedule.padding(name, planned, bench.seed), block.outcomes)
+                for name in company:
+                    _warm(group, name, plan, block)
+                _take_turns(group, company, comparison, plan, block, bench)
+                for name in company:
+                    _close(bench, group, arms[name], block)
+        block.judge()
+    except ArmFailed as failed:
+        block.fail(failed.arm, advised(failed.failure, bench.schedule))
     block.wall_s = time.monotonic() - began
     return block
+
+
+def companies(names: Sequence[str], kind: str) -> tuple[tuple[str, ...], ...]:
+    """Who is up together, one company after another: all arms in lockstep, each alone in serial."""
+    return (tuple(names),) if kind == "lockstep" else tuple((name,) for name in names)
 
 
 class ArmFailed(Exception):  # noqa: N818 - carries an outcome
@@ -138,6 +192,14 @@ class ArmFailed(Exception):  # noqa: N818 - carries an outcome
     def __init__(self, arm: str, failure: WorkerFailed) -> None:
         super().__init__(str(failure))
         self.arm, self.failure = arm, failure
+
+
+def advised(failure: WorkerFailed, kind: str) -> WorkerFailed:
+    """The failure with its remedy, where memory ran out while all arms were up together."""
+    if failure.kind != "oom" or kind != "lockstep":
+        return failure
+    advice = "where the arms do not fit into memory together, write schedule: serial into the matrix"
+    return WorkerFailed(f"{failure}; {advice}", kind=failure.kind, log=failure.log)
 
 
 def start(bench: Bench, group: Group, arm: Arm, padding: int, outcomes: dict[str, dict[str, Any]]) -> None:
@@ -192,32 +254,33 @@ def _warm(group: Group, arm: str, plan: Plan, block: Block) -> None:
     }
 
 
-def _take_turns(group: Group, comparison: Comparison, planned: Planned, plan: Plan, block: Block, seed: int) -> None:
+def _take_turns(
+    group: Group, company: Sequence[str], comparison: Comparison, plan: Plan, block: Block, bench: Bench
+) -> None:
     """Round after round, every arm's slice in a shuffled order; the other sync's slice follows every few rounds."""
     sync = deciding_sync(comparison.arms[0].cell.phase)
     other = "slice" if sync == "step" else "step"
-    slept_ns: dict[str, int] = {}
-    idle_ns = dict.fromkeys(block.order, 0)
-    for number, turn in enumerate(schedule.turns(block.order, planned, plan.slices.rounds, seed)):
+    compiled = {arm: block.outcomes[arm]["compilations"] for arm in company}
+    arms = [arm for arm in comparison.arms if arm.id in company]
+    stretch = Stretch(group, arms, cpus=bench.arm_cpus, compilations=compiled)
+    for number, turn in enumerate(schedule.turns(company, block.planned, plan.slices.rounds, bench.seed)):
         syncs = (sync, other) if number % OTHER_SYNC_EVERY == OTHER_SYNC_EVERY - 1 else (sync,)
         for position, arm in enumerate(turn):
             for turn_sync in syncs:
-                answer = _slice(group, arm, plan, turn_sync)
+                answer = _slice(group, arm, plan, turn_sync, stretch)
                 block.samples += rows(answer, arm, number, position, turn_sync, plan.slices.steps[arm])
-                if arm in slept_ns:
-                    idle_ns[arm] += answer["woke_cpu_ns"] - slept_ns[arm]
-                slept_ns[arm] = answer["slept_cpu_ns"]
-                _note_compilation(block, arm, answer["compilations"])
         block.rounds = number + 1
-    for arm in block.order:
-        block.outcomes[arm]["idle_cpu_s"] = idle_ns[arm] / 1e9
+    block.stretches.append(stretch.facts())
 
 
-def _slice(group: Group, arm: str, plan: Plan, sync: str) -> dict[str, Any]:
+def _slice(group: Group, arm: str, plan: Plan, sync: str, stretch: Stretch) -> dict[str, Any]:
     time.sleep(QUIET_S)
     steps, settle = plan.slices.steps[arm], plan.slices.settle_steps
     limit_s = SLICE_LIMIT_S + SLICE_LIMIT_FACTOR * (steps + settle) * plan.step_ns[arm] * 1e-9
-    return ask(group, arm, "measure", limit_s=limit_s, steps=steps, settle=settle, sync=sync)
+    stretch.begin_slice(arm)
+    answer = ask(group, arm, "measure", limit_s=limit_s, steps=steps, settle=settle, sync=sync)
+    stretch.end_slice(arm, answer, steps)
+    return answer
 
 
 def rows(
@@ -236,14 +299,6 @@ def rows(
     each = steps if sync == "slice" else 1
     settling = [shared | {"settling": True, "steps": 1, "time_ns": ns} for ns in answer["settle_ns"]]
     return settling + [shared | {"settling": False, "steps": each, "time_ns": ns} for ns in answer["step_ns"]]
-
-
-def _note_compilation(block: Block, arm: str, count: int) -> None:
-    """A retrace or recompilation while timed spoils the block."""
-    before = block.outcomes[arm]["compilations"]
-    if count > before:
-        block.spoiled.append(f"{arm} compiled {count - before} more graphs while it was timed")
-        block.outcomes[arm]["compilations"] = count
 
 
 def _close(bench: Bench, group: Group, arm: Arm, block: Block) -> None:

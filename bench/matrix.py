@@ -41,6 +41,7 @@ class Matrix:
     comparisons  what is measured: groups of cells that differ on `compare` alone. A cell that is alone in its group
                  (tensorflow in mode graph, say, which pytorch does not have) is in no comparison and is not
                  measured; `notes` names it
+    schedule     `lockstep`, or `serial`: no two arms of a block up together
     notes        one sentence each: cells left out, without a partner, or with another batch size than asked
     """
 
@@ -52,6 +53,7 @@ class Matrix:
     comparisons: tuple[Comparison, ...]
     budget: Budget
     seed: int
+    schedule: str = "lockstep"
     notes: tuple[str, ...] = ()
 
     def with_options(
@@ -91,6 +93,7 @@ class Matrix:
             "comparisons": [comparison.to_json() for comparison in self.comparisons],
             "budget": asdict(self.budget),
             "seed": self.seed,
+            "schedule": self.schedule,
             "notes": list(self.notes),
         }
 
@@ -106,6 +109,7 @@ class Matrix:
             comparisons=tuple(Comparison.from_json(one) for one in plain["comparisons"]),
             budget=Budget(**plain["budget"]),
             seed=plain["seed"],
+            schedule=plain.get("schedule", "lockstep"),  # a run of an earlier version knew no other
             notes=tuple(plain["notes"]),
         )
 
@@ -135,6 +139,7 @@ def load(name_or_path: str, *, yes: bool = False) -> Matrix:
         comparisons=comparisons,
         budget=_budget(document),
         seed=file.seed,
+        schedule=file.schedule,
         notes=(*notes, *more),
     )
 

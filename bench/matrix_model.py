@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pydantic.json_schema import JsonSchemaValue
 
 LAUNCHERS = ("auto", "docker", "local")
+SCHEDULES = ("lockstep", "serial")
 # The axes on which arms may differ and still do the same work.
 COMPARABLE = ("framework", "mode", "precision", "device", "threads", "division", "launcher")
 SEED_LIMIT = 2**32 - 1
@@ -231,6 +232,9 @@ class MatrixFile(_Model):
     exclude: list[Entry] = Field(default=[], description="cells to leave out of the product")
     budget: BudgetGiven = BudgetGiven()
     threads: Threads | None = Field(default=None, description="short for axes: {threads: [n]}")
+    schedule: Annotated[str, _Choice(lambda: SCHEDULES)] = Field(
+        default="lockstep", description="serial: arms that do not fit into memory together, one after another"
+    )
     seed: Annotated[int, Field(ge=0, le=SEED_LIMIT)] = 0
 
 

@@ -52,6 +52,7 @@ def header(
         "machine": environment.machine_key(machine),
         "launcher": launcher.name,
         "seed": matrix.seed,
+        "schedule": matrix.schedule,
     }
     return {
         "id": place.run_id,
@@ -62,7 +63,7 @@ def header(
         "base": place.base,
         "commit": machine.get("commit"),
         "seed": matrix.seed,
-        "schedule": "lockstep",
+        "schedule": matrix.schedule,
         "matrix": matrix.resolved() | {"budget": asdict(matrix.budget)},
         "environment": machine,
         "telemetry": {"source": nvml.source(), "hz": HZ},
@@ -88,7 +89,7 @@ def refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, An
     """A record is keyed by all that it depends on: another key is another measurement."""
     for name, entry in before["comparisons"].items():
         if now["comparisons"][name]["key"] != entry["key"]:
-            parts = [part for part in ("images", "data", "launcher", "seed") if before[part] != now[part]]
+            parts = [part for part in ("images", "data", "launcher", "seed", "schedule") if before[part] != now[part]]
             changed = " and ".join(parts) or "the machine or the workloads' code"
             raise InputError(
                 f"{folder}: {name} cannot be resumed, because {changed} changed since it began; start a new run"

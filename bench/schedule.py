@@ -13,7 +13,8 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 from bench import stats
@@ -24,7 +25,11 @@ Record = Mapping[str, Any]
 MAX_ATTEMPTS = 3  # of one block that keeps being spoiled
 FAILURES_IN_A_ROW = 3  # after which a comparison is given up
 PADDING_BYTES = 4096
-SLOW_STEP_S = 0.25  # above it a block of twelve rounds would take most of a minute
+SLOW_STEP_S = 0.25  # above it a block of so many rounds would take most of a minute
+LEAST_ROUNDS, LEAST_SLOW_ROUNDS, MOST_ROUNDS = 16, 6, 40  # with 12, a slow drift of one arm is missed too often
+# Of a slice, at most.
+TIMER_SHARE = 1e-4
+CONTROL_SHARE = 0.01
 
 
 class Budget(Protocol):
@@ -60,14 +65,20 @@ class Planned:
 class SlicePlan:
     """How the arms of a block take turns.
 
-    steps         of one slice, by arm: slices last alike, so a quicker arm does more
-    settle_steps  before them, recorded and left out
-    rounds        turns of every arm in a block
+    steps          of one slice, by arm: slices last alike, so a quicker arm does more
+    settle_steps   before them, recorded and left out
+    rounds         turns of every arm in a block
+    timer_share    by arm, what reading the clock adds to a time that decides: the cost of one pair of readings ÷ what
+                   it encloses, a whole slice where its total is timed, one step where every step is
+    control_share  by arm, what asking and answering cost beside a slice ÷ the slice: machine time spent between
+                   slices, no part of any time
     """
 
     steps: Mapping[str, int]
     settle_steps: int
     rounds: int
+    timer_share: Mapping[str, float] = field(default_factory=dict)
+    control_share: Mapping[str, float] = field(default_factory=dict)
 
 
 def order(comparisons: Sequence[str], block: int, seed: int) -> tuple[str, ...]:
@@ -95,6 +106,9 @@ def padding(arm: str, planned: Planned, seed: int) -> int:
 def slice_plan(
     pilot: Mapping[str, Sequence[float]],
     *,
+    timer_ns: Mapping[str, float] = MappingProxyType({}),
+    control_ns: Mapping[str, float] = MappingProxyType({}),
+    sync: str = "slice",
     slice_s: float = 0.010,
     target_s: float = 1.0,
     settle_steps: int = 2,
@@ -102,16 +116,32 @@ def slice_plan(
 ) -> SlicePlan:
     """Slices long enough to time and short enough to alternate often.
 
-    pilot     step times of each arm once it is warm, ns
-    slice_s   the least duration of a slice; longer only where one step takes longer
-    target_s  measured seconds of each arm in a block, over all `syncs` kinds of slices of a round
+    pilot       step times of each arm once it is warm, ns
+    timer_ns    of each arm, one pair of readings of its clock: a slice lasts 10,000 of them or more
+    control_ns  of each arm, what a question and its answer cost beside the steps: a slice lasts 100 of them or more, as
+                long as the least rounds of it stay within `target_s`; on a busy machine an answer may take as long as it
+                likes
+    sync        of the times that decide: `slice` reads the clock once a slice, `step` once a step
+    slice_s     the least duration of a slice; longer only where one step, the timer or the control takes longer
+    target_s    measured seconds of each arm in a block, over all `syncs` kinds of slices of a round
     """
     typical_s = {arm: max(statistics.median(times), 1.0) * 1e-9 for arm, times in pilot.items()}
-    duration_s = max(slice_s, *typical_s.values())
+    timer_s = max(timer_ns.values(), default=0.0) * 1e-9
+    control_s = max(control_ns.values(), default=0.0) * 1e-9
+    longest_s = target_s / (LEAST_ROUNDS * syncs)
+    duration_s = max(slice_s, timer_s / TIMER_SHARE, min(control_s / CONTROL_SHARE, longest_s), *typical_s.values())
     steps = {arm: max(1, math.ceil(duration_s / step_s - 1e-9)) for arm, step_s in typical_s.items()}
     rounds = round(target_s / (duration_s * syncs))
-    least = 12 if duration_s < SLOW_STEP_S else 6
-    return SlicePlan(steps=steps, settle_steps=settle_steps, rounds=min(40, max(least, rounds)))
+    least = LEAST_ROUNDS if duration_s < SLOW_STEP_S else LEAST_SLOW_ROUNDS
+    slice_ns = {arm: steps[arm] * step_s * 1e9 for arm, step_s in typical_s.items()}
+    timed_ns = slice_ns if sync == "slice" else {arm: step_s * 1e9 for arm, step_s in typical_s.items()}
+    return SlicePlan(
+        steps=steps,
+        settle_steps=settle_steps,
+        rounds=min(MOST_ROUNDS, max(least, rounds)),
+        timer_share={arm: cost_ns / timed_ns[arm] for arm, cost_ns in timer_ns.items()},
+        control_share={arm: cost_ns / slice_ns[arm] for arm, cost_ns in control_ns.items()},
+    )
 
 
 def k_min(family: int, alpha: float = stats.ALPHA) -> int:

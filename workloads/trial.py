@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 import os
 import platform
+import resource
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -44,10 +47,12 @@ class Trial:
     def open(cls, *, cell: dict[str, Any], framework: str, seed: int, data: str | None) -> tuple[Trial, dict[str, Any]]:
         """Import, build, take the first step. `framework` is the cell's, or `reference`.
 
-        returns  import_s, build_s, first_step_s; versions; effective flags; parameter count; inputs' SHA-256
+        returns  import_s, build_s, first_step_s; whether the compile cache was empty before; versions; effective flags;
+                 parameter count; inputs' SHA-256; timer_ns, the cost of a pair of readings of the clock
         """
         named = Cell.from_json(cell)
         os.environ.update(thread_variables(named.threads))  # NumPy and OpenMP read them when they load
+        cache_empty = own_compile_cache(named)
         runtime = importlib.import_module(f"workloads.runtime.{framework}")
         runtime.prepare(named)
         imported, import_s = _timed(lambda: _import(named, framework))
@@ -62,11 +67,13 @@ class Trial:
             "import_s": import_s,
             "build_s": build_s,
             "first_step_s": first_step_s,
+            "cache_empty": cache_empty,
             "first_output": _digest(first),
             "versions": {"python": platform.python_version(), "numpy": _numpy_version(), **runtime.versions()},
             "effective": {**runtime.effective(), "cpus": sorted(os.sched_getaffinity(0)), "uid": os.getuid()},
             "parameter_count": program.parameter_count,
             "inputs_sha256": sha256(weights, batches),
+            "timer_ns": timer_ns(),
         }
 
     def parity(self, *, steps: int, precision: str) -> dict[str, Any]:
@@ -104,12 +111,15 @@ class Trial:
 
         returns  settle_ns (settle,), step_ns (steps,) or (1,); start_ns and end_ns (CLOCK_MONOTONIC) and cpu_ns of the
                  whole slice, settling included; woke_cpu_ns and slept_cpu_ns, this process's CPU time on entry and
-                 exit: what lies between an exit and the next entry was burnt while the arm should have stood still
+                 exit: what lies between an exit and the next entry was burnt while the arm should have stood still;
+                 involuntary_switches of all threads in the slice
         """
+        switches = _involuntary_switches()
         woke_cpu_ns, start_ns = time.process_time_ns(), time.monotonic_ns()
         settle_ns = self._steps(settle)
         step_ns = self._steps(steps) if sync == "step" else [self._slice(steps)]
         end_ns, cpu_ns = time.monotonic_ns(), time.process_time_ns() - woke_cpu_ns
+        switches = _involuntary_switches() - switches
         self._check_last()
         return {
             "settle_ns": settle_ns,
@@ -117,6 +127,7 @@ class Trial:
             "start_ns": start_ns,
             "end_ns": end_ns,
             "cpu_ns": cpu_ns,
+            "involuntary_switches": switches,
             "compilations": self.runtime.compilations(),
             "woke_cpu_ns": woke_cpu_ns,
             "slept_cpu_ns": time.process_time_ns(),
@@ -208,6 +219,37 @@ def thread_variables(threads: int) -> dict[str, str]:
     }
 
 
+def own_compile_cache(cell: Cell) -> bool | None:
+    """Point compilers to a folder that the processes of this cell alone share.
+
+    returns  whether nothing was in it: what is compiled now is compiled cold; None where the harness gave no folder
+    """
+    root = os.environ.get("BENCH_COMPILE_CACHE")
+    if root is None:
+        return None
+    folder = Path(root) / hashlib.sha256(json.dumps(cell.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+    (folder / "xla").mkdir(parents=True, exist_ok=True)
+    os.environ.update({
+        "TF_XLA_FLAGS": f"--tf_xla_persistent_cache_directory={folder}/xla",
+        "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor",
+        "TRITON_CACHE_DIR": f"{folder}/triton",
+        "CUDA_CACHE_PATH": f"{folder}/cuda",
+    })  # fmt: skip
+    return not any(path.is_file() for path in folder.rglob("*"))
+
+
+def timer_ns() -> float:
+    """What a pair of readings of the clock costs, in ns: the median of 100 batches of 100 pairs."""
+    clock, costs = time.perf_counter_ns, []
+    for _ in range(100):
+        before = clock()
+        for _ in range(99):
+            clock()
+            clock()
+        costs.append((clock() - before) / 100)
+    return statistics.median(costs)
+
+
 def inputs(
     spec: ModuleType, cell: Cell, seed: int, data: Path | None, count: int
 ) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -242,6 +284,10 @@ def _in_batches(outputs: Callable[[Array], Array], given: Array, size: int) -> A
     import numpy as np
 
     return np.concatenate([outputs(given[i : i + size]) for i in range(0, len(given), size)])
+
+
+def _involuntary_switches() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 def _timed(function: Callable[[], Any]) -> tuple[Any, float]:

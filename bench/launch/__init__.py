@@ -107,8 +107,6 @@ def worker_environment(*, root: str, cache: str, padding: int, inherited: Mappin
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",
         "PYTHONNOUSERSITE": "1",
-        "TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor",
-        "TRITON_CACHE_DIR": f"{cache}/triton",
-        "CUDA_CACHE_PATH": f"{cache}/cuda",
+        "BENCH_COMPILE_CACHE": cache,  # in which every cell has its own: see workloads.trial.own_compile_cache
         "BENCH_PADDING": "x" * padding,
     }

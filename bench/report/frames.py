@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from bench import schedule, stats
@@ -58,16 +59,17 @@ def round_log_ratios(
 ) -> list[stats.Numbers]:
     """log(t_baseline / t_arm), one array of rounds in order of time for each block that holds both arms."""
     rows = frames.rounds
-    rows = rows[(rows["comparison"] == comparison) & (rows["sync"] == sync) & rows["arm"].isin([baseline, arm])]
+    rows = rows[rows["comparison"] == comparison]  # first, and alone: a run holds very many rounds
+    rows = rows[(rows["sync"] == sync) & rows["arm"].isin([baseline, arm])]
     if rows.empty:
         return []
     wide = rows.pivot(index=["block", "round"], columns="arm", values=column).sort_index()
     if baseline not in wide or arm not in wide:
         return []
     wide = wide[[baseline, arm]].dropna()
-    return [
-        stats.log_ratios(block[baseline].to_numpy(), block[arm].to_numpy()) for _, block in wide.groupby(level="block")
-    ]
+    ratios = stats.log_ratios(wide[baseline].to_numpy(), wide[arm].to_numpy())
+    _, starts = np.unique(wide.index.get_level_values("block"), return_index=True)
+    return list(np.split(ratios, starts[1:])) if len(ratios) else []
 
 
 def _outcomes(
@@ -91,14 +93,20 @@ def _samples(
     run: StoredRun, blocks: Sequence[Mapping[str, Any]], numbers: Mapping[tuple[str, int, str], int]
 ) -> pd.DataFrame | None:
     """Raw rows of these blocks with the number of their trial; None where there is no row."""
-    parts = []
-    for record in blocks:
-        steps = run.steps(record)
-        place = {arm: numbers.get((record["comparison"], record["block"], arm)) for arm in record["arms"]}
-        steps["trial"] = steps["arm"].map(place)
-        parts.append(steps.dropna(subset=["trial"]).drop(columns=["arm", "position"]))
-    parts = [part for part in parts if not part.empty]
-    return pd.concat(parts, ignore_index=True).astype({"trial": "int64"}) if parts else None
+    parts = [(record, steps) for record in blocks if not (steps := run.steps(record)).empty]
+    if not parts:
+        return None
+    places = np.repeat(np.arange(len(parts)), [len(steps) for _, steps in parts])
+    known = {
+        (place, arm): numbers.get((record["comparison"], record["block"], arm))
+        for place, (record, _) in enumerate(parts)
+        for arm in record["arms"]
+    }
+    samples = pd.concat([steps for _, steps in parts], ignore_index=True)
+    rows = pd.MultiIndex.from_arrays([places, samples["arm"]])
+    samples["trial"] = pd.Series(known, dtype=float).reindex(rows).to_numpy()
+    samples = samples.dropna(subset=["trial"]).drop(columns=["arm", "position"])
+    return None if samples.empty else samples.astype({"trial": "int64"})
 
 
 def _turns(samples: pd.DataFrame) -> pd.DataFrame:

@@ -71,8 +71,9 @@ def _verdict(row: Row) -> str:
 
 
 def _cells(summary: Json) -> str:
-    columns = ["cell", "ms a step", "p90", "p99", "CPU ms", "CPU %", "first step", "build", "import", "peak memory"]
-    columns += ["blocks", "failed", "image"]
+    columns = ["cell", "ms a step", "p90", "p99", "CPU ms", "CPU %", "first step", "cold first step"]
+    columns += ["build", "cold build", "import", "peak memory", "blocks", "failed", "image"]
+    seconds = ("first_step_s", "cold_first_step_s", "build_s", "cold_build_s", "import_s")
     lines = []
     for cell in summary["cells"]:
         own = cell["metrics"]
@@ -84,7 +85,7 @@ def _cells(summary: Json) -> str:
                 words.number(own["step_ms"]["p99"]),
                 _figure(own["cpu_ms"]["median"], own["cpu_ms"]["ci"]),
                 words.number(own["cpu_percent"]),
-                *(words.seconds(own[name]) for name in ("first_step_s", "build_s", "import_s")),
+                *(words.seconds(own[name]) for name in seconds),
                 words.mebibytes(own["peak_memory_bytes"]),
                 str(cell["blocks"]),
                 str(cell["failed"]),

@@ -90,6 +90,7 @@ def _cell(one: Comparison, arm: str, run: StoredRun) -> Json:
     failed = one.outcomes(arm, "failed")
     last = measured[-1] if measured else (failed or [{}])[-1]
     metrics, nulls = _metrics(trials, run.run["telemetry"]["source"])
+    _add_cold(metrics, nulls, run.run.get("plans", {}).get(one.id, {}), arm)
     evaluation = _evaluation(one, arm)
     if evaluation is None:
         nulls["evaluation"] = "no parity certificate of this arm holds one"
@@ -133,6 +134,16 @@ def _metrics(trials: pd.DataFrame, source: str) -> tuple[Json, dict[str, str]]:
         metrics[name] = None
         nulls[name] = reason.format(source=source)
     return metrics, nulls
+
+
+def _add_cold(metrics: Json, nulls: dict[str, str], plan: Json, arm: str) -> None:
+    """Times of the arm's first process, which found nothing compiled: once a run, never a median."""
+    cold = plan.get("cold", {}).get(arm)
+    missing = "its first process found compiled code" if "cold" in plan else "the run kept no plan with cold times"
+    for name in ("build_s", "first_step_s"):
+        metrics[f"cold_{name}"] = cold[name] if cold else None
+        if not cold:
+            nulls[f"cold_{name}"] = missing
 
 
 def _median_and_interval(trials: pd.DataFrame, name: str, nulls: dict[str, str]) -> Json:

@@ -223,6 +223,16 @@ def test_a_data_set_smaller_than_the_batch_is_one_full_batch_and_cells_merge(rea
     )
 
 
+def test_the_schedule_is_lockstep_unless_the_matrix_says_serial(read: Load) -> None:
+    assert read(CNN).schedule == "lockstep"
+    serial = read(f"schedule: serial\n{CNN}")
+    assert serial.schedule == "serial"
+    assert Matrix.from_resolved(json.loads(json.dumps(serial.resolved()))) == serial
+    older = {key: value for key, value in serial.resolved().items() if key != "schedule"}
+    assert Matrix.from_resolved(older).schedule == "lockstep"
+    assert serial.with_options(seed=5, launcher="local").schedule == "serial"
+
+
 def test_top_level_threads_are_the_axis(read: Load) -> None:
     assert {cell.threads for cell in read(f"threads: 2\n{CNN}").cells} == {2}
 
@@ -425,6 +435,7 @@ WRONG = {
     f"{CNN}name: 3": '2: name 3 is read as a number or truth value; put it in quotes: "3"',
     f"{CNN}name: ../x": '2: name "../x" must be at most 64 letters',
     f"{CNN}seed: -1": "2: seed -1 must be at least 0",
+    f"{CNN}schedule: parallel": '2: schedule "parallel" is unknown; choose lockstep or serial',
     f"{CNN}budget: 5m": '2: "budget" must be a mapping, not "5m"',
     f"{CNN}budget: {{total: 5 min}}": '2: total "5 min" is not a duration; write 90s, 5m, 1h',
     f"{CNN}budget: {{half_width: 0}}": "2: half_width 0 must be more than 0",

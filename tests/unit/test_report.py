@@ -108,7 +108,7 @@ SHAPE = {
     "cell": ["id", "comparison", "cell", "versions", "image", "blocks", "failed", "metrics", "nulls", "evaluation"],
     "metrics": [
         *("step_ms", "cpu_ms", "items_per_s", "import_s", "build_s", "first_step_s", "peak_memory_bytes"),
-        *("cpu_percent", "gpu_util_percent", "joules_per_item"),
+        *("cpu_percent", "gpu_util_percent", "joules_per_item", "cold_build_s", "cold_first_step_s"),
     ],
     "contrast": [
         *("id", "comparison", "baseline", "arm", "metric", "ratio", "ci", "half_width", "p", "p_holm", "blocks"),
@@ -185,6 +185,21 @@ def test_figures_agree_with_a_calculation_by_hand(stored: StoredRun, document: d
     assert metrics["items_per_s"]["median"] == pytest.approx(np.median(rates))
     assert metrics["cpu_ms"]["median"] == pytest.approx(np.median(cpu))
     assert metrics["cpu_percent"] == pytest.approx(98, abs=0.1)
+
+
+def test_cold_times_are_the_first_process_s_own_and_null_where_it_found_compiled_code(document: dict[str, Any]) -> None:
+    cold = {
+        (one["comparison"], one["cell"]["framework"]["name"]): (
+            one["metrics"]["cold_build_s"],
+            one["metrics"]["cold_first_step_s"],
+            one["nulls"].get("cold_first_step_s"),
+        )
+        for one in document["cells"]
+    }
+    assert cold[LINEAR, "tensorflow"] == (None, None, "the run kept no plan with cold times")
+    assert cold[TRAIN, "tensorflow"] == (0.5, 7.25, None)
+    assert cold[TRAIN, "pytorch"] == (None, None, "its first process found compiled code")
+    assert cold[INFER, "pytorch"] == (0.5, 7.25, None)
 
 
 def test_latency_takes_the_median_step_of_each_slice(stored: StoredRun, document: dict[str, Any]) -> None:

@@ -90,12 +90,38 @@ def test_a_step_longer_than_a_slice_is_a_slice() -> None:
     plan = schedule.slice_plan({"x": [30e6, 31e6, 29e6], "y": [15e6]})
     assert plan.steps == {"x": 1, "y": 2}
     assert plan.rounds == 17
-    assert schedule.slice_plan({"x": [240e6], "y": [30e6]}).rounds == 12
+    assert schedule.slice_plan({"x": [240e6], "y": [30e6]}).rounds == 16
     assert schedule.slice_plan({"x": [2e9], "y": [1e9]}).rounds == 6
 
 
 def test_an_outlier_of_the_pilot_does_not_set_the_slice() -> None:
     assert schedule.slice_plan({"x": [1e6, 1e6, 1e6, 900e6], "y": [1e6]}).steps == {"x": 10, "y": 10}
+
+
+def test_a_slice_lasts_ten_thousand_readings_of_the_clock_and_a_hundred_questions() -> None:
+    pilot = {"x": [1e6], "y": [2e6]}
+    assert schedule.slice_plan(pilot, timer_ns={"x": 100.0, "y": 50.0}).steps == {"x": 10, "y": 5}
+    assert schedule.slice_plan(pilot, timer_ns={"x": 100.0, "y": 3000.0}).steps == {"x": 30, "y": 15}
+    plan = schedule.slice_plan(pilot, control_ns={"x": 400_000.0, "y": 200_000.0}, syncs=1)
+    assert plan.steps == {"x": 40, "y": 20}
+    assert plan.control_share == {"x": pytest.approx(0.01), "y": pytest.approx(0.005)}
+    assert plan.rounds == 25  # 1 s of 40 ms
+
+
+def test_a_busy_machine_s_slow_answers_lengthen_no_block_beyond_its_target_and_are_told() -> None:
+    plan = schedule.slice_plan({"x": [1e6], "y": [2e6]}, control_ns={"x": 9e6, "y": 9e6}, syncs=1)
+    assert plan.steps == {"x": 63, "y": 32}
+    assert plan.rounds == 16
+    assert plan.control_share == {"x": pytest.approx(9 / 63), "y": pytest.approx(9 / 64)}
+
+
+def test_the_timer_is_paid_once_a_slice_or_once_a_step() -> None:
+    def share(sync: str) -> dict[str, float]:
+        plan = schedule.slice_plan({"x": [1e6], "y": [2e6]}, timer_ns={"x": 100.0, "y": 100.0}, sync=sync)
+        return dict(plan.timer_share)
+
+    assert share("slice") == {"x": pytest.approx(1e-5), "y": pytest.approx(1e-5)}
+    assert share("step") == {"x": pytest.approx(1e-4), "y": pytest.approx(5e-5)}
 
 
 # --- when to stop

@@ -50,6 +50,15 @@ def batch_size(parameters: Mapping[str, Value], asked: int) -> int:
     return min(asked, int(parameters["n"]))  # type: ignore[arg-type]
 
 
+def flops(parameters: Mapping[str, Value], *, batch_size: int, phase: str) -> int:
+    """Floating-point operations of one step, a multiply-add counted as two: 2 b d forward, as many for ∂loss/∂w.
+
+    A lower bound: the loss, the bias and the update are left out, and the input's gradient is not needed.
+    """
+    forward = 2 * batch_size * int(parameters["d"])  # type: ignore[arg-type]
+    return 2 * forward if phase == "train" else forward
+
+
 def learning_rate(parameters: Mapping[str, Value]) -> float:
     """The step α."""
     return float(parameters["learning_rate"])  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ NEEDS_DATA = True
 INPUT = "images"
 TARGET = "labels"
 TRAIN_EXAMPLES = 60_000
+CONVOLUTION_SIZES = {"conv1/kernel": 26, "conv2/kernel": 11}  # of the square that each gives out
 
 # Kernels (height, width, in, out) and (in, out); images are (height, width, channel).
 SHAPES: dict[str, tuple[int, ...]] = {
@@ -52,6 +54,20 @@ def parameters(given: Mapping[str, Value]) -> dict[str, Value]:
 def batch_size(parameters: Mapping[str, Value], asked: int) -> int:
     """The batch asked for, or the whole training set where that is smaller."""
     return min(asked, TRAIN_EXAMPLES)
+
+
+def flops(parameters: Mapping[str, Value], *, batch_size: int, phase: str) -> int:
+    """Floating-point operations of one step, a multiply-add counted as two, convolutions as direct sums.
+
+    Forward, a kernel's size times the pixels that it gives out; ∂loss/∂kernel takes as many again, and ∂loss/∂input
+    too, but for the first layer, whose input needs no gradient. Biases, ReLU, pooling, loss and update are left out.
+    """
+    macs = {
+        name: prod(shape) * CONVOLUTION_SIZES.get(name, 1) ** 2 for name, shape in SHAPES.items() if "kernel" in name
+    }
+    forward = sum(macs.values())
+    backward = 2 * forward - macs["conv1/kernel"] if phase == "train" else 0
+    return 2 * batch_size * (forward + backward)
 
 
 def learning_rate(parameters: Mapping[str, Value]) -> float:

@@ -91,11 +91,13 @@ class StubTrial(trial.Trial):
             "import_s": 0.0,
             "build_s": build_s,
             "first_step_s": first_step_ns / 1e9,
+            "cache_empty": None,  # nothing is compiled
             "first_output": None,
             "versions": {"python": platform.python_version()},
             "effective": {"cpus": sorted(os.sched_getaffinity(0)), "uid": os.getuid()},
             "parameter_count": 0,
             "inputs_sha256": None,
+            "timer_ns": trial.timer_ns(),
         }
 
     def parity(self, *, steps: int, precision: str) -> dict[str, Any]:

@@ -1,0 +1,156 @@
+"""One stretch of slices: what workers said of them and what the kernel counted meanwhile, as facts for the gates."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bench import gates, peak
+from bench.matrix_model import spec_of
+from bench.telemetry.machine import Watch
+from bench.telemetry.process_tree import cpu_clock
+
+if TYPE_CHECKING:
+    from bench.comparison import Arm
+    from bench.launch.group import Group
+    from workloads.contract import Cell
+
+
+@dataclass(kw_only=True)
+class _Tally:
+    """What an arm's slices, and those of the others, add up to; times in ns, CPU times of its whole process.
+
+    first_cpu_ns, last_cpu_ns  as the worker said at its first slice's start and its last slice's end
+    idle_ns, idle_cpu_ns       of the others' slices, and what it used in them; None once it could not be read
+    """
+
+    compiled_before: int
+    slice_ns: int = 0
+    involuntary_switches: int = 0
+    compilations: int = 0
+    first_cpu_ns: int | None = None
+    last_cpu_ns: int = 0
+    idle_ns: int = 0
+    idle_cpu_ns: int | None = 0
+    least_step_ns: float = math.inf
+
+    def measured(self, answer: Mapping[str, Any], steps: int) -> None:
+        self.slice_ns += answer["end_ns"] - answer["start_ns"]
+        self.involuntary_switches += answer["involuntary_switches"]
+        self.compilations = max(self.compilations, answer["compilations"] - self.compiled_before)
+        self.first_cpu_ns = answer["woke_cpu_ns"] if self.first_cpu_ns is None else self.first_cpu_ns
+        self.last_cpu_ns = answer["slept_cpu_ns"]
+        self.least_step_ns = min(self.least_step_ns, sum(answer["step_ns"]) / steps)
+
+    def stood_still(self, lasted_ns: int, cpu_ns: int | None) -> None:
+        self.idle_ns += lasted_ns
+        self.idle_cpu_ns = None if cpu_ns is None or self.idle_cpu_ns is None else self.idle_cpu_ns + cpu_ns
+
+
+class Stretch:
+    """Made just before the first slice of arms that are up together, told of every slice, asked just after the last."""
+
+    def __init__(
+        self, group: Group, arms: Sequence[Arm], *, cpus: frozenset[int], compilations: Mapping[str, int]
+    ) -> None:
+        """Begin.
+
+        arms          those whose workers are in the group
+        compilations  of every arm, graphs compiled before
+        """
+        self._cells = {arm.id: arm.cell for arm in arms}
+        self._tallies = {arm: _Tally(compiled_before=compilations[arm]) for arm in self._cells}
+        self._cpus = tuple(sorted(cpus))
+        channels = {arm: group.channel(arm) for arm in self._cells}
+        self._clocks = {arm: cpu_clock(channel.pid) for arm, channel in channels.items()}
+        self._watch = Watch(
+            cpus=self._cpus,
+            arms={arm: (channel.pid, channel.scope) for arm, channel in channels.items()},
+            gpu=any(cell.device == "cuda" for cell in self._cells.values()),
+        )
+        self._idle_from: dict[str, int | None] = {}
+        self._began_ns = 0
+
+    def begin_slice(self, arm: str) -> None:
+        """Just before an arm is asked to `measure`: the others stand still from now on, or should."""
+        self._idle_from = self._cpu_ns_of_others(arm)
+        self._began_ns = time.monotonic_ns()
+
+    def end_slice(self, arm: str, answer: Mapping[str, Any], steps: int) -> None:
+        """Just after it has answered, with so many steps measured."""
+        lasted_ns = time.monotonic_ns() - self._began_ns
+        for other, cpu_ns in self._cpu_ns_of_others(arm).items():
+            self._tallies[other].stood_still(lasted_ns, _minus(cpu_ns, self._idle_from[other]))
+        self._tallies[arm].measured(answer, steps)
+
+    def _cpu_ns_of_others(self, arm: str) -> dict[str, int | None]:
+        return {other: _cpu_ns(clock) for other, clock in self._clocks.items() if other != arm}
+
+    def facts(self) -> gates.Facts:
+        """End."""
+        gained = self._watch.gained()
+        on_cpu = peak.cpu_flops_per_s(self._cpus)
+        on_gpu = peak.gpu_flops_per_s(*gained.gpu_size) if gained.gpu_size else None
+        arms = {}
+        for arm, own in gained.arms.items():
+            bound = on_gpu if self._cells[arm].device == "cuda" else on_cpu
+            arms[arm] = gates.ArmFacts(**self._of_slices(arm), peak_flops_per_s=bound, **own._asdict())
+        busy_s = gained.machine.busy_s
+        return gates.Facts(
+            seconds=gained.seconds,
+            cpus=self._cpus,
+            **gained.machine._asdict(),
+            others_s=None if busy_s is None else busy_s - sum(own.cpu_s for own in arms.values()),
+            gpu=gained.gpu._asdict() if gained.gpu else None,
+            arms=arms,
+            nulls=self._watch.nulls | self._uncounted(),
+        )
+
+    def _of_slices(self, arm: str) -> dict[str, Any]:
+        tally, flops = self._tallies[arm], step_flops(self._cells[arm])
+        idle = len(self._tallies) > 1 and tally.idle_cpu_ns is not None
+        return {
+            "slice_s": tally.slice_ns / 1e9,
+            "cpu_s": (tally.last_cpu_ns - (tally.first_cpu_ns or 0)) / 1e9,
+            "involuntary_switches": tally.involuntary_switches,
+            "compilations": tally.compilations,
+            "idle_s": tally.idle_ns / 1e9 if idle else None,
+            "idle_cpu_s": (tally.idle_cpu_ns or 0) / 1e9 if idle else None,
+            "step_flops": flops,
+            "flops_per_s": flops / tally.least_step_ns * 1e9 if flops else None,
+        }
+
+    def _uncounted(self) -> dict[str, str]:
+        """Why some figures of the arms are None."""
+        found = {}
+        for arm, cell in self._cells.items():
+            if step_flops(cell) is None:
+                found[f"{arm}.step_flops"] = f"workload {cell.workload.name} counts no floating-point operations"
+            if len(self._cells) == 1:
+                found[f"{arm}.idle_cpu_s"] = "alone, an arm has no others to stand still for"
+            elif self._tallies[arm].idle_cpu_ns is None:
+                found[f"{arm}.idle_cpu_s"] = "its CPU clock cannot be read from here"
+        return found
+
+
+def step_flops(cell: Cell) -> int | None:
+    """Floating-point operations of one step; None for a workload that counts none."""
+    count = getattr(spec_of(cell.workload.name), "flops", None)
+    if count is None:
+        return None
+    return int(count(cell.workload.mapping, batch_size=cell.batch_size, phase=cell.phase))
+
+
+def _cpu_ns(clock: int) -> int | None:
+    """CPU time of a process; None where it has ended, or is not of this machine."""
+    try:
+        return time.clock_gettime_ns(clock)
+    except OSError:
+        return None
+
+
+def _minus(after: int | None, before: int | None) -> int | None:
+    return None if after is None or before is None else after - before
