@@ -1,4 +1,4 @@
-"""Sessions: tests, lint, types, docs, bench. What they install stands in pyproject.toml."""
+"""Sessions: tests, lint, types, docs, bench, microbench, crosscheck. What they install stands in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ nox.needs_version = ">=2024.10.9"
 nox.options.sessions = ["lint", "types", "tests", "docs"]
 nox.options.default_venv_backend = "uv|virtualenv"
 
-PYTHONS = nox.project.python_versions(nox.project.load_toml("pyproject.toml"))
+PROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PROJECT)
 
 
 @nox.session(python=PYTHONS)
@@ -46,3 +47,20 @@ def bench(session: nox.Session) -> None:
     """The main job, quick: TensorFlow against PyTorch on this machine."""
     session.install(".")
     session.run("bench", "run", "--matrix", *(session.posargs or ["quick"]))
+
+
+@nox.session
+def microbench(session: nox.Session) -> None:
+    """What the harness itself costs; `nox -s microbench -- -k store` for a part."""
+    session.install("-e", ".[test]")
+    which = ("tests/microbench", "--override-ini=python_files=bench_*.py")
+    session.run("pytest", *which, "--benchmark-columns=min,median,rounds", *session.posargs)
+
+
+@nox.session
+def crosscheck(session: nox.Session) -> None:
+    """One step under the harness and three other tools: within 2 %, or why not; `-- --clock cpu` on a busy machine."""
+    session.install(".")
+    tools = session.create_tmp()  # beside the frameworks' own environments, which stay as they are
+    session.install("--upgrade", f"--target={tools}", *PROJECT["project"]["optional-dependencies"]["crosscheck"])
+    session.run("python", "tests/crosscheck/driver.py", f"--tools={tools}", *session.posargs)

@@ -76,14 +76,15 @@ class Forecast:
         return self.evidence.prologue_s + blocks * self.evidence.block_s
 
 
-def evidence(comparison: Comparison, run: StoredRun, *, launcher: str) -> Evidence | None:
-    """What `run` tells of `comparison`; None where it holds no valid block of the same cells under this launcher.
+def evidence(comparison: Comparison, run: StoredRun, *, launcher: str, kind: str = "lockstep") -> Evidence | None:
+    """What `run` tells of `comparison`; None where it holds no valid block of the same cells, measured the same way.
 
     The cells are the same where they differ in nothing but a framework's version and image.
 
     launcher  docker, local, or auto for either
+    kind      the schedule: lockstep or serial
     """
-    if launcher not in ("auto", run.run["launcher"]):
+    if launcher not in ("auto", run.run["launcher"]) or kind != run.run["schedule"]:
         return None
     wanted = _signature([arm.cell.to_json() for arm in comparison.arms])
     entries: Mapping[str, Any] = run.run["comparisons"]
@@ -103,12 +104,14 @@ def evidence(comparison: Comparison, run: StoredRun, *, launcher: str) -> Eviden
     )
 
 
-def best_evidence(comparison: Comparison, runs: Sequence[StoredRun], *, launcher: str) -> Evidence | None:
+def best_evidence(
+    comparison: Comparison, runs: Sequence[StoredRun], *, launcher: str, kind: str = "lockstep"
+) -> Evidence | None:
     """That of the newest run with blocks enough to know a spread, else of the one with the most.
 
     runs  the newest first
     """
-    found = [one for run in runs if (one := evidence(comparison, run, launcher=launcher))]
+    found = [one for run in runs if (one := evidence(comparison, run, launcher=launcher, kind=kind))]
     enough = (one for one in found if one.blocks >= ENOUGH_BLOCKS)
     return next(enough, max(found, key=lambda one: one.blocks, default=None))
 
@@ -164,9 +167,8 @@ def document(matrix: Matrix, runs: Sequence[StoredRun], *, launcher: str) -> dic
     family = sum(len(one.contrasts) for one in matrix.comparisons)
     least = schedule.k_min(family)
     budget, names = matrix.budget, [one.id for one in matrix.comparisons]
-    forecasts = [
-        forecast(one, best_evidence(one, runs, launcher=launcher), budget, least) for one in matrix.comparisons
-    ]
+    known = [best_evidence(one, runs, launcher=launcher, kind=matrix.schedule) for one in matrix.comparisons]
+    forecasts = [forecast(one, two, budget, least) for one, two in zip(matrix.comparisons, known, strict=True)]
     total = total_s(forecasts, budget)
     return {
         "schema": SCHEMA,

@@ -89,7 +89,9 @@ def compare(before: StoredRun, after: StoredRun, *, fail_above: float | None = N
             for name, arms in shared.items()
         ],
         "cells": [*judged, *(_missing(one) for one in lone)],
-        "unseen": regression_words.unseen(judged, lone, tests=sum(1 + len(pair.against) for pair in pairs)),
+        "unseen": regression_words.unseen(
+            judged, lone, tests=sum(1 + len(pair.against) for pair in pairs), limit=fail_above
+        ),
     }
 
 
@@ -180,15 +182,16 @@ def _mover(arm: Cell, baseline: Cell) -> tuple[Cell, bool]:
 def _cell(cell: Cell, claim: Claim | None, group: Sequence[Cell], claims: Sequence[Claim | None], alike: bool) -> Json:
     pair = cell.pair
     best = claim.change if claim else cell.own
-    words = regression_words
+    baseline, words = _baseline_of(group, claims, cell), regression_words
     if claim:
         verdict = "slower" if claim.slower else "faster"
         reason = words.difference(verdict, claim.change, by=claim.by, other=claim.other)
-        reason += words.company(pair, claim.by, claim.sure, _baseline_of(group, claims, cell), alike=alike)
+        reason += words.company(claim.by, claim.sure, baseline, alike=alike)
     elif cell.own.p_equal is not None and cell.own.p_equal < stats.ALPHA:
         verdict, reason = "equivalent", words.equivalent(cell.own, cell.by)
     else:
         verdict, reason = "inconclusive", words.undecided(cell.own, cell.wall, cell.by)
+        reason += words.beside(cell.against.get(WALL), baseline)
     return {
         "id": f"{pair.comparison}/{pair.arms[1]}",
         "comparison": pair.comparison,
@@ -200,6 +203,7 @@ def _cell(cell: Cell, claim: Claim | None, group: Sequence[Cell], claims: Sequen
         "by": claim.by if claim else cell.by,
         "p_holm": claim.p_holm if claim else cell.p_holm["own"],
         "reason": reason,
+        "resolution": _resolution(cell),
         "changed": list(pair.changed),
         "step_ms": {side: _ms(logs) for side, logs in zip(("before", "after"), pair.wall, strict=True)},
         "cpu_ms": {side: _ms(logs) for side, logs in zip(("before", "after"), pair.cpu, strict=True)},
@@ -223,7 +227,7 @@ def _baseline_of(group: Sequence[Cell], claims: Sequence[Claim | None], cell: Ce
 
 
 def _missing(one: Lone) -> Json:
-    nothing = dict.fromkeys(("change", "ci", "by", "p_holm", "step_ms", "cpu_ms", "evidence"))
+    nothing = dict.fromkeys(("change", "ci", "by", "p_holm", "resolution", "step_ms", "cpu_ms", "evidence"))
     return {
         "id": f"{one.comparison}/{one.arm}",
         "comparison": one.comparison,
@@ -267,6 +271,12 @@ def _moved(one: Change) -> float:
 
 def _width(one: Change) -> float:
     return math.log(one.ci[1] / one.ci[0]) if one.ci else math.inf
+
+
+def _resolution(cell: Cell) -> float | None:
+    """The half-width of its narrowest evidence, as a share: what is smaller cannot be shown."""
+    width = min(_width(one) for one in _tests(cell).values())
+    return math.expm1(width / 2) if math.isfinite(width) else None
 
 
 def _ms(logs: Sequence[float]) -> float | None:

@@ -10,7 +10,7 @@ from bench import stats
 from bench.change import Change, blocks_to_show
 
 if TYPE_CHECKING:
-    from bench.pairing import Lone, Pair
+    from bench.pairing import Lone
 
 OF = {"cpu": "CPU time a step", "wall": "wall time a step"}
 _SESSIONS = (
@@ -31,7 +31,7 @@ def difference(verdict: str, change: Change, *, by: str, other: str | None) -> s
     return f"{verdict} by {_size(change.ratio or 1.0)} ({_interval(change)}) {evidence}"
 
 
-def company(pair: Pair, by: str, sure: bool, baseline: tuple[str, str | None] | None, *, alike: bool) -> str:
+def company(by: str, sure: bool, baseline: tuple[str, str | None] | None, *, alike: bool) -> str:
     """What the other arms of the comparison did meanwhile; starts with a semicolon, or is empty."""
     if alike:
         return "; every arm of the comparison changed alike: the machine, or what they share"
@@ -42,6 +42,13 @@ def company(pair: Pair, by: str, sure: bool, baseline: tuple[str, str | None] | 
         return ""
     name, verdict = baseline
     return f"; its baseline {name} is {verdict} too" if verdict else f"; its baseline {name} shows no change"
+
+
+def beside(against: Change | None, baseline: tuple[str, str | None] | None) -> str:
+    """The ratio to the baseline, where it is not what is claimed; starts with a semicolon, or is empty."""
+    if baseline is None or against is None or against.ratio is None or against.ci is None:
+        return ""
+    return f"; against {baseline[0]} in the same blocks {_signed(against.ratio)} ({_signed_interval(against)})"
 
 
 def equivalent(change: Change, by: str) -> str:
@@ -59,21 +66,26 @@ def undecided(own: Change, wall: Change, by: str) -> str:
     return text
 
 
-def unseen(cells: Sequence[Mapping[str, Any]], lone: Sequence[Lone], *, tests: int) -> list[str]:
-    """What this comparison of two runs cannot see."""
+def unseen(cells: Sequence[Mapping[str, Any]], lone: Sequence[Lone], *, tests: int, limit: float | None) -> list[str]:
+    """What this comparison of two runs cannot see.
+
+    tests  of the family that p values are corrected over
+    limit  of the gate, a share; None without one
+    """
     found = []
-    counts = [min(cell["evidence"]["own"]["blocks"]) for cell in cells]
     needed = blocks_to_show(tests)
-    if counts and min(counts) < needed:
-        short = sum(count < needed for count in counts)
+    short = sum(min(cell["evidence"]["own"]["blocks"]) < needed for cell in cells)
+    if short:
         found.append(
-            f"{short} of {len(counts)} cells have fewer than {needed} blocks in one of the runs: over {tests} tests no "
+            f"{short} of {len(cells)} cells have fewer than {needed} blocks in one of the runs: over {tests} tests no "
             "change of theirs can be shown"
         )
-    widths = [math.log(high / low) / 2 for low, high in (cell["ci"] for cell in cells if cell["ci"])]
-    if widths:
-        ends = [f"{100 * math.expm1(width):.1f} %" for width in (min(widths), max(widths))]
-        found.append(f"changes smaller than a cell's own ±, here {' to '.join(dict.fromkeys(ends))}")
+    known = [cell["resolution"] for cell in cells if cell["resolution"] is not None]
+    if known:
+        ends = dict.fromkeys(f"{100 * width:.1f} %" for width in (min(known), max(known)))
+        found.append(f"changes smaller than the narrowest interval of a cell, here ± {' to ± '.join(ends)}")
+    if limit is not None and (blind := sum(width > limit for width in known)):
+        found.append(f"{blind} of {len(cells)} cells spread so much that a slowdown of {100 * limit:g} % goes unseen")
     if lone:
         found.append(f"{len(lone)} {'cell' if len(lone) == 1 else 'cells'} that one of the runs does not hold")
     return [*found, *UNSEEN]

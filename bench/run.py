@@ -182,6 +182,7 @@ def _loop(run: Run) -> bool:
     run.view.plan(list(comparisons), blocks=budget.blocks or budget.max_blocks, deadline=deadline)
     while True:
         stored = store.read(run.store.folder)
+        _read_ratios(run, stored)
         standing = {one.id: _stand(run, one, stored) for one in run.matrix.comparisons}
         done = {name: stand.finished for name, stand in standing.items() if stand.finished}
         run.view.stand(standing, done)
@@ -303,27 +304,28 @@ def _least(matrix: Matrix) -> int:
     return schedule.k_min(sum(len(one.contrasts) for one in matrix.comparisons))
 
 
+def _read_ratios(run: Run, stored: StoredRun) -> None:
+    """The log-ratios of the blocks that were stored since the last time, all of them read at once."""
+    valid = [record for record in schedule.latest(stored.blocks) if schedule.valid(record)]
+    fresh = [record for record in valid if store.stem(record) not in run.ratios]
+    samples = frames.read(replace(stored, blocks=[dict(record) for record in fresh]))
+    run.ratios |= {store.stem(record): {} for record in fresh}
+    for comparison in run.matrix.comparisons:
+        sync = lockstep.deciding_sync(comparison.arms[0].cell.phase)
+        own = [record for record in fresh if record["comparison"] == comparison.id]
+        for baseline, arm in comparison.contrasts if own else ():
+            both = [one for one in own if all(one["arms"][side.id]["status"] == "measured" for side in (baseline, arm))]
+            rounds = frames.round_log_ratios(samples, comparison.id, baseline=baseline.id, arm=arm.id, sync=sync)
+            for record, block in zip(both, rounds, strict=True):
+                run.ratios[store.stem(record)][arm.id] = stats.block_log_ratio(block)
+
+
 def _series(run: Run, comparison: Comparison, own: StoredRun) -> list[list[float]]:
     """The log-ratios of every certified contrast, one value a valid block."""
     passed = {one["arm"] for one in own.certificates if one["status"] in parity.MEASURED}
     valid = [record for record in schedule.latest(own.blocks) if schedule.valid(record)]
-    for record in valid:
-        if store.stem(record) not in run.ratios:
-            run.ratios[store.stem(record)] = _ratios(comparison, replace(own, blocks=[dict(record)]))
     rows = [run.ratios[store.stem(record)] for record in valid]
     return [[row[arm.id] for row in rows if arm.id in row] for _, arm in comparison.contrasts if arm.id in passed]
-
-
-def _ratios(comparison: Comparison, one_block: StoredRun) -> dict[str, float]:
-    """The log-ratio of every contrast that the block measured, by arm."""
-    samples = frames.read(one_block)
-    sync = lockstep.deciding_sync(comparison.arms[0].cell.phase)
-    found: dict[str, float] = {}
-    for baseline, arm in comparison.contrasts:
-        blocks = frames.round_log_ratios(samples, comparison.id, baseline=baseline.id, arm=arm.id, sync=sync)
-        if blocks:
-            found[arm.id] = stats.block_log_ratio(blocks[0])
-    return found
 
 
 def _resolve_devices(matrix: Matrix) -> Matrix:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from bench import parity, stats
+from bench import gates, parity, stats
 from bench.report import frames, words
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def _contrast(
         "p_holm": p_holm,
         "blocks": estimate.blocks,
         "blocks_repeated": _spoiled(one),
+        "repeated_because": _cause(one),
         "verdict": verdict.word,
         "reason": verdict.reason,
         "parity": _parity(one, arm),
@@ -123,6 +124,12 @@ def _spoiled(one: Comparison) -> int:
     return sum(1 for record in one.attempts if record["spoiled"])
 
 
+def _cause(one: Comparison) -> str | None:
+    """What spoiled most blocks; None where nothing spoiled one."""
+    causes = Counter(cause for record in one.attempts for cause in {*map(gates.cause, record["spoiled"])})
+    return min(causes, key=lambda cause: (-causes[cause], cause), default=None)
+
+
 def _barred(one: Comparison, arm: str) -> stats.Verdict | None:
     """Why this contrast has no ratio: parity, gates, or too little that was measured."""
     certificate = one.certificates.get(arm)
@@ -130,9 +137,10 @@ def _barred(one: Comparison, arm: str) -> stats.Verdict | None:
         return stats.Verdict(word="invalid", reason=f"parity failed: {words.clean(certificate['reason'])}")
     spoiled, attempts = _spoiled(one), len(one.attempts)
     if spoiled > stats.SPOILED_SHARE * attempts:
-        causes = Counter(cause for record in one.attempts for cause in record["spoiled"])
-        cause = words.clean(causes.most_common(1)[0][0])
-        return stats.Verdict(word="invalid", reason=f"{spoiled} of {attempts} blocks were spoiled, mostly: {cause}")
+        cause = _cause(one)
+        told = (reason for record in one.attempts for reason in record["spoiled"] if gates.cause(reason) == cause)
+        such = words.clean(next(told))
+        return stats.Verdict(word="invalid", reason=f"{spoiled} of {attempts} blocks were spoiled, mostly by {such}")
     if _valid_blocks(one, arm) < 2:
         for word in ("unsupported", "failed"):
             if reason := _ended(one, arm, word):

@@ -62,7 +62,9 @@ def outcome(document: Json) -> str | None:
     if above:
         names = ", ".join(one["id"] for one in above)
         return f"{len(above)} of {len(document['cells'])} cells are slower by more than {100 * limit:g} %: {names}"
-    return f"no slowdown of more than {100 * limit:g} % is shown"
+    blind = sum(one["resolution"] is None or one["resolution"] > limit for one in document["cells"])
+    unseen = f"; {blind} of {len(document['cells'])} cells could not have shown one" if blind else ""
+    return f"no slowdown of more than {100 * limit:g} % is shown{unseen}"
 
 
 def _title(document: Json) -> str:

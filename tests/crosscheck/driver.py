@@ -37,7 +37,7 @@ SCHEMA = "bench.crosscheck/1"
 MOST_ROUNDS = 400
 STEP_LIMIT_S = 150.0
 WARM_S = 2.0
-TURN_S = 0.03
+TURN_S = 0.1
 SEED = 0
 CLOCKS = {"wall": "time.perf_counter", "cpu": "time.process_time"}
 PROCESS_LIMIT_S = 1800
@@ -102,7 +102,11 @@ def main(arguments: Sequence[str]) -> int:
     if asked.format == "json":
         controls = [row.to_json() for row in found if row.tool in CONTROLS]
         print(
-            json.dumps({"schema": SCHEMA, "rows": [row.to_json() for row in checked], "controls": controls}, indent=1)
+            json.dumps(
+                {"schema": SCHEMA, "rows": [row.to_json() for row in checked], "controls": controls},
+                indent=1,
+                ensure_ascii=False,
+            )
         )
     else:
         show(found)

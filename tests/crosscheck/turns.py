@@ -37,6 +37,7 @@ from workloads.trial import Trial  # noqa: E402
 WALL = JOB["clock"] == "wall"
 CLOCK = time.perf_counter if WALL else time.process_time
 EMPTY_STEPS = 20_000
+QUIET_S = 0.01  # before each turn, as before a slice: what the last one left to do is done
 EMPTY_ROUNDS = 12
 MIN_ROUNDS = 24
 HALF_WIDTH = 0.006  # of a log ratio: a tool that costs nothing of its own then passes at ± 2 % with next to certainty
@@ -170,6 +171,7 @@ def test_turn(number: int, tool: str, is_empty: bool, request: pytest.FixtureReq
     if min(map(len, times.values())) == max(map(len, times.values())) == number and not is_empty:
         begin_round(began, times)
     advance = map(trial.program.step, itertools.count(trial.position)).__next__
+    time.sleep(QUIET_S)
     for _ in range(max(2, steps // 100)):
         advance()
     step_s = TOOLS[tool](trial, advance, steps, request)

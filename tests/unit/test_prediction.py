@@ -211,7 +211,7 @@ def test_spoiled_blocks_alone_are_no_evidence(matrix: Matrix, tmp_path: Path) ->
 # --- which run tells
 
 
-def test_another_launcher_workload_or_batch_size_tells_nothing_and_another_version_does(
+def test_another_launcher_schedule_or_batch_size_tells_nothing_and_another_version_does(
     matrix: Matrix, tmp_path: Path
 ) -> None:
     run = earlier(tmp_path / "r", matrix)
@@ -224,6 +224,7 @@ def test_another_launcher_workload_or_batch_size_tells_nothing_and_another_versi
     (tmp_path / "version.yaml").write_text(MATRIX.replace("device: [cpu]", versions))
     newer = load(str(tmp_path / "version.yaml")).with_options(launcher="local")
     assert document(newer, run)["seconds"] is not None
+    assert document(replace(matrix, schedule="serial"), run)["seconds"] is None
 
 
 def test_the_newest_run_with_blocks_enough_tells(matrix: Matrix, tmp_path: Path) -> None:

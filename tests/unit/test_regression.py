@@ -397,6 +397,14 @@ def test_too_few_blocks_are_said_to_show_nothing(tmp_path: Path) -> None:
     assert any("no change of theirs can be shown" in line for line in document["unseen"])
 
 
+def test_a_gate_that_could_not_have_shown_a_slowdown_says_so(tmp_path: Path) -> None:
+    before, after = stored(tmp_path / "a"), stored(tmp_path / "b", first=50)
+    strict, loose = (regression.compare(before, after, fail_above=limit) for limit in (0.001, 0.5))
+    assert "4 of 4 cells could not have shown one" in str(regression_table.outcome(strict))
+    assert any("a slowdown of 0.1 % goes unseen" in line for line in strict["unseen"])
+    assert regression_table.outcome(loose) == "no slowdown of more than 50 % is shown"
+
+
 def test_the_page_and_the_table_tell_verdict_change_and_blind_spots(tmp_path: Path) -> None:
     from rich.console import Console
 

@@ -112,7 +112,7 @@ SHAPE = {
     ],
     "contrast": [
         *("id", "comparison", "baseline", "arm", "metric", "ratio", "ci", "half_width", "p", "p_holm", "blocks"),
-        *("blocks_repeated", "verdict", "reason", "parity", "confounders", "cpu_ratio"),
+        *("blocks_repeated", "repeated_because", "verdict", "reason", "parity", "confounders", "cpu_ratio"),
     ],
 }
 

@@ -1,0 +1,132 @@
+"""Two runs compared, and a run planned, as a user does it: stubs do known work through the local launcher."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.store import read
+
+GATES = """\
+name: stub
+axes:
+  workload: [{{name: stub, bytes: {bytes}}}]
+  framework: [{{name: stub}}, {{name: stub, work: {work}}}]
+budget: {{blocks: {blocks}, per_comparison: 1h, total: 1h}}
+"""
+ORDERS = """\
+name: orders
+axes:
+  workload: [{name: stub, bytes: 65536}, {name: stub, bytes: 131072}, {name: stub, bytes: 262144}]
+  framework: [{name: stub}, {name: stub, work: 1.0}]
+budget: {blocks: 3, per_comparison: 1h, total: 1h}
+"""
+BLOCKS = 12
+BYTES = 262_144
+TENTH_MORE_BYTES = 288_384  # in whole blocks of SHA-256
+
+Run = Callable[..., Path]
+
+
+def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "bench", *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Measure a matrix with the local launcher; returns the run's folder."""
+
+    def measure(text: str, *arguments: str) -> Path:
+        out = tmp_path_factory.mktemp("run")
+        (out / "matrix.yaml").write_text(text)
+        done = bench("run", "--matrix", out / "matrix.yaml", "--launcher", "local", "--out", out / "runs", *arguments)
+        assert done.returncode == 0, done.stderr
+        (folder,) = (out / "runs").iterdir()
+        return folder
+
+    return measure
+
+
+def gates(*, work: float = 1.0, size: int = BYTES) -> str:
+    return GATES.format(bytes=size, work=work, blocks=BLOCKS)
+
+
+@pytest.fixture(scope="module")
+def before(run: Run) -> Path:
+    """What the others are compared with."""
+    return run(gates())
+
+
+def compared(before: Path, after: Path) -> tuple[int, dict[str, Any]]:
+    done = bench("compare", before, after, "--fail-above", "5%", "--format", "json")
+    assert "Traceback" not in done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_two_runs_of_the_same_program_find_nothing_and_exit_0(run: Run, before: Path) -> None:
+    code, document = compared(before, run(gates()))
+    assert {cell["verdict"] for cell in document["cells"]} <= {"inconclusive", "equivalent"}, document["cells"]
+    assert code == 0
+    assert [cell["changed"] for cell in document["cells"]] == [[], []]
+
+
+def test_a_tenth_more_work_in_one_arm_exits_1_and_names_that_arm(run: Run, before: Path) -> None:
+    code, document = compared(before, run(gates(work=1.1)))
+    assert code == 1
+    unchanged, more = document["cells"]
+    assert (more["verdict"], more["above"]) == ("slower", True)
+    assert more["ci"][0] < 1.1 < more["ci"][1]
+    assert more["changed"] == ["framework work: 1.0 → 1.1"]
+    assert unchanged["verdict"] in {"inconclusive", "equivalent"}
+
+
+def test_a_tenth_more_work_in_both_arms_exits_1_and_points_at_what_they_share(run: Run, before: Path) -> None:
+    code, document = compared(before, run(gates(size=TENTH_MORE_BYTES)))
+    assert code == 1
+    assert [cell["verdict"] for cell in document["cells"]] == ["slower", "slower"]
+    assert any(cell["above"] for cell in document["cells"])
+    assert all("every arm of the comparison changed alike" in cell["reason"] for cell in document["cells"])
+    assert document["comparisons"][0]["changed"] == [f"workload bytes: {BYTES} → {TENTH_MORE_BYTES}"]
+
+
+def measured_order(folder: Path) -> list[list[Any]]:
+    """Of first attempts: a block that the machine spoiled is repeated before the next round."""
+    return [[one["comparison"], one["block"]] for one in read(folder).blocks if one["attempt"] == 0]
+
+
+def test_the_same_seed_measures_the_same_blocks_in_the_order_that_the_plan_lists(run: Run, tmp_path: Path) -> None:
+    def planned(*arguments: str) -> Any:
+        (tmp_path / "orders.yaml").write_text(ORDERS)
+        matrix = ("--matrix", tmp_path / "orders.yaml", "--launcher", "local")
+        done = bench("plan", *matrix, "--out", tmp_path / "none", "--format", "json", *arguments)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    first, second, other = (run(ORDERS, "--seed", seed) for seed in ("3", "3", "4"))
+    assert measured_order(first) == measured_order(second) == planned("--seed", "3")["blocks"]
+    assert measured_order(other) == planned("--seed", "4")["blocks"] != measured_order(first)
+    assert sorted(measured_order(other)) == sorted(measured_order(first))
+
+
+def test_a_pilot_is_a_run_that_is_kept_and_predicts_the_whole(run: Run, tmp_path: Path) -> None:
+    text = gates().replace(f"blocks: {BLOCKS}", "blocks: 5")
+    (tmp_path / "m.yaml").write_text(text)
+    matrix = ("--matrix", tmp_path / "m.yaml", "--launcher", "local")
+    done = bench("plan", *matrix, "--pilot", "--out", tmp_path / "runs", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    (pilot,) = (tmp_path / "runs").iterdir()
+    assert pilot.name.startswith("plan-stub-")
+    assert f"pilot: {pilot}, kept" in done.stderr
+    assert {record["block"] for record in read(pilot).blocks} == {0, 1}
+    (one,) = found["comparisons"]
+    assert (one["from"], one["blocks"]) == (pilot.name, 5)
+    whole = read(run(text))
+    taken = whole.run["plans"][one["id"]]["prologue_s"] + sum(record["wall_s"] for record in whole.blocks)
+    assert 1 / 3 < found["seconds"] / taken < 3  # other programs may come and go meanwhile

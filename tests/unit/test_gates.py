@@ -1,0 +1,196 @@
+"""Every gate from literal facts: what spoils a block, what just does not, and what was not measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from bench import gates
+from bench.gates import ArmFacts, Facts
+
+ARM = ArmFacts(
+    slice_s=2.0,
+    cpu_s=2.0,
+    involuntary_switches=20,
+    compilations=0,
+    idle_s=2.0,
+    idle_cpu_s=0.0,
+    step_flops=10**9,
+    flops_per_s=50e9,
+    peak_flops_per_s=400e9,
+    throttled=0,
+    waited_s=0.02,
+    pressure_cpu_s=0.02,
+    pressure_memory_s=0.0,
+    pressure_io_s=0.0,
+)
+QUIET = Facts(
+    seconds=4.0,
+    cpus=(1,),
+    throttled=0,
+    overheated=0,
+    busy_s=4.0,
+    others_s=0.1,
+    steal_s=0.1,
+    pressure_cpu_s=4.0,
+    pressure_memory_s=0.0,
+    pressure_io_s=4.0,
+    gpu=None,
+    arms={"tensorflow": ARM, "pytorch": ARM},
+)
+TOO_FAST = (
+    "too fast: pytorch would have done 1,700 GFLOP/s where its device does 400 at most (limit 4 times that): "
+    "steps were left out, or not waited for"
+)
+UNEQUAL = (
+    "unequal waiting: pytorch had no processor for 15.0 % of its slices and tensorflow for 1.0 % (limit 5 points apart)"
+)
+GPU = {"thermal_s": 0.0, "power_cap_s": 4.0, "board_limit_s": 0.0, "reasons": 0x4}
+
+
+def machine(**changes: Any) -> Facts:
+    """A quiet block but for these facts of the machine."""
+    return replace(QUIET, **changes)
+
+
+def arm(**changes: Any) -> Facts:
+    """A quiet block but for these facts of one arm, pytorch."""
+    return machine(arms={"tensorflow": ARM, "pytorch": replace(ARM, **changes)})
+
+
+def both(**changes: Any) -> dict[str, ArmFacts]:
+    return dict.fromkeys(("tensorflow", "pytorch"), replace(ARM, **changes))
+
+
+def test_a_quiet_block_is_not_spoiled_however_busy_the_rest_of_the_machine_is() -> None:
+    assert QUIET.pressure_cpu_s == QUIET.seconds
+    assert gates.reasons([QUIET]) == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "sentence"),
+    [
+        (machine(throttled=3), "CPU quota: the harness's control group was held back 3 times (limit 0)"),
+        (machine(overheated=1), "heat: CPU 1 slowed down once (limit 0)"),
+        (machine(steal_s=0.82), "steal: the host kept 20.5 % of CPU 1 (limit 20 %)"),
+        (
+            machine(gpu=GPU | {"thermal_s": 0.1}),
+            "heat: the GPU's clock was lowered for 2.5 % of the time (limit 1 %)",
+        ),
+        (
+            machine(gpu=GPU | {"reasons": 0x44}),
+            "heat: the GPU slowed itself down (clock event reasons 0x40, limit none)",
+        ),
+        (arm(throttled=12), "CPU quota: pytorch's control group was held back 12 times (limit 0)"),
+        (arm(compilations=2), "compilation: pytorch compiled 2 times while it was timed (limit 0)"),
+        (
+            arm(idle_cpu_s=0.03),
+            "busy while idle: pytorch used 1.5 % of a processor in the others' slices (limit 1 %)",
+        ),
+        (
+            arm(flops_per_s=1700e9),
+            TOO_FAST,
+        ),
+        (arm(pressure_memory_s=0.05), "pressure: for 1.2 % of the time pytorch waited for memory (limit 1 %)"),
+        (arm(pressure_io_s=0.1), "pressure: for 2.5 % of the time pytorch waited for a disk (limit 1 %)"),
+        (
+            arm(involuntary_switches=1002),
+            "switches: pytorch was pushed off 501 times a second of its slices (limit 500)",
+        ),
+        (
+            arm(waited_s=0.3),
+            UNEQUAL,
+        ),
+    ],
+    ids=lambda value: gates.cause(value) if isinstance(value, str) else "",
+)
+def test_each_gate_trips_alone_and_says_value_limit_and_whose(facts: Facts, sentence: str) -> None:
+    assert gates.reasons([facts]) == [sentence]
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        machine(steal_s=0.79),
+        machine(gpu=GPU),
+        machine(gpu=GPU | {"thermal_s": 0.03}),
+        arm(idle_cpu_s=0.02),
+        arm(flops_per_s=1590e9),
+        arm(pressure_memory_s=0.03),
+        arm(involuntary_switches=1000),
+        arm(waited_s=0.11),
+        machine(pressure_io_s=4.0, pressure_cpu_s=4.0),
+    ],
+)
+def test_what_stays_below_its_limit_spoils_nothing(facts: Facts) -> None:
+    assert gates.reasons([facts]) == []
+
+
+def test_waiting_that_all_arms_share_spoils_when_others_took_that_time() -> None:
+    disturbed = machine(arms=both(waited_s=1.1), others_s=2.1)
+    assert gates.reasons([disturbed]) == [
+        f"waiting: {name} had no processor for 55.0 % of its slices and other processes used 52.5 % of a processor "
+        "of its (limit 30 %)"
+        for name in ("tensorflow", "pytorch")
+    ]
+    background = machine(arms=both(waited_s=0.5), others_s=1.0)
+    assert gates.reasons([background]) == []
+
+
+def test_an_arms_own_threads_that_wait_for_each_other_spoil_nothing() -> None:
+    own_threads = {"tensorflow": replace(ARM, waited_s=2.3, involuntary_switches=2000), "pytorch": ARM}
+    assert gates.reasons([machine(cpus=(0, 1), arms=own_threads, others_s=0.2)]) == []
+
+
+def test_processors_that_the_arms_left_to_others_spoil_nothing() -> None:
+    assert gates.reasons([machine(cpus=(0, 1), others_s=4.0)]) == []
+
+
+def test_on_several_processors_waiting_beside_others_spoils() -> None:
+    found = gates.reasons([machine(cpus=(0, 1), arms=both(waited_s=1.0), others_s=4.0)])
+    assert {gates.cause(reason) for reason in found} == {"waiting"}
+
+
+def test_the_pressure_of_a_control_group_stands_in_where_threads_are_not_counted() -> None:
+    grouped = machine(arms=both(waited_s=None, pressure_cpu_s=1.1), others_s=2.1)
+    assert {gates.cause(reason) for reason in gates.reasons([grouped])} == {"waiting"}
+
+
+def test_the_machines_memory_stands_in_where_an_arm_has_no_control_group() -> None:
+    stalled = machine(arms=both(pressure_memory_s=None), pressure_memory_s=0.1)
+    assert len(gates.reasons([stalled])) == 2
+    assert gates.reasons([machine(pressure_memory_s=0.1)]) == []
+
+
+def test_a_moment_is_no_share_of_a_short_block() -> None:
+    short = {"slice_s": 0.03, "idle_s": 0.03, "cpu_s": 0.03, "involuntary_switches": 1}
+    moment = replace(ARM, **short, waited_s=0.012, idle_cpu_s=0.004)
+    still = replace(ARM, **short, waited_s=0.0)
+    facts = machine(seconds=0.08, others_s=0.02, steal_s=0.02, arms={"tensorflow": still, "pytorch": moment})
+    assert gates.reasons([facts]) == []
+
+
+def test_in_serial_arms_are_compared_over_their_stretches() -> None:
+    alone = {"idle_s": None, "idle_cpu_s": None}
+    stretches = [
+        machine(arms={"tensorflow": replace(ARM, **alone)}),
+        machine(arms={"pytorch": replace(ARM, **alone, waited_s=0.3)}),
+    ]
+    (reason,) = gates.reasons(stretches)
+    assert gates.cause(reason) == "unequal waiting"
+
+
+def test_what_was_not_measured_is_recorded_as_null_and_never_judged() -> None:
+    unknown = dict.fromkeys(("throttled", "overheated", "busy_s", "others_s", "steal_s"))
+    nothing = dict.fromkeys(("idle_s", "idle_cpu_s", "step_flops", "flops_per_s", "throttled", "waited_s"))
+    pressures = dict.fromkeys(("pressure_cpu_s", "pressure_memory_s", "pressure_io_s"))
+    arms = dict.fromkeys(("tensorflow", "pytorch"), replace(ARM, **nothing, **pressures))
+    facts = machine(**unknown, **pressures, arms=arms, nulls={"steal_s": "no such file"})
+    assert gates.reasons([facts]) == []
+    kept = json.loads(json.dumps(facts.to_json(), allow_nan=False))
+    assert kept["steal_s"] is None
+    assert kept["arms"]["pytorch"]["waited_s"] is None
+    assert kept["nulls"] == {"steal_s": "no such file"}
