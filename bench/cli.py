@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from bench import __version__, cli_trust
-from bench.cli_support import OUT, duration_s, find_run, interruptible
+from bench.cli_support import OUT, duration_s, find_run, interruptible, the_launcher
 from bench.errors import BenchError, InputError
 
 INTERRUPTED = 130
@@ -100,7 +100,7 @@ def run(
             )
             if strict:
                 _refuse_unfit(loaded)
-            folder = runs.new(loaded, launcher=launcher or _launcher(loaded), out=out, base=base, view=view)
+            folder = runs.new(loaded, launcher=launcher or the_launcher(loaded), out=out, base=base, view=view)
     document = summary.summarise(store.read(folder))
     table.render(document, Console())
     click.echo(f"\nrun: {folder}\nagain: bench report {folder} --format table|markdown|csv|json", err=True)
@@ -226,15 +226,6 @@ def _refuse_unfit(loaded: Any) -> None:
     cells = [arm.cell for one in loaded.comparisons for arm in one.arms]
     threads, gpu = max(cell.threads for cell in cells), any(cell.device != "cpu" for cell in cells)
     check.gate(check.inspect(threads=threads, gpu=gpu))
-
-
-def _launcher(loaded: Any) -> str:
-    """The matrix's one launcher; comparing launchers with each other is not built yet."""
-    asked = {arm.cell.launcher for one in loaded.comparisons for arm in one.arms}
-    if len(asked) > 1:
-        several = " and ".join(sorted(asked))
-        raise InputError(f"{loaded.source}: one run has one launcher, not {several}; give --launcher")
-    return str(asked.pop())
 
 
 def _show_images(found: list[Any], kind: str) -> None:

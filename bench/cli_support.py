@@ -12,6 +12,8 @@ from bench.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from bench.matrix import Matrix
+
 OUT = "runs"
 
 
@@ -21,6 +23,15 @@ def find_run(given: Path, out: Path) -> Path:
         if (folder / "run.json").exists():
             return folder
     raise InputError(f"{given}: no run here, and none of that id in {out}; name a folder that holds run.json")
+
+
+def the_launcher(loaded: Matrix) -> str:
+    """The matrix's one launcher; comparing launchers with each other is not built yet."""
+    asked = {arm.cell.launcher for one in loaded.comparisons for arm in one.arms}
+    if len(asked) > 1:
+        several = " and ".join(sorted(asked))
+        raise InputError(f"{loaded.source}: one run has one launcher, not {several}; give --launcher")
+    return str(asked.pop())
 
 
 def duration_s(budget: str | None) -> float | None:

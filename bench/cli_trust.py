@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.cli_support import OUT, duration_s, find_run, interruptible
+from bench.cli_support import OUT, duration_s, find_run, interruptible, the_launcher
 from bench.errors import InputError
 
 if TYPE_CHECKING:
@@ -124,14 +124,14 @@ def plan(
 
     from rich.console import Console
 
-    from bench import cli, prediction, store
     from bench import matrix as matrices
+    from bench import prediction, store
     from bench import run as runs
     from bench.report import plan_table
 
     given = matrices.load(matrix).with_options(device=device, seed=seed, budget_total_s=duration_s(budget))
     loaded = runs._resolve_devices(given)
-    chosen = launcher or cli._launcher(loaded)
+    chosen = launcher or the_launcher(loaded)
     earlier, unread = _earlier_runs(out)
     if pilot:
         piloted = store.read(_pilot(loaded, launcher=chosen, out=out))

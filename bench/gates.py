@@ -45,7 +45,7 @@ FASTER_ALGORITHM = 4
 class ArmFacts:
     """What happened to one arm; None: not measured.
 
-    slice_s               time of its slices, settling included
+    slice_s, slice_cpu_s  time of its slices, settling included, and the CPU time of its process in them
     cpu_s                 CPU time of its process from the start of its first slice to the end of its last
     involuntary_switches  of its threads in its slices
     compilations          graphs that it compiled meanwhile
@@ -54,11 +54,12 @@ class ArmFacts:
     flops_per_s           of its fastest slice
     peak_flops_per_s      an upper bound of its device
     throttled             periods in which its control group was held back by a CPU quota
-    waited_s              time in which its threads could have run and had no processor
+    waited_s              time in which its threads could have run and had no processor, between its slices too
     pressure_cpu_s        time in which some task of its control group waited for a processor; likewise memory and io
     """
 
     slice_s: float
+    slice_cpu_s: float
     cpu_s: float
     involuntary_switches: int
     compilations: int
@@ -113,10 +114,9 @@ def reasons(stretches: Sequence[Facts]) -> list[str]:
 
     stretches  one in lockstep; in serial one of each arm
     """
-    arms = {arm: own for facts in stretches for arm, own in facts.arms.items()}
     found = [reason for facts in stretches for reason in _of_machine(facts)]
     found += [reason for facts in stretches for arm, own in facts.arms.items() for reason in _of_arm(arm, own, facts)]
-    return [*found, *_unequal(arms, stretches)]
+    return [*found, *_unequal(stretches)]
 
 
 def cause(reason: str) -> str:
@@ -175,33 +175,42 @@ def _of_arm(arm: str, own: ArmFacts, facts: Facts) -> Iterator[str]:
 
 def _waiting(arm: str, own: ArmFacts, facts: Facts) -> Iterator[str]:
     """Threads wait for their own kind too, and others may use a processor that no arm wants: only both are a loss."""
-    waited_s, told = _waited_s(own), []
-    if waited_s is not None:
-        told.append(f"{arm} had no processor for {_percent(waited_s, own.slice_s)} of its slices")
-    if facts.others_s is not None:
-        told.append(f"other processes used {_percent(facts.others_s, facts.seconds)} of a processor of its")
-    lost = [_over(waited_s, own.slice_s, WAITING_SHARE), _over(facts.others_s, facts.seconds, WAITING_SHARE)]
-    if sum(lost) == len(told) > 0:
-        yield f"waiting: {' and '.join(told)} (limit {100 * WAITING_SHARE:.0f} %)"
-
-
-def _unequal(arms: Mapping[str, ArmFacts], stretches: Sequence[Facts]) -> Iterator[str]:
-    """What arms share cancels; what one has more of than another does not."""
-    waits = {arm: (waited_s, own.slice_s) for arm, own in arms.items() if (waited_s := _waited_s(own)) is not None}
-    if len(waits) < 2 or any(len(facts.cpus) > 1 for facts in stretches):
+    lost_s = _lost_s(own, facts)
+    used = f"other processes used {_percent(facts.others_s, facts.seconds)} of a processor of its"
+    limit = f"(limit {100 * WAITING_SHARE:.0f} %)"
+    if not _over(facts.others_s, facts.seconds, WAITING_SHARE):
         return
-    ordered = sorted(waits, key=lambda arm: waits[arm][0] / waits[arm][1])
-    (least_s, shorter_s), (most_s, longer_s) = waits[ordered[0]], waits[ordered[-1]]
+    if _over(lost_s, own.slice_s, WAITING_SHARE):
+        yield f"waiting: {arm} had no processor for {_percent(lost_s, own.slice_s)} of its slices, and {used} {limit}"
+    elif lost_s is None and len(facts.cpus) == 1:  # where there is no other to use
+        yield f"waiting: while {arm} was measured, {used} {limit}"
+
+
+def _unequal(stretches: Sequence[Facts]) -> Iterator[str]:
+    """What arms share cancels; what one has more of than another does not."""
+    known = [(lost_s, own.slice_s, arm) for facts in stretches for arm, own in facts.arms.items()
+             if len(facts.cpus) == 1 and (lost_s := _lost_s(own, facts)) is not None]  # fmt: skip
+    if len(known) < 2:
+        return
+    ordered = sorted(known, key=lambda one: one[0] / one[1])
+    (least_s, shorter_s, least), (most_s, longer_s, most) = ordered[0], ordered[-1]
     if _over(most_s - least_s * longer_s / shorter_s, longer_s, UNEQUAL_SHARE):
         yield (
-            f"unequal waiting: {ordered[-1]} had no processor for {_percent(most_s, longer_s)} of its slices and "
-            f"{ordered[0]} for {_percent(least_s, shorter_s)} (limit {100 * UNEQUAL_SHARE:.0f} points apart)"
+            f"unequal waiting: {most} had no processor for {_percent(most_s, longer_s)} of its slices and {least} "
+            f"for {_percent(least_s, shorter_s)} (limit {100 * UNEQUAL_SHARE:.0f} points apart)"
         )
 
 
-def _waited_s(own: ArmFacts) -> float | None:
-    """As the kernel counts it by thread, or else by control group."""
-    return own.pressure_cpu_s if own.waited_s is None else own.waited_s
+def _lost_s(own: ArmFacts, facts: Facts) -> float | None:
+    """Time of its slices for which an arm had no processor: at most, since no counter says just that.
+
+    It waited so long, by thread or else by control group, if not between its slices; and on one processor it did not
+    run for so long, if not for its own reasons.
+    """
+    waited_s = own.pressure_cpu_s if own.waited_s is None else own.waited_s
+    if waited_s is None or len(facts.cpus) > 1:
+        return waited_s
+    return min(waited_s, own.slice_s - own.slice_cpu_s)
 
 
 def _over(part_s: float | None, whole_s: float | None, share: float) -> bool:

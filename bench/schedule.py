@@ -119,8 +119,7 @@ def slice_plan(
     pilot       step times of each arm once it is warm, ns
     timer_ns    of each arm, one pair of readings of its clock: a slice lasts 10,000 of them or more
     control_ns  of each arm, what a question and its answer cost beside the steps: a slice lasts 100 of them or more, as
-                long as the least rounds of it stay within `target_s`; on a busy machine an answer may take as long as it
-                likes
+                long as the least rounds of it stay within `target_s`: on a busy machine an answer takes its time
     sync        of the times that decide: `slice` reads the clock once a slice, `step` once a step
     slice_s     the least duration of a slice; longer only where one step, the timer or the control takes longer
     target_s    measured seconds of each arm in a block, over all `syncs` kinds of slices of a round

@@ -29,6 +29,7 @@ class _Tally:
 
     compiled_before: int
     slice_ns: int = 0
+    slice_cpu_ns: int = 0
     involuntary_switches: int = 0
     compilations: int = 0
     first_cpu_ns: int | None = None
@@ -39,6 +40,7 @@ class _Tally:
 
     def measured(self, answer: Mapping[str, Any], steps: int) -> None:
         self.slice_ns += answer["end_ns"] - answer["start_ns"]
+        self.slice_cpu_ns += answer["cpu_ns"]
         self.involuntary_switches += answer["involuntary_switches"]
         self.compilations = max(self.compilations, answer["compilations"] - self.compiled_before)
         self.first_cpu_ns = answer["woke_cpu_ns"] if self.first_cpu_ns is None else self.first_cpu_ns
@@ -114,6 +116,7 @@ class Stretch:
         idle = len(self._tallies) > 1 and tally.idle_cpu_ns is not None
         return {
             "slice_s": tally.slice_ns / 1e9,
+            "slice_cpu_s": tally.slice_cpu_ns / 1e9,
             "cpu_s": (tally.last_cpu_ns - (tally.first_cpu_ns or 0)) / 1e9,
             "involuntary_switches": tally.involuntary_switches,
             "compilations": tally.compilations,

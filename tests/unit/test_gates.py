@@ -13,6 +13,7 @@ from bench.gates import ArmFacts, Facts
 
 ARM = ArmFacts(
     slice_s=2.0,
+    slice_cpu_s=1.97,
     cpu_s=2.0,
     involuntary_switches=20,
     compilations=0,
@@ -101,7 +102,7 @@ def test_a_quiet_block_is_not_spoiled_however_busy_the_rest_of_the_machine_is() 
             "switches: pytorch was pushed off 501 times a second of its slices (limit 500)",
         ),
         (
-            arm(waited_s=0.3),
+            arm(waited_s=0.3, slice_cpu_s=1.6),
             UNEQUAL,
         ),
     ],
@@ -121,7 +122,7 @@ def test_each_gate_trips_alone_and_says_value_limit_and_whose(facts: Facts, sent
         arm(flops_per_s=1590e9),
         arm(pressure_memory_s=0.03),
         arm(involuntary_switches=1000),
-        arm(waited_s=0.11),
+        arm(waited_s=0.11, slice_cpu_s=1.8),
         machine(pressure_io_s=4.0, pressure_cpu_s=4.0),
     ],
 )
@@ -130,14 +131,22 @@ def test_what_stays_below_its_limit_spoils_nothing(facts: Facts) -> None:
 
 
 def test_waiting_that_all_arms_share_spoils_when_others_took_that_time() -> None:
-    disturbed = machine(arms=both(waited_s=1.1), others_s=2.1)
+    disturbed = machine(arms=both(waited_s=1.1, slice_cpu_s=0.8), others_s=2.1)
     assert gates.reasons([disturbed]) == [
-        f"waiting: {name} had no processor for 55.0 % of its slices and other processes used 52.5 % of a processor "
+        f"waiting: {name} had no processor for 55.0 % of its slices, and other processes used 52.5 % of a processor "
         "of its (limit 30 %)"
         for name in ("tensorflow", "pytorch")
     ]
-    background = machine(arms=both(waited_s=0.5), others_s=1.0)
+    background = machine(arms=both(waited_s=0.5, slice_cpu_s=1.4), others_s=1.0)
     assert gates.reasons([background]) == []
+
+
+def test_waiting_between_slices_and_standing_still_for_ones_own_reasons_spoil_nothing() -> None:
+    between = both(waited_s=3.0)
+    own_reasons = both(slice_cpu_s=0.2)
+    assert gates.reasons([machine(arms=between, others_s=2.1)]) == []
+    assert gates.reasons([machine(arms=own_reasons, others_s=2.1)]) == []
+    assert gates.reasons([machine(arms={"tensorflow": ARM, "pytorch": own_reasons["pytorch"]})]) == []
 
 
 def test_an_arms_own_threads_that_wait_for_each_other_spoil_nothing() -> None:
@@ -155,8 +164,17 @@ def test_on_several_processors_waiting_beside_others_spoils() -> None:
 
 
 def test_the_pressure_of_a_control_group_stands_in_where_threads_are_not_counted() -> None:
-    grouped = machine(arms=both(waited_s=None, pressure_cpu_s=1.1), others_s=2.1)
+    grouped = machine(arms=both(waited_s=None, pressure_cpu_s=1.1, slice_cpu_s=0.8), others_s=2.1)
     assert {gates.cause(reason) for reason in gates.reasons([grouped])} == {"waiting"}
+
+
+def test_where_waiting_is_not_counted_others_on_the_one_processor_decide() -> None:
+    uncounted = both(waited_s=None, pressure_cpu_s=None)
+    found = gates.reasons([machine(arms=uncounted, others_s=2.1)])
+    assert found[1] == (
+        "waiting: while pytorch was measured, other processes used 52.5 % of a processor of its (limit 30 %)"
+    )
+    assert gates.reasons([machine(cpus=(0, 1), arms=uncounted, others_s=2.1)]) == []
 
 
 def test_the_machines_memory_stands_in_where_an_arm_has_no_control_group() -> None:
@@ -166,7 +184,7 @@ def test_the_machines_memory_stands_in_where_an_arm_has_no_control_group() -> No
 
 
 def test_a_moment_is_no_share_of_a_short_block() -> None:
-    short = {"slice_s": 0.03, "idle_s": 0.03, "cpu_s": 0.03, "involuntary_switches": 1}
+    short = {"slice_s": 0.03, "slice_cpu_s": 0.017, "idle_s": 0.03, "cpu_s": 0.03, "involuntary_switches": 1}
     moment = replace(ARM, **short, waited_s=0.012, idle_cpu_s=0.004)
     still = replace(ARM, **short, waited_s=0.0)
     facts = machine(seconds=0.08, others_s=0.02, steal_s=0.02, arms={"tensorflow": still, "pytorch": moment})
@@ -177,7 +195,7 @@ def test_in_serial_arms_are_compared_over_their_stretches() -> None:
     alone = {"idle_s": None, "idle_cpu_s": None}
     stretches = [
         machine(arms={"tensorflow": replace(ARM, **alone)}),
-        machine(arms={"pytorch": replace(ARM, **alone, waited_s=0.3)}),
+        machine(arms={"pytorch": replace(ARM, **alone, waited_s=0.3, slice_cpu_s=1.6)}),
     ]
     (reason,) = gates.reasons(stretches)
     assert gates.cause(reason) == "unequal waiting"
