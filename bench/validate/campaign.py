@@ -49,7 +49,7 @@ class Turns:
         return WARM + slices * (self.steps + SETTLE)
 
 
-SHORT = Turns(rounds=12, steps=40)  # slices of some 2 ms
+SHORT = Turns(rounds=8, steps=40)  # slices of some 2 ms: most of such a block is the start of its processes
 LONG = Turns(rounds=24, steps=100)  # for what happens within a block
 
 

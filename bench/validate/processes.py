@@ -20,7 +20,7 @@ SLOWDOWNS = ((1.10, 10, 0.999), (1.05, 10, 0.99), (1.02, 12, 0.95))
 SLOWING = 0.03  # of one arm, through every block
 # Half of the contrasts would pass a paired SD of 1.5 % if just that were injected: the machine adds its own.
 INJECTED_SD = 0.011
-BATCH = 50
+BATCH = 45
 WANTED = {False: 40, True: 200}  # contrasts that a known slowdown is looked for in, quick and full
 BATCHES = 4  # at most so many times the contrasts wanted, on a machine that is too noisy for most of them
 
@@ -43,7 +43,7 @@ def rows(*, full: bool, launcher: str, out: Path, seed: int) -> Iterator[Row]:
 def in_containers(*, full: bool, out: Path, seed: int) -> Iterator[Row]:
     """The same through the container launcher. Raises EnvironmentUnavailable: no engine answers."""
     place: dict[str, Any] = {"launcher": "docker", "out": out, "seed": seed}
-    count = 100 if full else 5
+    count = 100 if full else 3
     null = campaign("docker-aa", [Pair(baseline=noisy(), arm=noisy())] * count, blocks=10, **place)
     yield _false_positives(null, full=full, where=", in containers")
     slower = [Pair(baseline=noisy(INJECTED_SD), arm=noisy(INJECTED_SD, work=1.10))] * count
@@ -58,7 +58,7 @@ def _same(full: bool, place: Mapping[str, Any]) -> list[Contrast]:
     """The same arm on both sides, a hundred contrasts a run."""
     pairs = [Pair(baseline=noisy(), arm=noisy())] * 100
     names = [f"aa{number}" for number in range(10 if full else 1)]
-    return [one for name in names for one in campaign(name, pairs, blocks=10, **place)]
+    return [one for name in names for one in campaign(name, pairs, blocks=10 if full else 8, **place)]
 
 
 def _false_positives(contrasts: Sequence[Contrast], *, full: bool, where: str = "") -> Row:
@@ -115,18 +115,18 @@ def _recovery(contrasts: Sequence[tuple[Contrast, float]], *, full: bool, where:
 
 def _drifts(full: bool, place: Mapping[str, Any]) -> Iterator[Row]:
     """One arm slowing through every block must be seen; both slowing alike is the machine's, and must not."""
-    count = 200 if full else 20
+    count, blocks = (200, 10) if full else (12, 8)
     slows = round(SLOWING * 1000 / LONG.steps_of_an_arm, 6)
     unsteady = {"degrading", "no_steady_state"}
     alone = [Pair(baseline=noisy(), arm=noisy(slows=slows))] * count
-    seen = campaign("drift", alone, blocks=10, plan=LONG, **place)
+    seen = campaign("drift", alone, blocks=blocks, plan=LONG, **place)
     hits = sum(one["verdict"] in unsteady for one in seen)
     judge = at_least if full else not_below
     yield judge("one arm slows by 3 % through a block", hits, len(seen), 0.95, detail="degrading or no_steady_state")
     claimed = sum(one["verdict"] in {"faster", "slower"} for one in seen)
     yield at_most("… and is called faster or slower", claimed, len(seen), 0.05)
     shared = [Pair(baseline=noisy(slows=slows), arm=noisy(slows=slows))] * count
-    both = campaign("shared-drift", shared, blocks=10, plan=LONG, **place)
+    both = campaign("shared-drift", shared, blocks=blocks, plan=LONG, **place)
     hits = sum(one["verdict"] in unsteady for one in both)
     yield at_most("both arms slow alike", hits, len(both), 0.0, detail="degrading or no_steady_state")
 
