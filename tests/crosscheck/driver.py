@@ -34,10 +34,10 @@ from workloads.mnist_cnn import spec as mnist_cnn
 from workloads.stub import spec as stub
 
 SCHEMA = "bench.crosscheck/1"
-MOST_ROUNDS = 400
+MOST_ROUNDS = 2000
 STEP_LIMIT_S = 150.0
 WARM_S = 2.0
-TURN_S = 0.1
+TURN_S = 0.01
 SEED = 0
 CLOCKS = {"wall": "time.perf_counter", "cpu": "time.process_time"}
 PROCESS_LIMIT_S = 1800

@@ -1,10 +1,11 @@
 """Turns of one step under four tools, in one process and in random order: run by driver.py, inside pytest.
 
 It runs in the environment that the harness measures this framework in, with the tools beside it, and steps the very
-Program that a worker opens. A turn is one test, because pytest-benchmark's fixture serves one measurement a test. Each
-tool times the same number of steps in one loop after the same settling; its own figure of a step is kept, in seconds.
-In the first rounds an empty step takes its turns too: what each tool's own loop costs. Rounds end when every tool's
-ratio to the harness is known closely enough, when time is up, or at the last.
+Program that a worker opens. A test is a round, in which every tool has one turn: pytest-benchmark's fixture serves one
+measurement a test. Each tool times the same number of steps in one loop after the same settling; its own figure of a
+step is kept, in seconds. Turns are short, so that those of a round see the same machine. Some rounds step nothing: what
+each tool's own loop costs. Rounds end when every tool's ratio to the harness is known closely enough, when time is up,
+or at the last.
 """
 
 from __future__ import annotations
@@ -37,37 +38,38 @@ from workloads.trial import Trial  # noqa: E402
 WALL = JOB["clock"] == "wall"
 CLOCK = time.perf_counter if WALL else time.process_time
 EMPTY_STEPS = 20_000
-QUIET_S = 0.01  # before each turn, as before a slice: what the last one left to do is done
 EMPTY_ROUNDS = 12
+SETTLE = 2
+QUIET_S = 0.001  # before each turn, as before a slice: what the last one left to do is done
+COLLECT_EVERY_S = 2.0
 MIN_ROUNDS = 24
 HALF_WIDTH = 0.006  # of a log ratio: a tool that costs nothing of its own then passes at ± 2 % with next to certainty
 Advance = Callable[[], Any]
-Tool = Callable[[Trial, Advance, int, pytest.FixtureRequest], float]
+Tool = Callable[[Trial, Advance, int, Any], float]
 
 
-def harness(trial: Trial, advance: Advance, steps: int, request: pytest.FixtureRequest) -> float:
+def harness(trial: Trial, advance: Advance, steps: int, benchmark: Any) -> float:
     """The worker's own verb: a slice, its total ÷ its steps."""
     answer = trial.measure(steps=steps, settle=0, sync="slice")
     return float(answer["step_ns"][0] if WALL else answer["cpu_ns"]) / steps / 1e9
 
 
-def harness_without_collector(trial: Trial, advance: Advance, steps: int, request: pytest.FixtureRequest) -> float:
+def harness_without_collector(trial: Trial, advance: Advance, steps: int, benchmark: Any) -> float:
     """The same with Python's garbage collector off, as timeit has it."""
     gc.disable()
     try:
-        return harness(trial, advance, steps, request)
+        return harness(trial, advance, steps, benchmark)
     finally:
         gc.enable()
 
 
-def pytest_benchmark(trial: Trial, advance: Advance, steps: int, request: pytest.FixtureRequest) -> float:
+def pytest_benchmark(trial: Trial, advance: Advance, steps: int, benchmark: Any) -> float:
     """One round of its pedantic mode; the mean of the round, by the clock of its option --benchmark-timer."""
-    benchmark = request.getfixturevalue("benchmark")
     benchmark.pedantic(advance, iterations=steps, rounds=1)
     return float(benchmark.stats.stats.mean)
 
 
-def pyperf(trial: Trial, advance: Advance, steps: int, request: pytest.FixtureRequest) -> float:
+def pyperf(trial: Trial, advance: Advance, steps: int, benchmark: Any) -> float:
     """What one of its worker processes does, in this process: one value of so many loops."""
 
     def cpu_time(loops: int) -> float:  # bench_func's own loop, which knows one clock alone
@@ -76,10 +78,13 @@ def pyperf(trial: Trial, advance: Advance, steps: int, request: pytest.FixtureRe
             advance()
         return CLOCK() - before
 
-    runner = _runner()
+    runner, name = _runner(), f"turn {next(_turns)}"
     runner.args.loops = steps
     measured = (runner.bench_func, advance) if WALL else (runner.bench_time_func, cpu_time)
-    return float(measured[0](request.node.name, measured[1]).mean())
+    return float(measured[0](name, measured[1]).mean())
+
+
+_turns = itertools.count()  # pyperf takes a name once
 
 
 @cache
@@ -92,7 +97,7 @@ def _runner() -> Any:
     return runner
 
 
-def torch_benchmark(trial: Trial, advance: Advance, steps: int, request: pytest.FixtureRequest) -> float:
+def torch_benchmark(trial: Trial, advance: Advance, steps: int, benchmark: Any) -> float:
     """torch.utils.benchmark.Timer.timeit; the mean of its one run."""
     from torch.utils.benchmark import Timer
 
@@ -108,17 +113,6 @@ TOOLS: dict[str, Tool] = {
     "pyperf": pyperf,
     "torch.utils.benchmark": torch_benchmark,
 }
-
-
-def turns() -> list[tuple[int, str, bool]]:
-    """(round, tool, whether the step is the empty one): all tools in every round, in an order drawn anew."""
-    draw = random.Random(JOB["seed"])
-    found = []
-    for number in range(JOB["rounds"]):
-        kinds = (False, True) if number < EMPTY_ROUNDS else (False,)
-        both = [(number, tool, empty) for tool in JOB["tools"] for empty in kinds]
-        found += draw.sample(both, len(both))
-    return found
 
 
 @pytest.fixture(scope="session")
@@ -142,42 +136,64 @@ def empty() -> tuple[Trial, int]:
     return kind(cell, JOB["framework"], 0, None, runtime, runtime, runtime, program), EMPTY_STEPS
 
 
+class Rounds:
+    """The turns so far, and whether another round is due."""
+
+    def __init__(self) -> None:
+        self.began = self.collected = time.monotonic()
+        self.times: dict[str, list[float]] = {tool: [] for tool in JOB["tools"]}
+
+    def begin(self) -> None:
+        """End the session where the rounds so far are enough; tidy the heap now and then, and never within a round."""
+        if time.monotonic() - self.began > JOB["limit_s"] or self.known():
+            pytest.exit("enough rounds", returncode=0)
+        if time.monotonic() - self.collected > COLLECT_EVERY_S:
+            gc.collect()
+            self.collected = time.monotonic()
+
+    def known(self) -> bool:
+        """Whether the interval of every log ratio is narrow enough: it is precision that ends the rounds."""
+        base = self.times["harness"]
+        if len(base) < MIN_ROUNDS or len(base) % MIN_ROUNDS:
+            return False
+        ratios = [
+            [math.log(own / other) for own, other in zip(each, base, strict=True)] for each in self.times.values()
+        ]
+        return all(2 * stdev(d) / math.sqrt(len(d)) <= HALF_WIDTH for d in ratios)
+
+    def add(self, number: int, tool: str, *, empty: bool, steps: int, step_s: float) -> None:
+        """Keep one turn."""
+        if not empty:
+            self.times[tool].append(step_s)
+        row = {"round": number, "tool": tool, "empty": empty, "steps": steps, "step_s": step_s}
+        with Path(JOB["out"]).open("a", encoding="utf-8") as out:
+            out.write(json.dumps(row) + "\n")
+
+
 @pytest.fixture(scope="session")
-def begun() -> tuple[float, dict[str, list[float]]]:
-    """When the first turn began, and every tool's times of the real step, a round each."""
-    return time.monotonic(), {tool: [] for tool in JOB["tools"]}
+def rounds() -> Rounds:
+    return Rounds()
 
 
-def begin_round(began: float, times: dict[str, list[float]]) -> None:
-    """Every round begins with the same heap; there is none when the last was enough."""
-    gc.collect()
-    if time.monotonic() - began > JOB["limit_s"] or _known(times):
-        pytest.exit("enough rounds", returncode=0)
+@pytest.mark.parametrize("number", range(min(EMPTY_ROUNDS, JOB["rounds"])))
+def test_round_of_an_empty_step(number: int, empty: tuple[Trial, int], rounds: Rounds, benchmark: Any) -> None:
+    take_turns(number, *empty, rounds, benchmark, is_empty=True)
 
 
-def _known(times: dict[str, list[float]]) -> bool:
-    """Whether the interval of every log ratio is narrow enough: precision, and not what it says, ends the rounds."""
-    known = times["harness"]
-    if len(known) < MIN_ROUNDS:
-        return False
-    ratios = [[math.log(own / base) for own, base in zip(each, known, strict=True)] for each in times.values()]
-    return all(2 * stdev(d) / math.sqrt(len(d)) <= HALF_WIDTH for d in ratios)
+@pytest.mark.parametrize("number", range(JOB["rounds"]))
+def test_round(number: int, real: tuple[Trial, int], rounds: Rounds, benchmark: Any) -> None:
+    rounds.begin()
+    take_turns(number, *real, rounds, benchmark, is_empty=False)
 
 
-@pytest.mark.parametrize(("number", "tool", "is_empty"), turns())
-def test_turn(number: int, tool: str, is_empty: bool, request: pytest.FixtureRequest) -> None:
-    trial, steps = request.getfixturevalue("empty" if is_empty else "real")
-    began, times = request.getfixturevalue("begun")
-    if min(map(len, times.values())) == max(map(len, times.values())) == number and not is_empty:
-        begin_round(began, times)
-    advance = map(trial.program.step, itertools.count(trial.position)).__next__
-    time.sleep(QUIET_S)
-    for _ in range(max(2, steps // 100)):
-        advance()
-    step_s = TOOLS[tool](trial, advance, steps, request)
-    assert step_s > 0
-    if not is_empty:
-        times[tool].append(step_s)
-    row = {"round": number, "tool": tool, "empty": is_empty, "steps": steps, "step_s": step_s}
-    with Path(JOB["out"]).open("a", encoding="utf-8") as out:
-        out.write(json.dumps(row) + "\n")
+def take_turns(number: int, trial: Trial, steps: int, rounds: Rounds, benchmark: Any, *, is_empty: bool) -> None:
+    """One turn of every tool, in an order drawn anew."""
+    draw = random.Random(f"{JOB['seed']}/{number}/{is_empty}")
+    advance = map(trial.program.step, itertools.count()).__next__
+    for tool in draw.sample(JOB["tools"], len(JOB["tools"])):
+        time.sleep(QUIET_S)
+        for _ in range(SETTLE):
+            advance()
+        step_s = TOOLS[tool](trial, advance, steps, benchmark)
+        assert step_s > 0
+        rounds.add(number, tool, empty=is_empty, steps=steps, step_s=step_s)
