@@ -64,7 +64,7 @@ class Pair:
 
     arms      its ids before and after               wall     log wall time of a step
     baseline  whether ratios are taken against it    cpu      log CPU time of a step
-    device    as it ran                              against  log of its ratio to the baseline, by column; empty for
+    device    as it ran, on so many `threads`        against  log of its ratio to the baseline, by column; empty for
     changed   what is another arm on record                   the baseline, and where that has no pair
     """
 
@@ -73,6 +73,7 @@ class Pair:
     label: str
     baseline: bool
     device: str
+    threads: int = 1
     wall: Samples
     cpu: Samples
     against: Mapping[str, Samples] = field(default_factory=dict)
@@ -178,12 +179,14 @@ def _pair(before: Session, after: Session, name: str, arms: tuple[str, str], bas
     def ratios(column: str, to: tuple[str, str]) -> Samples:
         return before.ratios(name, arms[0], to[0], column), after.ratios(name, arms[1], to[1], column)
 
+    cell = after.comparisons[name]["arms"][arms[1]]
     return Pair(
         comparison=name,
         arms=arms,
         label=after.label(name, arms[1]),
         baseline=arms == baseline,
-        device=str(after.comparisons[name]["arms"][arms[1]]["device"]),
+        device=str(cell["device"]),
+        threads=int(cell["threads"]),
         wall=both(WALL),
         cpu=both(CPU),
         against={column: ratios(column, baseline) for column in (WALL, CPU)} if baseline not in (None, arms) else {},

@@ -145,7 +145,7 @@ def _judged(group: Sequence[Cell]) -> list[Json]:
 def _claim(cell: Cell, group: Sequence[Cell]) -> Claim | None:
     """The best of what is shown: against an arm that is the same on record first, then the narrowest interval."""
     found = list(_against_others(cell, group))
-    if shown(cell.p_holm["own"]) and _agree(cell.own, cell.wall):
+    if shown(cell.p_holm["own"]) and _agree(cell.own, cell.wall, cell.pair.threads):
         found.append(Claim(by=cell.by, change=cell.own, p_holm=cell.p_holm["own"]))
     return min(found, key=lambda claim: (not claim.sure, _width(claim.change)), default=None)
 
@@ -162,7 +162,7 @@ def _against_others(cell: Cell, group: Sequence[Cell]) -> list[Claim]:
             continue
         other = (baseline if cell is arm else arm).pair.label
         for column, one in arm.against.items():
-            if shown(arm.p_holm[column]) and _agree(one, arm.against[WALL]):
+            if shown(arm.p_holm[column]) and _agree(one, arm.against[WALL], arm.pair.threads):
                 seen = one if cell is arm else one.inverse()
                 found.append(Claim(by="baseline", change=seen, p_holm=arm.p_holm[column], other=other, sure=sure))
     return found
@@ -258,11 +258,15 @@ def _alike(claims: Sequence[Claim | None]) -> bool:
     return len(ways) == 1 and None not in ways
 
 
-def _agree(one: Change, other: Change) -> bool:
-    """Whether two intervals overlap: CPU time that changed where wall time surely did not is no slowdown."""
-    if one.ci is None or other.ci is None:
+def _agree(one: Change, wall: Change, threads: int) -> bool:
+    """Whether a change of CPU time is a change of time.
+
+    One thread takes as long as its CPU time and its waiting, which is the machine's; several may spend more of it side
+    by side in the same time, so that their wall time may not contradict.
+    """
+    if threads == 1 or one.ci is None or wall.ci is None:
         return True
-    return one.ci[0] <= other.ci[1] and other.ci[0] <= one.ci[1]
+    return one.ci[0] <= wall.ci[1] and wall.ci[0] <= one.ci[1]
 
 
 def _moved(one: Change) -> float:

@@ -248,15 +248,23 @@ def test_one_arms_change_says_that_the_other_stood_still() -> None:
     assert "against TF in the same blocks" in found["reason"] or "its baseline TF shows no change" in found["reason"]
 
 
-def test_cpu_time_that_rose_where_wall_time_surely_did_not_is_no_slowdown() -> None:
+def of_times(threads: int, *, cpu: float, wall: float) -> Pair:
+    """One cell whose log times moved by so much, and little else."""
     rng = np.random.default_rng(4)
-    cpu = rng.normal(10, 0.005, 12), rng.normal(10.3, 0.005, 12)
-    wall = rng.normal(10.5, 0.005, 12), rng.normal(10.5, 0.005, 12)
-    one = Pair(comparison="c", arms=("a", "a"), label="a", baseline=True, device="cpu",
-               wall=tuple(map(list, wall)), cpu=tuple(map(list, cpu)))  # type: ignore[arg-type]  # fmt: skip
-    (found,) = verdicts([one])
+    moved = [[list(rng.normal(at, 0.005, 12)) for at in (10, 10 + by)] for by in (wall, cpu)]
+    return Pair(comparison="c", arms=("a", "a"), label="a", baseline=True, device="cpu", threads=threads,
+                wall=(moved[0][0], moved[0][1]), cpu=(moved[1][0], moved[1][1]))  # fmt: skip
+
+
+def test_threads_that_spend_more_cpu_time_in_the_same_wall_time_are_not_slower() -> None:
+    (found,) = verdicts([of_times(2, cpu=0.3, wall=0.0)])
     assert found["verdict"] == "inconclusive"
     assert "wall time went apart from it" in found["reason"]
+
+
+def test_one_thread_that_does_more_is_slower_though_a_busier_machine_made_it_wait_longer_before() -> None:
+    (found,) = verdicts([of_times(1, cpu=0.3, wall=-0.5)])
+    assert (found["verdict"], found["by"], found["above"]) == ("slower", "cpu", True)
 
 
 def test_on_a_gpu_wall_time_is_judged() -> None:
