@@ -2,10 +2,10 @@
 
 It runs in the environment that the harness measures this framework in, with the tools beside it, and steps the very
 Program that a worker opens. A test is a round, in which every tool has one turn: pytest-benchmark's fixture serves one
-measurement a test. Each tool times the same number of steps in one loop after the same settling; its own figure of a
-step is kept, in seconds. Turns are short, so that those of a round see the same machine. Some rounds step nothing: what
-each tool's own loop costs. Rounds end when every tool's ratio to the harness is known closely enough, when time is up,
-or at the last.
+measurement a test. Each tool times the same number of steps in one loop, after as many that warm up right before; its
+own figure of a step is kept, in seconds. Turns are short, so that those of a round see the same machine. Some rounds
+step nothing: what each tool's own loop costs. Rounds end when every tool's ratio to the harness is known closely
+enough, when time is up, or at the last.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ JOB = json.loads(Path(os.environ["CROSSCHECK_JOB"]).read_text(encoding="utf-8"))
 if JOB["cpus"]:
     os.sched_setaffinity(0, JOB["cpus"])  # before a library starts a thread, as the worker does
 
-from workloads.contract import STUB  # noqa: E402
+from workloads.contract import STUB, Cell  # noqa: E402
 from workloads.stub.trial import StubTrial  # noqa: E402
 from workloads.trial import Trial  # noqa: E402
 
@@ -39,7 +39,6 @@ WALL = JOB["clock"] == "wall"
 CLOCK = time.perf_counter if WALL else time.process_time
 EMPTY_STEPS = 20_000
 EMPTY_ROUNDS = 12
-SETTLE = 2
 QUIET_S = 0.001  # before each turn, as before a slice: what the last one left to do is done
 COLLECT_EVERY_S = 2.0
 MIN_ROUNDS = 24
@@ -49,7 +48,8 @@ Tool = Callable[[Trial, Advance, int, Any], float]
 
 
 def harness(trial: Trial, advance: Advance, steps: int, benchmark: Any) -> float:
-    """The worker's own verb: a slice, its total ÷ its steps."""
+    """The worker's own verbs: a slice, its total ÷ its steps."""
+    trial.warm(steps=steps)
     answer = trial.measure(steps=steps, settle=0, sync="slice")
     return float(answer["step_ns"][0] if WALL else answer["cpu_ns"]) / steps / 1e9
 
@@ -65,7 +65,7 @@ def harness_without_collector(trial: Trial, advance: Advance, steps: int, benchm
 
 def pytest_benchmark(trial: Trial, advance: Advance, steps: int, benchmark: Any) -> float:
     """One round of its pedantic mode; the mean of the round, by the clock of its option --benchmark-timer."""
-    benchmark.pedantic(advance, iterations=steps, rounds=1)
+    benchmark.pedantic(advance, iterations=steps, rounds=1, warmup_rounds=1)
     return float(benchmark.stats.stats.mean)
 
 
@@ -93,7 +93,7 @@ def _runner() -> Any:
     from pyperf import Runner
 
     runner = Runner(show_name=False)
-    runner.parse_args(["--worker", "--loops=1", "--values=1", "--warmups=0", "--quiet"])
+    runner.parse_args(["--worker", "--loops=1", "--values=1", "--warmups=1", "--quiet"])
     return runner
 
 
@@ -102,6 +102,8 @@ def torch_benchmark(trial: Trial, advance: Advance, steps: int, benchmark: Any) 
     from torch.utils.benchmark import Timer
 
     timer = Timer("advance()", globals={"advance": advance}, num_threads=trial.cell.threads, timer=CLOCK)
+    for _ in range(steps - max(2, steps // 100)):  # the rest of a warm-up, which is its own
+        advance()
     return float(timer.timeit(steps).mean)
 
 
@@ -132,7 +134,7 @@ def empty() -> tuple[Trial, int]:
     kind = StubTrial if JOB["framework"] == STUB else Trial
     program: Any = SimpleNamespace(step=lambda i: None, fetch=lambda value: np.zeros(1))
     runtime: Any = SimpleNamespace(compilations=lambda: 0, synchronise=lambda: None)
-    cell: Any = SimpleNamespace(threads=1)
+    cell = Cell.from_json(JOB["cell"])
     return kind(cell, JOB["framework"], 0, None, runtime, runtime, runtime, program), EMPTY_STEPS
 
 
@@ -192,8 +194,6 @@ def take_turns(number: int, trial: Trial, steps: int, rounds: Rounds, benchmark:
     advance = map(trial.program.step, itertools.count()).__next__
     for tool in draw.sample(JOB["tools"], len(JOB["tools"])):
         time.sleep(QUIET_S)
-        for _ in range(SETTLE):
-            advance()
         step_s = TOOLS[tool](trial, advance, steps, benchmark)
         assert step_s > 0
         rounds.add(number, tool, empty=is_empty, steps=steps, step_s=step_s)

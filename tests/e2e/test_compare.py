@@ -13,7 +13,7 @@ import pytest
 
 from bench.store import read
 
-GATES = """\
+STUBS = """\
 name: stub
 axes:
   workload: [{{name: stub, bytes: {bytes}}}]
@@ -40,27 +40,30 @@ def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Measure a matrix with the local launcher; returns the run's folder."""
+    """Measure a matrix with the local launcher; returns the run's folder.
 
-    def measure(text: str, *arguments: str) -> Path:
+    spoiled  whether the machine may spoil blocks of it, which then are repeated and do not count
+    """
+
+    def measure(text: str, *arguments: str, spoiled: bool = False) -> Path:
         out = tmp_path_factory.mktemp("run")
         (out / "matrix.yaml").write_text(text)
         done = bench("run", "--matrix", out / "matrix.yaml", "--launcher", "local", "--out", out / "runs", *arguments)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode in ((0, 3) if spoiled else (0,)), done.stderr
         (folder,) = (out / "runs").iterdir()
         return folder
 
     return measure
 
 
-def gates(*, work: float = 1.0, size: int = BYTES) -> str:
-    return GATES.format(bytes=size, work=work, blocks=BLOCKS)
+def stubs(*, work: float = 1.0, size: int = BYTES) -> str:
+    return STUBS.format(bytes=size, work=work, blocks=BLOCKS)
 
 
 @pytest.fixture(scope="module")
 def before(run: Run) -> Path:
     """What the others are compared with."""
-    return run(gates())
+    return run(stubs())
 
 
 def compared(before: Path, after: Path) -> tuple[int, dict[str, Any]]:
@@ -70,14 +73,14 @@ def compared(before: Path, after: Path) -> tuple[int, dict[str, Any]]:
 
 
 def test_two_runs_of_the_same_program_find_nothing_and_exit_0(run: Run, before: Path) -> None:
-    code, document = compared(before, run(gates()))
+    code, document = compared(before, run(stubs()))
     assert {cell["verdict"] for cell in document["cells"]} <= {"inconclusive", "equivalent"}, document["cells"]
     assert code == 0
     assert [cell["changed"] for cell in document["cells"]] == [[], []]
 
 
 def test_a_tenth_more_work_in_one_arm_exits_1_and_names_that_arm(run: Run, before: Path) -> None:
-    code, document = compared(before, run(gates(work=1.1)))
+    code, document = compared(before, run(stubs(work=1.1)))
     assert code == 1
     unchanged, more = document["cells"]
     assert (more["verdict"], more["above"]) == ("slower", True)
@@ -87,7 +90,7 @@ def test_a_tenth_more_work_in_one_arm_exits_1_and_names_that_arm(run: Run, befor
 
 
 def test_a_tenth_more_work_in_both_arms_exits_1_and_points_at_what_they_share(run: Run, before: Path) -> None:
-    code, document = compared(before, run(gates(size=TENTH_MORE_BYTES)))
+    code, document = compared(before, run(stubs(size=TENTH_MORE_BYTES)))
     assert code == 1
     assert [cell["verdict"] for cell in document["cells"]] == ["slower", "slower"]
     assert any(cell["above"] for cell in document["cells"])
@@ -108,14 +111,14 @@ def test_the_same_seed_measures_the_same_blocks_in_the_order_that_the_plan_lists
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    first, second, other = (run(ORDERS, "--seed", seed) for seed in ("3", "3", "4"))
+    first, second, other = (run(ORDERS, "--seed", seed, spoiled=True) for seed in ("3", "3", "4"))
     assert measured_order(first) == measured_order(second) == planned("--seed", "3")["blocks"]
     assert measured_order(other) == planned("--seed", "4")["blocks"] != measured_order(first)
     assert sorted(measured_order(other)) == sorted(measured_order(first))
 
 
 def test_a_pilot_is_a_run_that_is_kept_and_predicts_the_whole(run: Run, tmp_path: Path) -> None:
-    text = gates().replace(f"blocks: {BLOCKS}", "blocks: 5")
+    text = stubs().replace(f"blocks: {BLOCKS}", "blocks: 5")
     (tmp_path / "m.yaml").write_text(text)
     matrix = ("--matrix", tmp_path / "m.yaml", "--launcher", "local")
     done = bench("plan", *matrix, "--pilot", "--out", tmp_path / "runs", "--format", "json")
@@ -127,6 +130,6 @@ def test_a_pilot_is_a_run_that_is_kept_and_predicts_the_whole(run: Run, tmp_path
     assert {record["block"] for record in read(pilot).blocks} == {0, 1}
     (one,) = found["comparisons"]
     assert (one["from"], one["blocks"]) == (pilot.name, 5)
-    whole = read(run(text))
+    whole = read(run(text, spoiled=True))
     taken = whole.run["plans"][one["id"]]["prologue_s"] + sum(record["wall_s"] for record in whole.blocks)
     assert 1 / 3 < found["seconds"] / taken < 3  # other programs may come and go meanwhile
