@@ -62,6 +62,7 @@ def new(
 ) -> Path:
     """Begin a run and carry it to its end; returns its folder. Raises BenchError, KeyboardInterrupt."""
     matrix = _resolve_devices(matrix)
+    store.refuse_unmakeable(out)  # before environments and images are made, which takes minutes
     run_id = f"{matrix.name}-{fresh_id()}"
     folder = out / run_id
     with ExitStack() as stack:

@@ -95,6 +95,15 @@ def read(folder: Path) -> StoredRun:
     )
 
 
+def refuse_unmakeable(folder: Path) -> None:
+    """Raises InputError where the folder could not be made; makes nothing."""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise InputError(f"{folder}: cannot be made ({nearest} is a file); choose another --out")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"{folder}: cannot be made ({nearest} may not be written to); choose another --out")
+
+
 class Store:
     """The one writer of a run folder. Every append is on disk before the call returns."""
 
@@ -104,12 +113,11 @@ class Store:
     @classmethod
     def create(cls, folder: Path, run: Mapping[str, Any]) -> Store:
         """Begin a run: the folder must not exist yet."""
+        if folder.exists():
+            raise InputError(f"{folder}: exists already; choose another --out, or --resume it")
         try:
-            folder.mkdir(parents=True)
             for name in ("steps", "telemetry", "logs"):
-                (folder / name).mkdir()
-        except FileExistsError:
-            raise InputError(f"{folder}: exists already; choose another --out, or --resume it") from None
+                (folder / name).mkdir(parents=True)
         except OSError as error:
             raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another --out") from None
         store = cls(folder)
