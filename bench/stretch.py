@@ -31,6 +31,7 @@ class _Tally:
     slice_ns: int = 0
     slice_cpu_ns: int = 0
     involuntary_switches: int = 0
+    voluntary_switches: int = 0
     compilations: int = 0
     first_cpu_ns: int | None = None
     last_cpu_ns: int = 0
@@ -42,6 +43,7 @@ class _Tally:
         self.slice_ns += answer["end_ns"] - answer["start_ns"]
         self.slice_cpu_ns += answer["cpu_ns"]
         self.involuntary_switches += answer["involuntary_switches"]
+        self.voluntary_switches += answer["voluntary_switches"]
         self.compilations = max(self.compilations, answer["compilations"] - self.compiled_before)
         self.first_cpu_ns = answer["woke_cpu_ns"] if self.first_cpu_ns is None else self.first_cpu_ns
         self.last_cpu_ns = answer["slept_cpu_ns"]
@@ -119,6 +121,7 @@ class Stretch:
             "slice_cpu_s": tally.slice_cpu_ns / 1e9,
             "cpu_s": (tally.last_cpu_ns - (tally.first_cpu_ns or 0)) / 1e9,
             "involuntary_switches": tally.involuntary_switches,
+            "voluntary_switches": tally.voluntary_switches,
             "compilations": tally.compilations,
             "idle_s": tally.idle_ns / 1e9 if idle else None,
             "idle_cpu_s": (tally.idle_cpu_ns or 0) / 1e9 if idle else None,

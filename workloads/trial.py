@@ -112,14 +112,14 @@ class Trial:
         returns  settle_ns (settle,), step_ns (steps,) or (1,); start_ns and end_ns (CLOCK_MONOTONIC) and cpu_ns of the
                  whole slice, settling included; woke_cpu_ns and slept_cpu_ns, this process's CPU time on entry and
                  exit: what lies between an exit and the next entry was burnt while the arm should have stood still;
-                 involuntary_switches of all threads in the slice
+                 involuntary_switches and voluntary_switches of all threads in the slice
         """
-        switches = _involuntary_switches()
+        pushed, left = _switches()
         woke_cpu_ns, start_ns = time.process_time_ns(), time.monotonic_ns()
         settle_ns = self._steps(settle)
         step_ns = self._steps(steps) if sync == "step" else [self._slice(steps)]
         end_ns, cpu_ns = time.monotonic_ns(), time.process_time_ns() - woke_cpu_ns
-        switches = _involuntary_switches() - switches
+        pushed_after, left_after = _switches()
         self._check_last()
         return {
             "settle_ns": settle_ns,
@@ -127,7 +127,8 @@ class Trial:
             "start_ns": start_ns,
             "end_ns": end_ns,
             "cpu_ns": cpu_ns,
-            "involuntary_switches": switches,
+            "involuntary_switches": pushed_after - pushed,
+            "voluntary_switches": left_after - left,
             "compilations": self.runtime.compilations(),
             "woke_cpu_ns": woke_cpu_ns,
             "slept_cpu_ns": time.process_time_ns(),
@@ -286,8 +287,10 @@ def _in_batches(outputs: Callable[[Array], Array], given: Array, size: int) -> A
     return np.concatenate([outputs(given[i : i + size]) for i in range(0, len(given), size)])
 
 
-def _involuntary_switches() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+def _switches() -> tuple[int, int]:
+    """Involuntary and voluntary, of all threads so far."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_nivcsw, usage.ru_nvcsw
 
 
 def _timed(function: Callable[[], Any]) -> tuple[Any, float]:

@@ -126,7 +126,8 @@ def test_an_arm_that_works_in_anothers_slices_is_found_and_one_that_sleeps_is_no
     channels = {arm: SimpleNamespace(pid=process.pid, scope="process") for arm, process in processes.items()}
     group: Any = SimpleNamespace(channel=channels.__getitem__)
     answer = {
-        "start_ns": 0, "end_ns": 10**9, "cpu_ns": 10**9, "involuntary_switches": 0, "compilations": 0,
+        "start_ns": 0, "end_ns": 10**9, "cpu_ns": 10**9, "involuntary_switches": 0,
+        "voluntary_switches": 0, "compilations": 0,
         "woke_cpu_ns": 0, "slept_cpu_ns": 10**9, "step_ns": [10**9],
     }  # fmt: skip
     try:

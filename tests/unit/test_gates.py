@@ -16,6 +16,7 @@ ARM = ArmFacts(
     slice_cpu_s=1.97,
     cpu_s=2.0,
     involuntary_switches=20,
+    voluntary_switches=0,
     compilations=0,
     idle_s=2.0,
     idle_cpu_s=0.0,
@@ -99,7 +100,7 @@ def test_a_quiet_block_is_not_spoiled_however_busy_the_rest_of_the_machine_is() 
         (arm(pressure_io_s=0.1), "pressure: for 2.5 % of the time pytorch waited for a disk (limit 1 %)"),
         (
             arm(involuntary_switches=1002),
-            "switches: pytorch was pushed off 501 times a second of its slices (limit 500)",
+            "switches: pytorch was pushed off by others 501 times a second of its slices (limit 500)",
         ),
         (
             arm(waited_s=0.3, slice_cpu_s=1.6),
@@ -152,6 +153,13 @@ def test_waiting_between_slices_and_standing_still_for_ones_own_reasons_spoil_no
 def test_an_arms_own_threads_that_wait_for_each_other_spoil_nothing() -> None:
     own_threads = {"tensorflow": replace(ARM, waited_s=2.3, involuntary_switches=2000), "pytorch": ARM}
     assert gates.reasons([machine(cpus=(0, 1), arms=own_threads, others_s=0.2)]) == []
+
+
+def test_threads_of_one_arm_that_push_each_other_off_one_processor_spoil_nothing() -> None:
+    handed_over = both(involuntary_switches=4000, voluntary_switches=3800)
+    assert gates.reasons([machine(arms=handed_over)]) == []
+    pushed = both(involuntary_switches=4000, voluntary_switches=2900)
+    assert {gates.cause(reason) for reason in gates.reasons([machine(arms=pushed)])} == {"switches"}
 
 
 def test_processors_that_the_arms_left_to_others_spoil_nothing() -> None:
