@@ -82,12 +82,13 @@ def compare(before: Path, after: Path, fail_above: str | None, kind: str, out: P
 
     from rich.console import Console
 
-    from bench import regression, store
+    from bench import compare as comparing
+    from bench import store
     from bench.errors import GateError
     from bench.report import regression_table
 
     runs = [store.read(find_run(given, out)) for given in (before, after)]
-    document = regression.compare(runs[0], runs[1], fail_above=limit)
+    document = comparing.compare(runs[0], runs[1], fail_above=limit)
     if kind == "json":
         click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
     elif kind == "markdown":

@@ -26,10 +26,11 @@ from typing import Any
 # Stalls on memory were never seen. The standard deviation of a stub's log ratio was 1.0 to 2.7 % quiet and in
 # background, 1.8 % beside the loop, 2.0 to 5.4 % in the crowd, since lockstep shares what disturbs; and 61 to 156 %
 # where one arm was outweighed and the other was not, 44 to 68 points apart. A process that woke 1,000 to 3,000 times a
-# second made 660 to 1,840 switches a second. A thread of the arm's own that pushes another one off leaves by itself soon
-# after: TensorFlow's graphs did so 1,670 to 2,420 times a second on an idle machine, each with a voluntary switch to
-# match it, so that only the involuntary switches beyond the voluntary ones are somebody else's. Pressure on the whole machine's processors says nothing of the arms, and a
-# loop of fsync on another one (pressure on disks 6 to 8 %) changed nothing: these two are recorded and not judged.
+# second made 660 to 1,840 switches a second. A thread of the arm's own that pushes another one off leaves by itself
+# soon after: TensorFlow's graphs did so 1,670 to 2,420 times a second on an idle machine, each with a voluntary switch
+# to match it, so that only the involuntary switches beyond the voluntary ones are somebody else's. Pressure on the
+# whole machine's processors says nothing of the arms, and a loop of fsync on another one (pressure on disks 6 to 8 %)
+# changed nothing: these two are recorded and not judged.
 LEAST_S = 0.020  # of any time: /proc/stat moves in ticks of 10 ms, and another process' one turn takes 4
 WAITING_SHARE = 0.30  # of an arm's slices, and as much of one processor used by others
 UNEQUAL_SHARE = 0.05  # of its slices, between two arms
@@ -174,7 +175,8 @@ def _of_arm(arm: str, own: ArmFacts, facts: Facts) -> Iterator[str]:
     yield from _waiting(arm, own, facts)
     rate = (own.involuntary_switches - own.voluntary_switches) / own.slice_s
     if len(facts.cpus) == 1 and rate > SWITCHES_PER_S:  # on several, an arm's own threads push each other off
-        yield f"switches: {arm} was pushed off by others {rate:,.0f} times a second of its slices (limit {SWITCHES_PER_S})"
+        pushed = f"{arm} was pushed off by others {rate:,.0f} times a second of its slices"
+        yield f"switches: {pushed} (limit {SWITCHES_PER_S})"
 
 
 def _waiting(arm: str, own: ArmFacts, facts: Facts) -> Iterator[str]:

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from bench.check_probes import docker
+from bench.check.findings import WORST_FIRST, Machine
+from bench.check.probes import docker
 from bench.environment import cpusets
-from bench.findings import WORST_FIRST, Machine
 
 ARM = max(os.sched_getaffinity(0))
 NAME, SECRET = "burner-of-cpus", "an-argument-kept-to-itself"

@@ -17,10 +17,14 @@ import pynvml
 import pytest
 from rich.console import Console
 
-from bench import check, check_gpu, check_limits, check_probes, check_window, environment
-from bench.check_window import Program, Window
+from bench import check, environment
+from bench.check import gpu as check_gpu
+from bench.check import limits as check_limits
+from bench.check import probes as check_probes
+from bench.check import window as check_window
+from bench.check.findings import WORST_FIRST, Finding, Machine, listed, named
+from bench.check.window import Program, Window
 from bench.errors import GateError, InputError
-from bench.findings import WORST_FIRST, Finding, Machine, listed, named
 from bench.telemetry.machine import OfMachine
 
 CPU = "sys/devices/system/cpu"

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench import differences, regression_words, stats
-from bench.change import Change, change, shown
-from bench.pairing import CPU, WALL, Lone, Pair, pair_up, session
+from bench import stats
+from bench.compare import differences, words
+from bench.compare.change import Change, change, shown
+from bench.compare.pairing import CPU, WALL, Lone, Pair, pair_up, session
 
 if TYPE_CHECKING:
     from bench.store import StoredRun
@@ -89,9 +90,7 @@ def compare(before: StoredRun, after: StoredRun, *, fail_above: float | None = N
             for name, arms in shared.items()
         ],
         "cells": [*judged, *(_missing(one) for one in lone)],
-        "unseen": regression_words.unseen(
-            judged, lone, tests=sum(1 + len(pair.against) for pair in pairs), limit=fail_above
-        ),
+        "unseen": words.unseen(judged, lone, tests=sum(1 + len(pair.against) for pair in pairs), limit=fail_above),
     }
 
 
@@ -182,7 +181,7 @@ def _mover(arm: Cell, baseline: Cell) -> tuple[Cell, bool]:
 def _cell(cell: Cell, claim: Claim | None, group: Sequence[Cell], claims: Sequence[Claim | None], alike: bool) -> Json:
     pair = cell.pair
     best = claim.change if claim else cell.own
-    baseline, words = _baseline_of(group, claims, cell), regression_words
+    baseline = _baseline_of(group, claims, cell)
     if claim:
         verdict = "slower" if claim.slower else "faster"
         reason = words.difference(verdict, claim.change, by=claim.by, other=claim.other)

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench import stats
-from bench.change import Change, blocks_to_show
+from bench.compare.change import Change, blocks_to_show
 
 if TYPE_CHECKING:
-    from bench.pairing import Lone
+    from bench.compare.pairing import Lone
 
 OF = {"cpu": "CPU time a step", "wall": "wall time a step"}
 _SESSIONS = (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from bench import differences
+from bench.compare import differences
 from bench.errors import InputError
 from bench.report import frames, summary
 

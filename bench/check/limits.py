@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from bench import paths
+from bench.check.findings import ASK_THE_HOST, Finding, Level, Machine
 from bench.environment import read_line, read_text
-from bench.findings import ASK_THE_HOST, Finding, Level, Machine
 from bench.telemetry import cgroup
 
 GIB = 2**30

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from functools import partial
 
 from bench import environment
+from bench.check.findings import ASK_THE_HOST, Finding, Level, Machine, listed, named
 from bench.environment import cpu_numbers, read_line, read_text
 from bench.errors import EnvironmentUnavailable
-from bench.findings import ASK_THE_HOST, Finding, Level, Machine, listed, named
 
 # Read without a system call, and steady: x86, KVM, Hyper-V, ARM.
 GOOD_CLOCKS = frozenset({"tsc", "kvm-clock", "hyperv_clocksource_tsc_page", "arch_sys_counter"})

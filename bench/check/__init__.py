@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from bench import check_gpu, check_limits, check_probes, check_window, environment
+from bench import environment
+from bench.check import gpu as gpus
+from bench.check import limits, probes, window
+from bench.check.findings import WORST_FIRST, Finding, Machine
 from bench.errors import GateError
-from bench.findings import WORST_FIRST, Finding, Machine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,25 +28,25 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PROBES = (
-    check_probes.governor,
-    check_probes.turbo,
-    check_probes.smt,
-    check_probes.cores,
-    check_probes.isolated,
-    check_probes.numa,
-    check_limits.quota,
-    check_probes.other_runs,
-    check_limits.memory,
-    check_limits.swap,
-    check_limits.disk,
-    check_probes.clocksource,
-    check_probes.timer,
-    check_probes.aslr,
-    check_probes.huge_pages,
-    check_probes.battery,
-    check_probes.virtual_machine,
-    check_probes.mitigations,
-    check_probes.docker,
+    probes.governor,
+    probes.turbo,
+    probes.smt,
+    probes.cores,
+    probes.isolated,
+    probes.numa,
+    limits.quota,
+    probes.other_runs,
+    limits.memory,
+    limits.swap,
+    limits.disk,
+    probes.clocksource,
+    probes.timer,
+    probes.aslr,
+    probes.huge_pages,
+    probes.battery,
+    probes.virtual_machine,
+    probes.mitigations,
+    probes.docker,
 )
 _MARKS = {"fail": "✗", "warn": "!", "unknown": "?", "note": "·", "ok": "✓"}
 _STYLES = {"fail": "bold red", "warn": "yellow", "unknown": "magenta", "note": "cyan", "ok": "green"}
@@ -60,11 +62,11 @@ def inspect(*, threads: int = 1, root: Path = Path("/"), seconds: float = 1.0, g
     """
     arms, control = environment.cpusets(threads)
     machine = Machine(root=root, arms=arms, control=control)
-    window = check_window.watch(machine, seconds)
+    seen = window.watch(machine, seconds)
     return (
-        *check_window.findings(machine, window),
+        *window.findings(machine, seen),
         *(probe(machine) for probe in PROBES),
-        *(check_gpu.findings(root) if gpu else ()),
+        *(gpus.findings(root) if gpu else ()),
     )
 
 

@@ -16,10 +16,10 @@ import pytest
 from scipy import stats as scipy_stats
 from synthetic_run import COMPARISONS, Writer, block, outcome, run_json, steps
 
-from bench import regression
-from bench.change import SESSION, blocks_to_show, change
+from bench import compare
+from bench.compare.change import SESSION, blocks_to_show, change
+from bench.compare.pairing import CPU, WALL, Pair, match_arms
 from bench.errors import InputError
-from bench.pairing import CPU, WALL, Pair, match_arms
 from bench.report import regression_table
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def pair(times: Any, arm: int, comparison: str, changed: Sequence[str], device: 
 
 
 def verdicts(pairs: Sequence[Pair], limit: float | None = 0.05) -> list[dict[str, Any]]:
-    return regression.verdicts(pairs, fail_above=limit)
+    return compare.verdicts(pairs, fail_above=limit)
 
 
 @pytest.fixture(autouse=True)
@@ -329,7 +329,7 @@ def stored(folder: Path, *, factors: dict[str, float] | None = None, first: int 
 
 
 def test_the_document_holds_every_cell_with_its_evidence_and_no_nan(tmp_path: Path) -> None:
-    document = regression.compare(stored(tmp_path / "a"), stored(tmp_path / "b", first=50), fail_above=0.05)
+    document = compare.compare(stored(tmp_path / "a"), stored(tmp_path / "b", first=50), fail_above=0.05)
     json.dumps(document, allow_nan=False)
     assert document["schema"] == "bench.compare/1"
     assert document["failed"] is False
@@ -347,7 +347,7 @@ def test_the_document_holds_every_cell_with_its_evidence_and_no_nan(tmp_path: Pa
 
 def test_a_run_compared_with_itself_did_not_change(tmp_path: Path) -> None:
     run = stored(tmp_path / "a")
-    document = regression.compare(run, run, fail_above=0.0)
+    document = compare.compare(run, run, fail_above=0.0)
     assert document["failed"] is False
     assert [cell["change"] for cell in document["cells"]] == [1.0] * 4
 
@@ -360,7 +360,7 @@ def test_what_differs_on_record_is_listed_where_it_belongs(tmp_path: Path) -> No
         record["arms"]["pytorch"]["versions"] = {"torch": "2.14.0"}
     after.run["comparisons"][LINEAR]["arms"]["pytorch"]["workload"]["n"] = 6
     after.run["comparisons"][LINEAR]["arms"]["tensorflow"]["workload"]["n"] = 6
-    document = regression.compare(before, after)
+    document = compare.compare(before, after)
     assert "kernel: 6.1 → 6.9" in document["changed"]
     assert "launcher: docker → local" in document["changed"]
     assert "commit: 0123456789ab → fedcba987654" in document["changed"]
@@ -379,7 +379,7 @@ def test_a_cell_of_one_run_alone_is_missing_with_the_reason(tmp_path: Path) -> N
     after.blocks[:] = [record for record in after.blocks if record["comparison"] == LINEAR]
     for certificate in after.certificates:
         certificate |= {"status": "failed", "reason": "the losses differ"}
-    document = regression.compare(before, after, fail_above=0.05)
+    document = compare.compare(before, after, fail_above=0.05)
     assert {cell["verdict"] for cell in document["cells"]} == {"missing"}
     reasons = {cell["id"]: cell["reason"] for cell in document["cells"]}
     assert reasons[f"{LINEAR}/pytorch"] == "the run after: invalid: parity failed: the losses differ"
@@ -393,21 +393,21 @@ def test_runs_with_nothing_in_common_are_refused(tmp_path: Path) -> None:
     after.run["comparisons"] = {"other": after.run["comparisons"][CNN]}
     after.blocks.clear()
     with pytest.raises(InputError, match="no comparison in common"):
-        regression.compare(before, after)
+        compare.compare(before, after)
 
 
 def test_too_few_blocks_are_said_to_show_nothing(tmp_path: Path) -> None:
     before, after = stored(tmp_path / "a"), stored(tmp_path / "b", factors={"pytorch": 3.0}, first=50)
     for run in (before, after):
         run.blocks[:] = [record for record in run.blocks if record["block"] < 3]
-    document = regression.compare(before, after, fail_above=0.05)
+    document = compare.compare(before, after, fail_above=0.05)
     assert document["failed"] is False
     assert any("no change of theirs can be shown" in line for line in document["unseen"])
 
 
 def test_a_gate_that_could_not_have_shown_a_slowdown_says_so(tmp_path: Path) -> None:
     before, after = stored(tmp_path / "a"), stored(tmp_path / "b", first=50)
-    strict, loose = (regression.compare(before, after, fail_above=limit) for limit in (0.001, 0.5))
+    strict, loose = (compare.compare(before, after, fail_above=limit) for limit in (0.001, 0.5))
     assert "4 of 4 cells could not have shown one" in str(regression_table.outcome(strict))
     assert any("a slowdown of 0.1 % goes unseen" in line for line in strict["unseen"])
     assert regression_table.outcome(loose) == "no slowdown of more than 50 % is shown"
@@ -417,7 +417,7 @@ def test_the_page_and_the_table_tell_verdict_change_and_blind_spots(tmp_path: Pa
     from rich.console import Console
 
     before, after = stored(tmp_path / "a"), stored(tmp_path / "b", factors={"pytorch": 1.6}, first=50)
-    document = regression.compare(before, after, fail_above=0.05)
+    document = compare.compare(before, after, fail_above=0.05)
     assert document["failed"] is True
     console = Console(record=True, width=100, file=io.StringIO())
     regression_table.render(document, console)

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench.check.findings import Finding
 from bench.environment import read_line
-from bench.findings import Finding
 from bench.report.words import clean
 from bench.telemetry.nvml import Gpus, State
 

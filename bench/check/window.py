@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from bench.check.findings import Finding, Level, Machine, listed
 from bench.environment import cpu_numbers, load_1min, read_line, read_text
-from bench.findings import Finding, Level, Machine, listed
 from bench.report.words import clean
 from bench.telemetry.machine import OfMachine, Watch
 
