@@ -14,7 +14,7 @@ from bench.errors import EnvironmentUnavailable, GateError, InputError
 from bench.validate.row import Row
 
 SCHEMA = "bench.validate/1"
-QUICK = ("simulation", "observer", "processes", "containers")
+QUICK = ("simulation", "observer", "same", "known", "drift", "containers")
 FULL = (*QUICK, "frameworks", "lockstep")
 
 Progress = Callable[[str], None]
@@ -104,10 +104,11 @@ def _rows(part: str, folder: Path, facts: Mapping[str, Any]) -> Iterable[Row]:
         from bench.validate import observer
 
         return observer.rows(seed=seed)
-    if part == "processes":
+    if part in ("same", "known", "drift"):
         from bench.validate import processes
 
-        return processes.rows(full=full, launcher="local", out=out, seed=seed)
+        rows = {"same": processes.same, "known": processes.known, "drift": processes.drifts}[part]
+        return rows(full=full, launcher="local", out=out, seed=seed)
     if part == "containers":
         from bench.validate import processes
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import subprocess
+import sys
 import threading
 import time
 import tomllib
@@ -330,4 +333,9 @@ def test_a_staged_root_holds_workloads_alone_readable_by_all(tmp_path: Path, mon
     assert (root / "workloads" / "contract.py").read_bytes() == (REPOSITORY / "workloads" / "contract.py").read_bytes()
     assert all(path.stat().st_mode & 0o004 for path in (root, *root.rglob("*")))
     assert paths.staged_worker_root() == root
-    assert not list(root.rglob("__pycache__"))
+    source = root / "workloads" / "contract.py"
+    assert Path(importlib.util.cache_from_source(str(source))).exists()
+    command = [sys.executable, "-c", "import workloads.contract as c; print(c.Named.of.__code__.co_filename)"]
+    env = {"PYTHONPATH": str(root), "PYTHONSAFEPATH": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    assert done.stdout.strip() == str(source)
