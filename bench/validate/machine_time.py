@@ -33,7 +33,7 @@ from bench.validate.frameworks import training_cell
 from bench.validate.row import Row
 
 DESIGNS = ("one after the other", "interleaved", "lockstep")
-PROCESSES = 3  # of each arm, in each design of a cycle
+PROCESSES = 2  # of each arm, in each design of a cycle
 CYCLES = 12
 GOAL = 10.0
 PAIRS = (("TensorFlow against PyTorch", "tensorflow", "pytorch"), ("A/A", "pytorch", "pytorch"))
