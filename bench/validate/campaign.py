@@ -6,8 +6,10 @@ stopped goes on where it stopped, like any run.
 
 from __future__ import annotations
 
+import csv
 import io
 import math
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from bench.comparison import Arm, Comparison
 from bench.console import View
 from bench.lockstep import Plan
 from bench.matrix import Budget, Matrix
-from bench.report import summary
+from bench.report import frames, summary
 from bench.schedule import SlicePlan
 from workloads.contract import STUB, Cell, Named, Value
 
@@ -72,7 +74,8 @@ def campaign(
 ) -> list[dict[str, Any]]:
     """Measure every pair in so many blocks; the contrasts of the report, in order. Raises BenchError.
 
-    A contrast has, beside what `bench report` prints of it, its `spread`: the paired standard deviation over blocks.
+    A contrast has, beside what `bench report` prints of it, `d`, its log ratio in every block, and their standard
+    deviation, `spread`. They stand in `<out>/<name>.csv` too, one line a contrast.
     """
     comparisons = [_comparison(f"{name}-{number:04d}", pair, launcher) for number, pair in enumerate(pairs)]
     matrix = Matrix(
@@ -86,8 +89,11 @@ def campaign(
         seed=seed,
     )
     folder = measured(matrix, out=out, launcher=launcher, prepared=_prepared(comparisons, plan))
-    contrasts: list[dict[str, Any]] = summary.summarise(store.read(folder))["contrasts"]
-    return [one | {"spread": _spread(one)} for one in contrasts]
+    stored = store.read(folder)
+    samples = frames.read(stored)
+    found = [one | _by_block(one, samples) for one in summary.summarise(stored)["contrasts"]]
+    _keep(out / f"{name}.csv", found)
+    return found
 
 
 def measured(matrix: Matrix, *, out: Path, launcher: str, prepared: run.Prepared | None = None) -> Path:
@@ -130,15 +136,24 @@ def _prepared(comparisons: Sequence[Comparison], turns: Turns) -> run.Prepared:
     )
 
 
-def _spread(contrast: Mapping[str, Any]) -> float | None:
-    """The standard deviation over blocks that a half-width stands for."""
-    from scipy import stats as scipy_stats
+def _by_block(contrast: Mapping[str, Any], samples: frames.Frames) -> dict[str, Any]:
+    """Its log ratio in every valid block, and their standard deviation; None with fewer than two."""
+    rounds = frames.round_log_ratios(samples, contrast["comparison"], baseline="baseline", arm="arm", sync="slice")
+    d = [stats.block_log_ratio(block) for block in rounds]
+    return {"d": d, "spread": statistics.stdev(d) if len(d) > 1 else None}
 
-    blocks, half = contrast["blocks"], contrast["half_width"]
-    if half is None or blocks < 2:
-        return None
-    quantile = float(scipy_stats.t.ppf(0.5 + stats.CONFIDENCE / 2, blocks - 1))
-    return float(half * math.sqrt(blocks) / quantile)
+
+def _keep(path: Path, contrasts: Sequence[Mapping[str, Any]]) -> None:
+    """One line a contrast, with what its interval and its p came from."""
+    columns = ("comparison", "ratio", "ci_low", "ci_high", "p", "blocks", "blocks_repeated", "verdict", "d")
+    with path.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(columns)
+        for one in contrasts:
+            low, high = one["ci"] or (None, None)
+            d = " ".join(f"{value:.6f}" for value in one["d"])
+            middle = (one["p"], one["blocks"], one["blocks_repeated"], one["verdict"])
+            writer.writerow([one["comparison"], one["ratio"], low, high, *middle, d])
 
 
 class Quiet(View):
