@@ -97,7 +97,7 @@ class Harness:
     def until_the_second_block_runs(self) -> None:
         """One block is on disk, and both workers of the next have been started."""
         self.until(lambda: "block 2 of" in self.stderr and len(self.blocks()) == 1, "a second block")
-        self.until(lambda: len(workers(self.process.pid)) + len(containers(self)) == 2, "its workers")
+        self.until(lambda: len(workers(self.process.pid)) + len(containers(self, made=False)) == 2, "its workers")
 
 
 Start = Callable[..., Harness]
@@ -182,12 +182,12 @@ def alive(pids: list[int]) -> list[int]:
     return found
 
 
-def containers(harness: Harness) -> list[str]:
-    """Ids of the run's containers by their label, ended ones too."""
+def containers(harness: Harness, *, made: bool = True) -> list[str]:
+    """Ids of the run's containers by their label, also those that ended or, being made, have not started yet."""
     if "docker" not in harness.process.args:  # type: ignore[operator]
         return []
     with contextlib.closing(engine()) as client:
-        found = client.api.containers(all=True, filters={"label": f"bench.run={harness.folder.name}"})
+        found = client.api.containers(all=made, filters={"label": f"bench.run={harness.folder.name}"})
     return [container["Id"] for container in found]
 
 
