@@ -10,6 +10,7 @@ from typing import Any
 from bench import stats
 from bench.validate.campaign import LONG, MIDDLE, PAIRED_SD, Pair, campaign, noisy
 from bench.validate.row import Row, at_least, at_most, clopper_pearson, not_above, not_below
+from bench.validate.simulation import FALSE_DRIFT
 
 Contrast = Mapping[str, Any]
 
@@ -18,7 +19,6 @@ AA_BLOCKS = 7  # with them Wilcoxon's p can be .047, and is hardly more conserva
 COVERED = 0.93
 # The factor on the work, the blocks, and the share that must be found.
 SLOWDOWNS = ((1.10, 10, 0.999), (1.05, 10, 0.99), (1.02, 12, 0.95))
-FALSE_DRIFT = 0.01  # what a 99 % interval lets through
 SLOWING = 0.03  # of one arm, through every block
 # Half of the contrasts would pass a paired SD of 1.5 % if just that were injected: the machine adds its own.
 INJECTED_SD = 0.009
@@ -128,8 +128,8 @@ def drifts(*, full: bool, launcher: str, out: Path, seed: int) -> Iterator[Row]:
     judge = at_least if full else not_below
     yield judge("one arm slows by 3 % through a block", hits, len(seen), 0.95, detail="degrading or no_steady_state")
     claimed = sum(one["verdict"] in {"faster", "slower"} for one in seen)
-    judge = at_most if full else not_above
-    yield judge("… and is called faster or slower", claimed, len(seen), 0.05)
+    ceiling = at_most if full else not_above
+    yield ceiling("… and is called faster or slower", claimed, len(seen), 0.05)
     shared = [Pair(baseline=noisy(slows=slows), arm=noisy(slows=slows))] * count
     both = campaign("shared-drift", shared, blocks=blocks, plan=LONG, **place)
     hits = sum(one["verdict"] in unsteady for one in both)
