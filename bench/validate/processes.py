@@ -22,8 +22,8 @@ COVERED = 0.93
 SLOWDOWNS = ((1.10, 10, 0.999), (1.05, 10, 0.99), (1.02, 12, 0.95))
 SLOWING = 0.03  # of one arm, through every block
 # Half of the contrasts would pass a paired SD of 1.5 % if just that were injected: the machine adds its own.
-INJECTED_SD = 0.009
-BATCH = 50
+INJECTED_SD = 0.007
+BATCH = 45
 WANTED = {False: 40, True: 80}  # contrasts that a known slowdown is looked for in, quick and full
 BATCHES = 4  # at most so many times the contrasts wanted, on a machine that is too noisy for most of them
 
@@ -54,13 +54,15 @@ def known(*, full: bool, launcher: str, out: Path, seed: int) -> Iterator[Row]:
 def in_containers(*, full: bool, out: Path, seed: int) -> Iterator[Row]:
     """The same through the container launcher. Raises EnvironmentUnavailable: no engine answers."""
     place: dict[str, Any] = {"launcher": "docker", "out": out, "seed": seed}
-    count = 30 if full else 3
-    null = campaign("docker-aa", [Pair(baseline=noisy(), arm=noisy())] * count, blocks=10, **place)
+    count, blocks = (30, 10) if full else (3, 8)
+    null = campaign("docker-aa", [Pair(baseline=noisy(), arm=noisy())] * count, blocks=blocks, **place)
     yield _false_positives(null, full=False, where=", in containers")
     slower = [Pair(baseline=noisy(INJECTED_SD), arm=noisy(INJECTED_SD, work=1.10))] * count
-    found = campaign("docker-slower110", slower, blocks=10, plan=MIDDLE, **place)
+    found = campaign("docker-slower110", slower, blocks=blocks, plan=MIDDLE, **place)
     hits = sum(_is_found(one) for one in found)
-    yield at_least("10 % more work found in 10 blocks, in containers", hits, len(found), 0.99, detail=_spreads(found))
+    yield at_least(
+        f"10 % more work found in {blocks} blocks, in containers", hits, len(found), 0.99, detail=_spreads(found)
+    )
     covered = [(one, 1.0) for one in null] + [(one, 1 / 1.10) for one in found]
     yield _recovery(covered, full=False, where=", in containers")
 
@@ -120,7 +122,7 @@ def _recovery(contrasts: Sequence[tuple[Contrast, float]], *, full: bool, where:
 def drifts(*, full: bool, launcher: str, out: Path, seed: int) -> Iterator[Row]:
     """One arm slowing through every block must be seen; both slowing alike is the machine's, and must not."""
     place: dict[str, Any] = {"launcher": launcher, "out": out, "seed": seed}
-    count, blocks = (60, 10) if full else (12, 8)
+    count, blocks = (60, 10) if full else (10, 8)
     slows = round(SLOWING * 1000 / LONG.steps_of_an_arm, 6)
     unsteady = {"degrading", "no_steady_state"}
     alone = [Pair(baseline=noisy(), arm=noisy(slows=slows))] * count
