@@ -52,7 +52,7 @@ class Turns:
 
 
 SHORT = Turns(rounds=8, steps=40)  # slices of some 2 ms: most of such a block is the start of its processes
-MIDDLE = Turns(rounds=16, steps=60)  # of 3 ms: a spread of some 0.8 % from the machine, where a short block has 1.2 %
+MIDDLE = Turns(rounds=16, steps=120)  # of 6 ms: where slices of 3 ms gave the machine's own spread as 0.8 to 1.5 %
 LONG = Turns(rounds=24, steps=100)  # for what happens within a block
 
 
