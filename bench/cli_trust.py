@@ -35,7 +35,9 @@ def check(strict: bool, threads: int, kind: str) -> None:
 
 
 @click.command()
-@click.option("--quick", "kind", flag_value="quick", default="quick", help="About 15 minutes, more on a noisy machine.  [default]")
+@click.option(
+    "--quick", "kind", flag_value="quick", default="quick", help="About 15 minutes, more on a noisy machine.  [default]"
+)
 @click.option("--full", "kind", flag_value="full", help="Hours: more of each test, and real frameworks in containers.")
 @click.option("--only", multiple=True, metavar="PART", help="One part alone; may be repeated.")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Go on with a stopped validation.")
