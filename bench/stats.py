@@ -180,6 +180,8 @@ def holm(p: Sequence[float | None]) -> list[float | None]:
 def drift(rounds: Sequence[Numbers]) -> Drift:
     """Late third minus early third of each block's log ratios, over blocks.
 
+    Both lie on the block's median slope: bursts of the machine fall on single rounds, and are no drift.
+
     rounds  one array a block: log(t_baseline / t_arm) in order of time; blocks of fewer than 6 rounds do not count
     """
     thirds = [_late_minus_early(np.asarray(block, dtype=float)) for block in rounds if len(block) >= MIN_ROUNDS]
@@ -308,9 +310,16 @@ def _percent(fraction: float) -> str:
 
 
 def _late_minus_early(block: npt.NDArray[np.float64]) -> float:
-    third = len(block) // 3
-    with np.errstate(all="ignore"):
-        return float(np.mean(block[-third:]) - np.mean(block[:third]))
+    """By the median slope of all pairs of rounds; not finite where a round is not.
+
+    source   Sen 1968, doi:10.1080/01621459.1968.10480934; scipy's theilslopes adds an interval, at five times the time
+    """
+    if not np.all(np.isfinite(block)):
+        return math.nan
+    earlier, later = np.triu_indices(len(block), 1)
+    slope = float(np.median((block[later] - block[earlier]) / (later - earlier)))
+    between_thirds = len(block) - len(block) // 3
+    return slope * between_thirds
 
 
 def _exp_interval(mean: float, half: float) -> Interval | None:

@@ -124,7 +124,7 @@ def _recovery(contrasts: Sequence[tuple[Contrast, float]], *, full: bool, where:
 def drifts(*, full: bool, launcher: str, out: Path, seed: int) -> Iterator[Row]:
     """One arm slowing through every block must be seen; both slowing alike is the machine's, and must not."""
     place: dict[str, Any] = {"launcher": launcher, "out": out, "seed": seed}
-    count, blocks = (60, 10) if full else (10, 8)
+    count, both_count, blocks = (60, 60, 10) if full else (10, 6, 8)
     slows = round(SLOWING * 1000 / LONG.steps_of_an_arm, 6)
     unsteady = {"degrading", "no_steady_state"}
     alone = [Pair(baseline=noisy(), arm=noisy(slows=slows))] * count
@@ -135,7 +135,7 @@ def drifts(*, full: bool, launcher: str, out: Path, seed: int) -> Iterator[Row]:
     claimed = sum(one["verdict"] in {"faster", "slower"} for one in seen)
     ceiling = at_most if full else not_above
     yield ceiling("… and is called faster or slower", claimed, len(seen), 0.05)
-    shared = [Pair(baseline=noisy(slows=slows), arm=noisy(slows=slows))] * count
+    shared = [Pair(baseline=noisy(slows=slows), arm=noisy(slows=slows))] * both_count
     both = campaign("shared-drift", shared, blocks=blocks, plan=LONG, **place)
     hits = sum(one["verdict"] in unsteady for one in both)
     detail = "degrading or no_steady_state, no more often than steady arms"

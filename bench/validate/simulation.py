@@ -12,6 +12,7 @@ import gc
 import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,7 @@ Array = npt.NDArray[np.float64]
 Scenario = Callable[[np.random.Generator, int, int], Array]
 """(generator, runs, blocks) -> log step times up to a constant (runs, blocks, 2, ROUNDS, STEPS), baseline first."""
 
+RUNS = {False: 1_000, True: 20_000}  # of a row, quick and full
 ROUNDS = 16  # of a block, the fewest that `schedule.slice_plan` gives quick steps
 STEPS = 8  # of a slice
 PAIRED_SD = 0.015  # of d over blocks
@@ -108,13 +110,15 @@ class Block:
 
 def rows(*, full: bool, seed: int = 0) -> Iterator[Row]:
     """Every simulated row: 1,000 runs each, twenty times as many in full."""
-    runs = 20_000 if full else 1_000
-    yield from under_the_null(runs=runs, seed=seed)
-    yield from sequential(runs=runs, seed=seed)
-    yield from cells(runs=5 * runs, seed=seed)
-    yield from known_differences(runs=runs, seed=seed)
-    yield from drifts(runs=runs, seed=seed)
-    yield from warm_ups(runs=runs, seed=seed)
+    runs = RUNS[full]
+    with ProcessPoolExecutor() as pool:  # every row draws from a generator of its own: the order changes no number
+        parts = [pool.submit(_all, part, runs, seed) for part in PARTS]
+        for part in parts:
+            yield from part.result()
+
+
+def _all(part: Callable[..., Iterator[Row]], runs: int, seed: int) -> list[Row]:
+    return list(part(runs=5 * runs if part is cells else runs, seed=seed))
 
 
 # --- how times scatter
@@ -298,6 +302,9 @@ def warm_ups(*, runs: int, seed: int = 0) -> Iterator[Row]:
             unit="share",
             detail=f"a fixed number would leave {fixed}",
         )
+
+
+PARTS = (under_the_null, sequential, cells, known_differences, drifts, warm_ups)
 
 
 def _false_positives(label: str, estimates: Sequence[stats.Contrast], *, detail: str = "") -> Row:

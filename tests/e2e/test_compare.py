@@ -29,7 +29,7 @@ budget: {blocks: 3, per_comparison: 1h, total: 1h}
 """
 BLOCKS = 12
 BYTES = 262_144
-TENTH_MORE_BYTES = 288_384  # in whole blocks of SHA-256
+HALF_MORE_BYTES = 393_216  # what all arms share is not paired: on a noisy machine a tenth may go unseen, and is said to
 
 Run = Callable[..., Path]
 
@@ -89,13 +89,13 @@ def test_a_tenth_more_work_in_one_arm_exits_1_and_names_that_arm(run: Run, befor
     assert unchanged["verdict"] in {"inconclusive", "equivalent"}
 
 
-def test_a_tenth_more_work_in_both_arms_exits_1_and_points_at_what_they_share(run: Run, before: Path) -> None:
-    code, document = compared(before, run(stubs(size=TENTH_MORE_BYTES)))
+def test_half_more_work_in_both_arms_exits_1_and_points_at_what_they_share(run: Run, before: Path) -> None:
+    code, document = compared(before, run(stubs(size=HALF_MORE_BYTES)))
     assert code == 1
     assert [cell["verdict"] for cell in document["cells"]] == ["slower", "slower"]
     assert any(cell["above"] for cell in document["cells"])
     assert all("every arm of the comparison changed alike" in cell["reason"] for cell in document["cells"])
-    assert document["comparisons"][0]["changed"] == [f"workload bytes: {BYTES} → {TENTH_MORE_BYTES}"]
+    assert document["comparisons"][0]["changed"] == [f"workload bytes: {BYTES} → {HALF_MORE_BYTES}"]
 
 
 def measured_order(folder: Path) -> list[list[Any]]:

@@ -246,11 +246,22 @@ def test_an_arm_that_alone_slows_through_a_block_has_no_steady_state(total: floa
 
 def test_a_drift_whose_interval_reaches_into_one_percent_is_degrading() -> None:
     falls = [-0.012, -0.020, -0.005, -0.025, -0.018, -0.004]
-    moved = stats.drift([[0.1] * 4 + [0.1 + fall / 2] * 4 + [0.1 + fall] * 4 for fall in falls])
+    moved = stats.drift([0.1 + fall / 8 * np.arange(12) for fall in falls])  # 8 rounds from third to third
     assert moved.mean == pytest.approx(-0.014)
     assert moved.ci is not None
     assert moved.ci[0] < -stats.STEADY < moved.ci[1] < 0
     assert moved.verdict == "degrading"
+
+
+def test_bursts_of_the_machine_on_single_rounds_neither_hide_a_drift_nor_make_one() -> None:
+    def with_bursts(total: float) -> list[np.ndarray]:
+        rng = np.random.default_rng(3)
+        return [block + rng.choice([0.0, 0.2, -0.2], len(block), p=[0.8, 0.1, 0.1]) for block in drifting(total)]
+
+    moved = stats.drift(with_bursts(-0.03))
+    assert moved.verdict in {"no_steady_state", "degrading"}
+    assert moved.mean == pytest.approx(-0.03 * 8 / 11, abs=0.004)
+    assert stats.drift(with_bursts(0.0)).verdict is None
 
 
 @pytest.mark.parametrize("total", [0.0, 0.008])

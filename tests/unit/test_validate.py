@@ -116,8 +116,8 @@ def test_two_noisy_arms_have_the_paired_spread_that_was_asked_for() -> None:
 
 
 def test_the_slowing_of_an_arm_is_spread_over_all_its_steps() -> None:
-    assert SHORT.steps_of_an_arm == 5 + 10 * 42
-    assert LONG.steps_of_an_arm == 5 + 30 * 102
+    assert SHORT.steps_of_an_arm == 5 + 10 * 6
+    assert LONG.steps_of_an_arm == 5 + 120 * 4
 
 
 def test_a_loop_that_costs_microseconds_fails_the_observer_s_row(monkeypatch: pytest.MonkeyPatch) -> None:
