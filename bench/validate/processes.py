@@ -25,7 +25,7 @@ SLOWING = 0.03  # of one arm, through every block
 INJECTED_SD = 0.005
 WANTED = {False: 40, True: 80}  # contrasts that a known slowdown is looked for in, quick and full
 MOST_TIMES = 4  # at most so many times the contrasts wanted, on a machine that is too noisy for most of them
-SPARE = 1.2  # so many times as many as are still wanted, since some are not calm enough
+SPARE = 1.1  # so many times as many as are still wanted, since some are not calm enough
 
 
 def same(*, full: bool, launcher: str, out: Path, seed: int) -> Iterator[Row]:
@@ -54,7 +54,7 @@ def known(*, full: bool, launcher: str, out: Path, seed: int) -> Iterator[Row]:
 def in_containers(*, full: bool, out: Path, seed: int) -> Iterator[Row]:
     """The same through the container launcher. Raises EnvironmentUnavailable: no engine answers."""
     place: dict[str, Any] = {"launcher": "docker", "out": out, "seed": seed}
-    count, blocks = (30, 10) if full else (3, 8)
+    count, blocks = (30, 10) if full else (3, 6)
     null = campaign("docker-aa", [Pair(baseline=noisy(), arm=noisy())] * count, blocks=blocks, **place)
     yield _false_positives(null, full=False, where=", in containers")
     slower = [Pair(baseline=noisy(INJECTED_SD), arm=noisy(INJECTED_SD, work=1.10))] * count
@@ -124,7 +124,7 @@ def _recovery(contrasts: Sequence[tuple[Contrast, float]], *, full: bool, where:
 def drifts(*, full: bool, launcher: str, out: Path, seed: int) -> Iterator[Row]:
     """One arm slowing through every block must be seen; both slowing alike is the machine's, and must not."""
     place: dict[str, Any] = {"launcher": launcher, "out": out, "seed": seed}
-    count, both_count, blocks = (60, 60, 10) if full else (10, 6, 8)
+    count, both_count, blocks = (60, 60, 10) if full else (8, 4, 8)
     slows = round(SLOWING * 1000 / LONG.steps_of_an_arm, 6)
     unsteady = {"degrading", "no_steady_state"}
     alone = [Pair(baseline=noisy(), arm=noisy(slows=slows))] * count
