@@ -25,6 +25,7 @@ STATISTICS = {
     "torch.utils.benchmark": "mean of one timeit; its blocked_autorange prints the median over blocks",
 }
 
+DIFFERS = "differs"
 Samples = Mapping[tuple[str, bool], Mapping[int, float]]
 
 
@@ -51,9 +52,14 @@ class Row:
     own_cost_ns: float
     reason: str
 
+    @property
+    def verdict(self) -> str:
+        """Agrees, differs, or undecided: the interval reaches into the zone of agreement and out of it."""
+        return "agrees" if self.passed else DIFFERS if self.reason.startswith(DIFFERS) else "undecided"
+
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
-        return asdict(self)
+        return {**asdict(self), "verdict": self.verdict}
 
 
 def rows(step: str, samples: Sequence[Mapping[str, Any]], *, clock: str = "wall") -> list[Row]:
@@ -104,7 +110,7 @@ def _reason(tool: str, samples: Samples, estimate: stats.Contrast) -> str:
     low, high = estimate.ci
     if high > 1 / (1 + THETA) and low < 1 + THETA:
         return _undecided(samples, estimate)
-    differs = f"differs by {_percent(math.log(estimate.ratio))}"
+    differs = f"{DIFFERS} by {_percent(math.log(estimate.ratio))}"
     causes, rest = _causes(tool, samples)
     told = " and ".join(f"{cause} ({_percent(log)})" for cause, log in causes.items())
     if rest.p_equal is not None and rest.p_equal < ALPHA:

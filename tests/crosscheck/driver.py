@@ -1,6 +1,6 @@
 """`nox -s crosscheck`: the same step under the harness, pytest-benchmark, pyperf and torch.utils.benchmark.
 
-    python tests/crosscheck/driver.py --tools FOLDER [--step NAME …] [--rounds N] [--clock wall|cpu] [--format …]
+    python tests/crosscheck/driver.py --tools FOLDER [--step NAME …] [--rounds N] [--limit-s S] [--clock wall|cpu]
 
 Exit code 0 when every tool agrees with the harness within 2 % on every step, else 1; the report says why.
 """
@@ -89,6 +89,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--tools", type=Path, required=True, help="a folder with pytest-benchmark and pyperf")
     parser.add_argument("--step", action="append", choices=known, help="by default all of them")
     parser.add_argument("--rounds", type=int, default=MOST_ROUNDS, help="at most")
+    parser.add_argument("--limit-s", type=float, default=STEP_LIMIT_S, help="of a step: more where it stays undecided")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: of the process, for a busy machine")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--format", choices=("table", "json"), default="table")
@@ -96,7 +97,8 @@ def main(arguments: Sequence[str]) -> int:
     found: list[Row] = []
     for name in asked.step or known:
         print(f"crosscheck: {name}, up to {asked.rounds} rounds", file=sys.stderr, flush=True)
-        samples = measure(known[name], tools=asked.tools, rounds=asked.rounds, seed=asked.seed, clock=asked.clock)
+        limits = {"rounds": asked.rounds, "limit_s": asked.limit_s}
+        samples = measure(known[name], tools=asked.tools, limits=limits, seed=asked.seed, clock=asked.clock)
         found += rows(name, samples, clock=asked.clock)
     checked = [row for row in found if row.tool not in CONTROLS]
     if asked.format == "json":
@@ -113,7 +115,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0 if all(row.passed for row in checked) else 1
 
 
-def measure(step: Step, *, tools: Path, rounds: int, seed: int, clock: str) -> list[dict[str, Any]]:
+def measure(step: Step, *, tools: Path, limits: dict[str, float], seed: int, clock: str) -> list[dict[str, Any]]:
     """All turns of one step, in one process of the framework's own environment."""
     found = environment(framework=step.environment, progress=lambda line: print(line, file=sys.stderr))
     plan = {
@@ -123,11 +125,10 @@ def measure(step: Step, *, tools: Path, rounds: int, seed: int, clock: str) -> l
         "data": str(data.require().folder) if step.needs_data else None,
         "cpus": sorted(cpusets(step.cell.threads)[0]),
         "tools": step.tools,
-        "rounds": rounds,
         "clock": clock,
         "warm_s": WARM_S,
         "turn_s": TURN_S,
-        "limit_s": STEP_LIMIT_S,
+        **limits,
     }
     return take_turns(found.python, tools=tools, plan=plan)
 
@@ -162,7 +163,7 @@ def show(found: Sequence[Row]) -> None:
     for row in found:
         ratio = f"{row.ratio:.4f}" if row.ratio is not None else "–"
         interval = f"{row.ci[0]:.4f} to {row.ci[1]:.4f}" if row.ci else "–"
-        verdict = "agrees" if row.passed else "control" if row.tool in CONTROLS else "DIFFERS"
+        verdict = row.verdict if row.passed or row.tool not in CONTROLS else "control"
         cost = f"{row.own_cost_ns:+.0f} ns"
         table.add_row(row.step, row.tool, f"{row.step_us:.1f}", ratio, interval, str(row.n), cost, verdict)
     console = Console(width=150 if not sys.stdout.isatty() else None)
