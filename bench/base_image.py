@@ -20,6 +20,7 @@ from requests.exceptions import RequestException
 from bench import paths
 from bench.container_engine import engine, run_build
 from bench.errors import EnvironmentUnavailable
+from bench.launch import owner
 from bench.locks import PYTHONS
 
 if TYPE_CHECKING:
@@ -154,16 +155,17 @@ def _with_packages(client: docker.DockerClient, source: str, missing: list[str],
     """Add Debian packages to an image, from inside its own build: this step alone needs a network."""
     packages = " ".join(missing)
     progress(f"adding {packages} to the base image: torch.compile needs a C++ compiler and Python's headers")
+    stage = f"{owner.mine()}/base"
     parent = f"{REPOSITORY}:source-{source.partition(':')[2][:12]}"
     client.images.get(source).tag(parent)
     try:
         return run_build(
             client, what=f"a base with {packages} on {source[:19]}", path=str(paths.images_root() / "base"),
-            buildargs={"BASE": parent, "PACKAGES": packages}, use_config_proxy=True,
+            buildargs={"BASE": parent, "PACKAGES": packages, "STAGE": stage}, use_config_proxy=True,
             labels={"bench.base.source": source},
         )  # fmt: skip
     except EnvironmentUnavailable as failure:
-        client.images.prune(filters={"dangling": True, "label": "bench.stage=base"})
+        client.images.prune(filters={"dangling": True, "label": f"bench.stage={stage}"})
         raise EnvironmentUnavailable(
             f"{failure}; where containers reach no Debian mirror, give --base an image that has {packages} already"
         ) from None

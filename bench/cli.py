@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from bench import __version__, cli_trust
-from bench.cli_support import OUT, duration_s, find_run, interruptible, the_launcher
+from bench.cli_support import OUT, duration_s, find_run, interruptible, the_launchers
 from bench.errors import BenchError, InputError
 
 INTERRUPTED = 130
@@ -100,7 +100,8 @@ def run(
             )
             if strict:
                 _refuse_unfit(loaded)
-            folder = runs.new(loaded, launcher=launcher or the_launcher(loaded), out=out, base=base, view=view)
+            launchers = (launcher,) if launcher else the_launchers(loaded)
+            folder = runs.new(loaded, launchers=launchers, out=out, base=base, view=view)
     document = summary.summarise(store.read(folder))
     table.render(document, Console())
     click.echo(f"\nrun: {folder}\nagain: bench report {folder} --format table|markdown|csv|json", err=True)
@@ -192,6 +193,23 @@ def images_list(kind: str) -> None:
     from bench.images import list_images
 
     _show_images(list_images(), kind)
+
+
+@cli.command()
+@click.option("--images", is_flag=True, help="Also remove the images that bench built, and their bases.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+def clean(images: bool, dry_run: bool) -> None:
+    """Remove what killed runs and builds left: containers, build stages, compile caches."""
+    from bench import clean as cleaning
+
+    found, unseen = cleaning.clean(images=images, dry_run=dry_run)
+    for one in found:
+        size = "" if one.size_bytes is None else f", {one.size_bytes / 1e6:,.0f} MB"
+        click.echo(f"{'would remove' if dry_run else 'removed'} {one.kind} {one.name} ({one.why}{size})")
+    if not found:
+        click.echo("nothing to clean")
+    if unseen:
+        click.echo(f"containers and images were not looked at: {unseen}", err=True)
 
 
 @cli.group()

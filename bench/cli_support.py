@@ -25,13 +25,15 @@ def find_run(given: Path, out: Path) -> Path:
     raise InputError(f"{given}: no run here, and none of that id in {out}; name a folder that holds run.json")
 
 
-def the_launcher(loaded: Matrix) -> str:
-    """The matrix's one launcher; comparing launchers with each other is not built yet."""
-    asked = {arm.cell.launcher for one in loaded.comparisons for arm in one.arms}
-    if len(asked) > 1:
-        several = " and ".join(sorted(asked))
-        raise InputError(f"{loaded.source}: one run has one launcher, not {several}; give --launcher")
-    return str(asked.pop())
+def the_launchers(loaded: Matrix) -> tuple[str, ...]:
+    """The launchers that the matrix names. Raises InputError: `auto`, which may be any, beside another."""
+    asked = sorted({arm.cell.launcher for one in loaded.comparisons for arm in one.arms})
+    if len(asked) > 1 and "auto" in asked:
+        raise InputError(
+            f"{loaded.source}: launcher auto is docker or local, whichever serves, and cannot stand beside another; "
+            "write launcher: [local, docker], or give --launcher"
+        )
+    return tuple(asked)
 
 
 def duration_s(budget: str | None) -> float | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.cli_support import OUT, duration_s, find_run, interruptible, the_launcher
+from bench.cli_support import OUT, duration_s, find_run, interruptible, the_launchers
 from bench.errors import InputError
 
 if TYPE_CHECKING:
@@ -130,14 +130,16 @@ def plan(
     from bench import matrix as matrices
     from bench import prediction, store
     from bench import run as runs
+    from bench.launch import joined
     from bench.report import plan_table
 
     given = matrices.load(matrix).with_options(device=device, seed=seed, budget_total_s=duration_s(budget))
     loaded = runs._resolve_devices(given)
-    chosen = launcher or the_launcher(loaded)
+    launchers = (launcher,) if launcher else the_launchers(loaded)
+    chosen = joined(launchers)
     earlier, unread = _earlier_runs(out)
     if pilot:
-        piloted = store.read(_pilot(loaded, launcher=chosen, out=out))
+        piloted = store.read(_pilot(loaded, launchers=launchers, out=out))
         earlier, chosen = [piloted], str(piloted.run["launcher"])
     document = prediction.document(loaded, earlier, launcher=chosen)
     document["notes"] += unread
@@ -147,7 +149,7 @@ def plan(
         plan_table.render(document, Console())
 
 
-def _pilot(loaded: Matrix, *, launcher: str, out: Path) -> Path:
+def _pilot(loaded: Matrix, *, launchers: tuple[str, ...], out: Path) -> Path:
     """Measure two blocks of every comparison as a run of its own, which is kept."""
     from dataclasses import replace
 
@@ -156,7 +158,7 @@ def _pilot(loaded: Matrix, *, launcher: str, out: Path) -> Path:
 
     small = replace(loaded, name=f"plan-{loaded.name}", budget=replace(loaded.budget, blocks=2))
     with interruptible(), View() as view:
-        folder = runs.new(small, launcher=launcher, out=out, base=None, view=view)
+        folder = runs.new(small, launchers=launchers, out=out, base=None, view=view)
     click.echo(f"pilot: {folder}, kept", err=True)
     return folder
 

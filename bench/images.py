@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from bench import base_image, locks, paths, wheelhouse
+from bench.clean import STAGE
 from bench.container_engine import buildkit, engine, one_sentence, run_build
 from bench.errors import EnvironmentUnavailable
+from bench.launch import owner
 from bench.locks import Target, locked_version
 from bench.pip_client import uv_binary
 
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["Image", "build", "build_all", "engine", "find", "list_images"]
 
 FLAVOUR = "cpu"
-_STAGE = "bench.stage"
 
 Progress = Callable[[str], None]
 
@@ -150,7 +151,7 @@ def _labels(*, framework: str, version: str, lock_hash: str, base: Base) -> dict
 
 def _build(client: docker.DockerClient, wheels: Wheelhouse, base: Base) -> Image:
     """Build, tag and label; the first stage, gigabytes with the legacy builder, is removed whatever happens."""
-    stage = uuid.uuid4().hex
+    stage = f"{owner.mine()}/{uuid.uuid4().hex}"
     labels = _labels(framework=wheels.framework, version=wheels.version, lock_hash=wheels.lock_hash, base=base)
     try:
         with tempfile.TemporaryFile(dir=paths.cache_root()) as context:
@@ -163,8 +164,7 @@ def _build(client: docker.DockerClient, wheels: Wheelhouse, base: Base) -> Image
                     custom_context=True, tag=tag, buildargs=buildargs, labels=labels, network_mode="none",
                 )  # fmt: skip
     finally:
-        client.images.prune(filters={"dangling": True, "label": f"{_STAGE}={stage}"})
-        client.images.prune(filters={"dangling": True, "label": _STAGE, "until": "24h"})  # of builds that were killed
+        client.images.prune(filters={"dangling": True, "label": f"{STAGE}={stage}"})
     found = _current(client, wheels.framework, wheels.version, wheels.lock_hash, base)
     if found is None:
         raise EnvironmentUnavailable(f"the image of {wheels.framework} was removed while it was built; build it again")

@@ -204,6 +204,7 @@ def advised(failure: WorkerFailed, kind: str) -> WorkerFailed:
 
 def start(bench: Bench, group: Group, arm: Arm, padding: int, outcomes: dict[str, dict[str, Any]]) -> None:
     """A fresh worker for `arm`, opened alone, so that its import, build and first step are its own."""
+    began = time.monotonic()
     try:
         channel = bench.launcher.start(cell=arm.cell, cpus=bench.arm_cpus, padding=padding)
     except WorkerFailed as failure:
@@ -219,9 +220,10 @@ def start(bench: Bench, group: Group, arm: Arm, padding: int, outcomes: dict[str
         cell=arm.cell.to_json(),
         framework=arm.cell.framework.name,
         seed=bench.seed,
-        data=bench.launcher.data_path(bench.data),
+        data=bench.launcher.data_path(bench.data, arm.cell),
         cpus=sorted(bench.arm_cpus),
     )
+    start_s = time.monotonic() - began - opened["open_s"]  # process or container, and its Python
     opened.pop("pid")
     outcomes[arm.id] = {
         "status": "measured",
@@ -229,6 +231,7 @@ def start(bench: Bench, group: Group, arm: Arm, padding: int, outcomes: dict[str
         "reason": None,
         "log": "",
         "image": channel.image,
+        "start_s": round(start_s, 6),
         **opened,
     }
 

@@ -76,6 +76,17 @@ def exclusive(name: str) -> Iterator[None]:
 
 
 @contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a folder that exists, so that `bench clean` leaves it alone; released when its holder dies."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
 def building(final: Path) -> Iterator[Path]:
     """A new empty folder that becomes `final` at the end of the block, or vanishes if the block fails.
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from bench.data import DataSet
     from bench.launch import Launcher, Provision
     from bench.matrix import Matrix
-    from workloads.contract import Named
 
 HZ = 10
 
@@ -39,12 +38,12 @@ def header(
     place: Place,
     matrix: Matrix,
     launcher: Launcher,
-    provisions: Mapping[Named, Provision],
+    provisions: Mapping[str, Provision],
     dataset: DataSet | None,
 ) -> dict[str, Any]:
     """run.json: everything that a number needs to have an origin."""
     machine = environment.describe(device="cpu", docker_engine=launcher.engine_version)
-    images = {str(name): provision.to_json() for name, provision in provisions.items()}
+    images = {name: provision.to_json() for name, provision in provisions.items()}
     shared = {
         "images": images,
         "workloads": paths.staged_worker_root().name,
@@ -73,6 +72,11 @@ def header(
         "plans": {},
         "notes": [*matrix.notes, *(note for one in provisions.values() for note in one.notes)],
     }
+
+
+def of_launcher(framework: str, launcher: str) -> str:
+    """The key under which `images` holds a framework in a run of several launchers."""
+    return f"{framework} ({launcher})"
 
 
 def _comparison(comparison: Comparison, shared: Mapping[str, Any]) -> dict[str, Any]:

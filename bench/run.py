@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bench import certification, data, environment, lockstep, parity, paths, provenance, schedule, stats, store
 from bench.errors import EngineLost, EnvironmentUnavailable, InputError
 from bench.launch.local import LocalLauncher
+from bench.launch.together import Together
 from bench.lockstep import Bench, Block, Plan
 from bench.matrix import Matrix
 from bench.report import frames
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from bench.comparison import Comparison
     from bench.console import View
-    from bench.launch import Launcher, Provision
+    from bench.launch import Launcher, Provider, Provision
     from workloads.contract import Named
 
 BUDGET_SPENT = "the budget"
@@ -58,9 +59,13 @@ class Prepared:
 
 
 def new(
-    matrix: Matrix, *, launcher: str, out: Path, base: str | None, view: View, prepared: Prepared | None = None
-) -> Path:
-    """Begin a run and carry it to its end; returns its folder. Raises BenchError, KeyboardInterrupt."""
+    matrix: Matrix, *, launchers: Sequence[str], out: Path, base: str | None, view: View,
+    prepared: Prepared | None = None,
+) -> Path:  # fmt: skip
+    """Begin a run and carry it to its end; returns its folder. Raises BenchError, KeyboardInterrupt.
+
+    launchers  one, for every cell; or several, each for the cells that name it
+    """
     matrix = _resolve_devices(matrix)
     store.refuse_unmakeable(out)  # before environments and images are made, which takes minutes
     run_id = f"{matrix.name}-{fresh_id()}"
@@ -69,9 +74,9 @@ def new(
         cache = stack.enter_context(compile_cache(run_id))
         dataset = _dataset(matrix, view)
         place = provenance.Place(run_id=run_id, cache=cache, data=dataset.folder if dataset else None, base=base)
-        chosen, provisions = provide(launcher, _frameworks(matrix), place, view)
+        chosen, provisions = _provide_all(launchers, matrix, place, view)
         stack.callback(chosen.close)
-        if any(cell.launcher != chosen.name for cell in matrix.cells):
+        if len(launchers) == 1 and any(cell.launcher != chosen.name for cell in matrix.cells):
             matrix = matrix.with_options(launcher=chosen.name)
         header = provenance.header(place, matrix, chosen, provisions, dataset)
         if prepared:
@@ -99,12 +104,31 @@ def resume(folder: Path, *, view: View) -> Path:
         place = provenance.Place(
             run_id=header["id"], cache=cache, data=dataset.folder if dataset else None, base=header["base"]
         )
-        chosen, provisions = provide(header["launcher"], _frameworks(matrix), place, view)
+        chosen, provisions = _provide_all(_launchers(matrix), matrix, place, view)
         stack.callback(chosen.close)
         provenance.refuse_changes(folder, header, provenance.header(place, matrix, chosen, provisions, dataset))
         with _told_how_to_resume(folder, view):
             _carry_on(writer, header, matrix, chosen, dataset, view)
     return folder
+
+
+def _provide_all(
+    launchers: Sequence[str], matrix: Matrix, place: provenance.Place, view: View
+) -> tuple[Launcher, dict[str, Provision]]:
+    """All that the run's workers are started in, by framework, and by launcher too where there are several."""
+    if len(launchers) == 1:
+        chosen, provisions = provide(launchers[0], _frameworks(matrix), place, view)
+        return chosen, {str(framework): one for framework, one in provisions.items()}
+    made: dict[str, Launcher] = {}
+    found: dict[str, Provision] = {}
+    try:
+        for name in launchers:
+            made[name], provisions = provide(name, _frameworks(matrix, name), place, view)
+            found |= {provenance.of_launcher(str(framework), name): one for framework, one in provisions.items()}
+    except BaseException:
+        Together(made).close()
+        raise
+    return Together(made), found
 
 
 def provide(
@@ -126,13 +150,13 @@ def provide(
     return local, _provided(local, frameworks, view)
 
 
-def _docker(place: provenance.Place) -> Launcher:
+def _docker(place: provenance.Place) -> Provider:
     from bench.launch.docker import DockerLauncher
 
     return DockerLauncher(run_id=place.run_id, cache=place.cache, data=place.data, base=place.base)
 
 
-def _provided(launcher: Launcher, frameworks: Sequence[Named], view: View) -> dict[Named, Provision]:
+def _provided(launcher: Provider, frameworks: Sequence[Named], view: View) -> dict[Named, Provision]:
     try:
         return launcher.provide(frameworks, view.say)
     except BaseException:
@@ -357,9 +381,15 @@ def _dataset(matrix: Matrix, view: View) -> data.DataSet | None:
     return None
 
 
-def _frameworks(matrix: Matrix) -> list[Named]:
-    """Every framework, with its version and image, that the matrix compares."""
-    return sorted({arm.cell.framework for one in matrix.comparisons for arm in one.arms}, key=str)
+def _frameworks(matrix: Matrix, launcher: str | None = None) -> list[Named]:
+    """Every framework, with its version and image, that the matrix compares, or that this launcher starts."""
+    cells = [arm.cell for one in matrix.comparisons for arm in one.arms]
+    return sorted({cell.framework for cell in cells if launcher in (None, cell.launcher)}, key=str)
+
+
+def _launchers(matrix: Matrix) -> list[str]:
+    """The launchers that the cells name."""
+    return sorted({arm.cell.launcher for one in matrix.comparisons for arm in one.arms})
 
 
 def _note(run: Run, text: str) -> None:
@@ -390,7 +420,8 @@ def compile_cache(run_id: str) -> Iterator[Path]:
     folder = paths.cache_root() / "compile" / run_id
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        yield folder
+        with paths.held(folder):
+            yield folder
     finally:
         with suppress(OSError):
             shutil.rmtree(folder)

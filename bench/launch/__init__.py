@@ -6,7 +6,7 @@ one worker; a `Group` asks the workers of one block questions, with limits on ti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -76,23 +76,32 @@ class Launcher(Protocol):
 
     @property
     def name(self) -> str:
-        """`docker` or `local`."""
+        """`docker` or `local`, or both where a run has both."""
 
     @property
     def engine_version(self) -> str | None:
         """Of the container engine, where there is one."""
 
-    def provide(self, frameworks: Sequence[Named], progress: Progress) -> dict[Named, Provision]:
-        """Make or find the environments or images. Raises EnvironmentUnavailable."""
-
     def start(self, *, cell: Cell, cpus: frozenset[int], padding: int) -> Channel:
         """A fresh worker for the cell. Raises EngineLost, or WorkerFailed where it cannot start."""
 
-    def data_path(self, data: Path | None) -> str | None:
-        """The data folder as a worker sees it."""
+    def data_path(self, data: Path | None, cell: Cell) -> str | None:
+        """The data folder as the cell's worker sees it."""
 
     def close(self) -> None:
         """Remove everything this launcher started."""
+
+
+class Provider(Launcher, Protocol):
+    """A launcher of one kind, which has to be given what it launches."""
+
+    def provide(self, frameworks: Sequence[Named], progress: Progress) -> dict[Named, Provision]:
+        """Make or find the environments or images. Raises EnvironmentUnavailable."""
+
+
+def joined(launchers: Iterable[str]) -> str:
+    """The name of one launcher, or of several that a run has at once: "docker and local"."""
+    return " and ".join(sorted(launchers))
 
 
 def worker_environment(*, root: str, cache: str, padding: int, inherited: Mapping[str, str]) -> dict[str, str]:

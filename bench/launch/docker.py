@@ -18,10 +18,11 @@ from docker.errors import APIError, DockerException, NotFound
 from docker.types import DeviceRequest, LogConfig
 
 from bench import base_image, images
+from bench.clean import sweep_dead
 from bench.container_engine import engine
 from bench.environment import cuda_devices
 from bench.errors import EngineLost, InputError, WorkerFailed
-from bench.launch import Progress, Provision, worker_environment
+from bench.launch import Progress, Provision, owner, worker_environment
 from bench.launch.reaper import Reaper, force_away, sweep
 from bench.paths import staged_worker_root
 from workloads.contract import STUB
@@ -144,6 +145,7 @@ class DockerLauncher:
         cache.chmod(0o1777)
         with suppress(*_LOST):
             sweep(self._client, run_id)  # what was killed between making a container and starting it
+            sweep_dead(self._client)
         self._reaper = Reaper(run_id)
 
     def provide(self, frameworks: Sequence[Named], progress: Progress) -> dict[Named, Provision]:
@@ -194,7 +196,7 @@ class DockerLauncher:
                     padding=padding,
                     inherited={"HOME": "/tmp", "USER": "nobody"},  # noqa: S108
                 ),
-                labels={"bench.run": self._run_id, "bench.harness": str(os.getpid())},
+                labels={"bench.run": self._run_id, owner.LABEL: owner.mine()},
                 host_config=self._host_config(cpus, gpu=cell.device == "cuda"),
             )["Id"]
         except APIError as error:
@@ -232,7 +234,7 @@ class DockerLauncher:
             device_requests=_gpu_request() if gpu else None,
         )
 
-    def data_path(self, data: Path | None) -> str | None:
+    def data_path(self, data: Path | None, cell: Cell) -> str | None:
         """Where the data is mounted."""
         return DATA if data else None
 

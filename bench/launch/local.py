@@ -118,7 +118,7 @@ class LocalLauncher:
         """A fresh process in the framework's environment; the worker itself takes `cpus` when it is opened."""
         return start_process(self._pythons[cell.framework], root=self._root, cache=self._cache, padding=padding)
 
-    def data_path(self, data: Path | None) -> str | None:
+    def data_path(self, data: Path | None, cell: Cell) -> str | None:
         """The same path as the host's."""
         return str(data) if data else None
 

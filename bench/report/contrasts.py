@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from bench import gates, stats
+from bench import gates, provenance, stats
 from bench.report import frames, words
 from workloads.contract import STUB
 
@@ -196,5 +196,6 @@ def _confounders(one: Comparison, arm: str, run: StoredRun) -> list[str]:
 
 def _images(run: StoredRun, *cells: Json) -> list[Json]:
     images = run.run.get("images") or {}
-    found = (images.get(cell["framework"]["name"]) for cell in cells)
+    names = [(cell["framework"]["name"], cell.get("launcher", "")) for cell in cells]
+    found = (images.get(name) or images.get(provenance.of_launcher(name, launcher)) for name, launcher in names)
     return [image for image in found if isinstance(image, dict)]

@@ -19,7 +19,7 @@ JUDGED_COLUMNS = ("verdict", "reason", "parity", "parity_max_rel_error", "confou
 AXES = ("phase", "mode", "batch_size", "precision", "device", "threads", "division", "launcher")
 CELL_COLUMNS = ("cell", "label", "workload", "workload_parameters", "framework", "framework_version")
 INTERVALS = ("step_ms", "cpu_ms", "items_per_s")
-SCALARS = ("import_s", "build_s", "first_step_s", "peak_memory_bytes", "cpu_percent", "gpu_util_percent")
+SCALARS = ("start_s", "import_s", "build_s", "first_step_s", "peak_memory_bytes", "cpu_percent", "gpu_util_percent")
 COLUMNS = (
     *("run", "contrast", "comparison", "side"),
     *CELL_COLUMNS,

@@ -22,7 +22,8 @@ _KEY = ["comparison", "block", "arm"]
 _TURN = ["trial", "sync", "round"]
 ROUND_COLUMNS = [*_KEY, "sync", "round", "step_ns", "cpu_ns"]
 TRIAL_FIGURES = ["step_ms", "p90", "p99", "steps", "items_per_s", "cpu_ms", "cpu_percent"]
-OUTCOME_FIGURES = ["import_s", "build_s", "first_step_s", "peak_memory_bytes"]
+STARTUP = ["start_s", "import_s", "build_s", "first_step_s"]
+OUTCOME_FIGURES = [*STARTUP, "peak_memory_bytes"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from bench.report import words
-from bench.report.rows import Json, Row, direction, facts, failures, heads, results, rows
+from bench.report.rows import STARTUP, Json, Row, direction, facts, failures, heads, results, rows, startup
 
 _SPECIAL = re.compile(r"([\\`*\[\]<>|~#])|(?<![^\W_])(_)|(_)(?![^\W_])")
 
@@ -21,7 +21,13 @@ def render(summary: Json) -> str:
     parts += [_comparisons(table), _section("Verdicts", [_verdict(row) for row in table])]
     parts += [_section("Results", [escape(line) for line in results(summary)])]
     parts += [_section("Failures", [escape(line) for line in failures(summary)])]
-    parts += ["## Cells", _cells(summary), _section("Notes", [escape(note) for note in summary["notes"]])]
+    parts += [
+        "## Cells",
+        _cells(summary),
+        "## Start-up",
+        _startup(summary),
+        _section("Notes", [escape(note) for note in summary["notes"]]),
+    ]
     parts += [
         _section("Origin", [f"**{heading}**: {escape(text)}" for heading, text in facts(summary) if heading != "ratio"])
     ]
@@ -71,9 +77,7 @@ def _verdict(row: Row) -> str:
 
 
 def _cells(summary: Json) -> str:
-    columns = ["cell", "ms a step", "p90", "p99", "CPU ms", "CPU %", "first step", "cold first step"]
-    columns += ["build", "cold build", "import", "peak memory", "blocks", "failed", "image"]
-    seconds = ("first_step_s", "cold_first_step_s", "build_s", "cold_build_s", "import_s")
+    columns = ["cell", "ms a step", "p90", "p99", "CPU ms", "CPU %", "peak memory", "blocks", "failed", "image"]
     lines = []
     for cell in summary["cells"]:
         own = cell["metrics"]
@@ -85,13 +89,24 @@ def _cells(summary: Json) -> str:
                 words.number(own["step_ms"]["p99"]),
                 _figure(own["cpu_ms"]["median"], own["cpu_ms"]["ci"]),
                 words.number(own["cpu_percent"]),
-                *(words.seconds(own[name]) for name in seconds),
                 words.mebibytes(own["peak_memory_bytes"]),
                 str(cell["blocks"]),
                 str(cell["failed"]),
                 words.short_image(cell["image"]),
             ]
         )
+    return _table(columns, lines)
+
+
+def _startup(summary: Json) -> str:
+    """Of every block's fresh workers; `cold` of the run's first, which found nothing compiled."""
+    columns = ["cell", *STARTUP.values(), "cold build", "cold first step"]
+    lines = []
+    for cell in summary["cells"]:
+        own = cell["metrics"]
+        warm = [startup(own["startup"][key]) for key in STARTUP]
+        cold = [words.seconds(own[f"cold_{name}"]) for name in ("build_s", "first_step_s")]
+        lines.append([cell["id"], *warm, *cold])
     return _table(columns, lines)
 
 

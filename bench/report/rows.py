@@ -17,6 +17,7 @@ _RESULTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "mse": ("MSE", words.precise),
     "max_weight_error": ("largest error of a weight", words.precise),
 }
+STARTUP = {"start_s": "start", "import_s": "import", "build_s": "build", "first_step_s": "first step"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +98,24 @@ def results(summary: Json) -> list[str]:
             lines.append(words.clean(f"{title}{after}: {'; '.join(parts)}"))
         lines += [words.clean(f"{title}: {text}") for text in _predictions(cells)]
     return list(dict.fromkeys(lines))
+
+
+def startups(summary: Json) -> list[str]:
+    """What every fresh worker costs before its second step, where launchers are compared."""
+    cells = {cell["id"]: cell for cell in summary["cells"]}
+    compared = [one for one in summary["contrasts"] if "launcher" in _differing(one, cells)]
+    lines = []
+    for name in dict.fromkeys(one[side] for one in compared for side in ("baseline", "arm")):
+        own = cells[name]["metrics"]["startup"]
+        told = [f"{heading} {startup(own[key])}" for key, heading in STARTUP.items()]
+        lines.append(words.clean(f"{name}: {', '.join(told)}"))
+    return lines
+
+
+def startup(figure: Json) -> str:
+    """A median over blocks with its interval, in seconds."""
+    ends = f" ({words.interval(figure['ci'], lambda value: words.number(value, 2))})" if figure["ci"] else ""
+    return f"{words.seconds(figure['median'])}{ends}"
 
 
 def failures(summary: Json) -> list[str]:

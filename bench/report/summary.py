@@ -25,6 +25,7 @@ _NOT_SAMPLED = {
     "joules_per_item": "no energy counter was read: telemetry source {source}",
 }
 _SCALARS: dict[str, Callable[[float], float]] = {
+    "start_s": float,
     "import_s": float,
     "build_s": float,
     "first_step_s": float,
@@ -120,6 +121,7 @@ def _metrics(trials: pd.DataFrame, source: str) -> tuple[Json, dict[str, str]]:
     metrics: Json = {}
     for name in ("step_ms", "cpu_ms", "items_per_s"):
         metrics[name] = _median_and_interval(trials, name, nulls)
+    metrics["startup"] = {name: _median_and_interval(trials, name, nulls, "startup.") for name in frames.STARTUP}
     for q in ("p90", "p99"):
         figure = stats.cell_figure(trials[q].to_numpy())
         metrics["step_ms"][q] = figure.median if figure else None
@@ -146,13 +148,13 @@ def _add_cold(metrics: Json, nulls: dict[str, str], plan: Json, arm: str) -> Non
             nulls[f"cold_{name}"] = missing
 
 
-def _median_and_interval(trials: pd.DataFrame, name: str, nulls: dict[str, str]) -> Json:
+def _median_and_interval(trials: pd.DataFrame, name: str, nulls: dict[str, str], group: str = "") -> Json:
     figure = stats.cell_figure(trials[name].to_numpy())
     if figure is None:
-        nulls[name] = "no samples of this kind in every block" if len(trials) else "no valid block"
+        nulls[group + name] = "no samples of this kind in every block" if len(trials) else "no valid block"
         return {"median": None, "ci": None}
     if figure.ci is None:
-        nulls[f"{name}.ci"] = f"{len(trials)} of the {stats.MIN_TRIALS} blocks that an exact interval takes"
+        nulls[f"{group}{name}.ci"] = f"{len(trials)} of the {stats.MIN_TRIALS} blocks that an exact interval takes"
     return {"median": figure.median, "ci": list(figure.ci) if figure.ci else None}
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.report import words
-from bench.report.rows import Json, Row, facts, failures, heads, results, rows
+from bench.report.rows import Json, Row, facts, failures, heads, results, rows, startups
 
 WIDE = 112
 STYLES = {
@@ -42,7 +42,11 @@ def document(summary: Json, *, width: int) -> RenderableType:
         return Text("nothing to compare: this run holds no contrast")
     grid = _wide(table) if width >= WIDE else _narrow(table)
     parts: list[RenderableType] = [_title(summary), grid, _pairs(_verdicts(table))]
-    for heading, lines in (("results", results(summary)), ("failures", failures(summary)), ("notes", _notes(summary))):
+    sections = {
+        "results": results(summary), "start-up": startups(summary), "failures": failures(summary),
+        "notes": _notes(summary),
+    }  # fmt: skip
+    for heading, lines in sections.items():
         if lines:
             parts += [Text(), _pairs([(heading if index == 0 else "", Text(line)) for index, line in enumerate(lines)])]
     parts += [Text(), _pairs([(heading, Text(text, style="dim")) for heading, text in facts(summary)])]

@@ -106,7 +106,7 @@ def measured(matrix: Matrix, *, out: Path, launcher: str, prepared: run.Prepared
         if store.read(folder).run["finished_at"]:
             return folder
         return run.resume(folder, view=view)
-    return run.new(matrix, launcher=launcher, out=out, base=None, view=view, prepared=prepared)
+    return run.new(matrix, launchers=[launcher], out=out, base=None, view=view, prepared=prepared)
 
 
 def _comparison(id_: str, pair: Pair, launcher: str) -> Comparison:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 from bench.errors import BenchError, WorkerFailed
+from bench.launch import owner, reaper
 from bench.launch.docker import DockerChannel, DockerLauncher
 from bench.launch.group import Group
 from workloads.contract import Cell, Named
@@ -224,6 +227,38 @@ def test_closing_the_launcher_removes_what_its_groups_left(tmp_path: Path) -> No
     channel.remove()
     for launcher in (own, again):
         launcher.close()
+
+
+def test_the_next_run_and_clean_remove_what_a_dead_harness_left_and_nothing_else(tmp_path: Path) -> None:
+    """Made and never started, as where the engine went away between the two: no reaper of its own is left."""
+    tmp_path.chmod(0o755)
+    machine, boot, namespace, pid, started = owner.mine().split("/")
+    dead = "/".join((machine, boot, namespace, pid, str(int(started) + 1)))
+    foreign = "/".join(("another-machine", boot, namespace, pid, started))
+
+    def left(api: Any) -> set[str]:
+        found = api.containers(all=True, filters={"label": f"bench.run={RUN}-left"})
+        return {container["Labels"][owner.LABEL] for container in found}
+
+    def leave(api: Any, image: str) -> None:
+        for who in (dead, foreign, owner.mine()):
+            api.create_container(image, ["true"], labels={"bench.run": f"{RUN}-left", owner.LABEL: who})
+
+    own = DockerLauncher(run_id=f"{RUN}-sweeps", cache=tmp_path, data=None)
+    api = own._client.api
+    image = own.provide([CELL.framework], print)[CELL.framework].image
+    try:
+        leave(api, str(image))
+        again = DockerLauncher(run_id=f"{RUN}-again", cache=tmp_path, data=None)
+        again.close()
+        assert left(api) == {foreign, owner.mine()}
+        leave(api, str(image))
+        done = subprocess.run([sys.executable, "-m", "bench", "clean"], capture_output=True, text=True, check=True)
+        assert f"of run {RUN}-left, whose harness has ended" in done.stdout
+        assert left(api) == {foreign, owner.mine()}
+    finally:
+        reaper.sweep(own._client, f"{RUN}-left")
+        own.close()
 
 
 def test_an_image_that_is_absent_is_one_sentence(launcher: DockerLauncher) -> None:

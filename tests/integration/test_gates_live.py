@@ -55,7 +55,7 @@ def of(matrix_file: Path, *, launcher: str, rounds: int) -> Any:
     prepared = run.Prepared(plans={comparison.id: plan}, certificates=[side | certificate for side in sides])
     view = View(Console(file=io.StringIO()))
     out = matrix_file.parent / "runs"
-    return store.read(run.new(matrix, launcher=launcher, out=out, base=None, view=view, prepared=prepared))
+    return store.read(run.new(matrix, launchers=[launcher], out=out, base=None, view=view, prepared=prepared))
 
 
 def causes(record: dict[str, Any]) -> set[str]:

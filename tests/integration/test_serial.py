@@ -134,7 +134,9 @@ def test_a_whole_run_in_serial_orders_what_differs_eightfold_and_says_how_it_was
     path = tmp_path / "serial.yaml"
     axes = "axes: {workload: [{name: stub, bytes: 65536}], framework: [{name: stub}, {name: stub, work: 8}]}"
     path.write_text(f"name: s\n{axes}\nschedule: serial\nbudget: {{blocks: 2}}\nseed: 1\n")
-    folder = run.new(load(str(path)), launcher="local", out=tmp_path, base=None, view=View(Console(file=io.StringIO())))
+    folder = run.new(
+        load(str(path)), launchers=["local"], out=tmp_path, base=None, view=View(Console(file=io.StringIO()))
+    )
     stored = store.read(folder)
     assert (stored.run["schedule"], stored.run["matrix"]["schedule"]) == ("serial", "serial")
     document = summary.summarise(stored)

@@ -107,7 +107,17 @@ SHAPE = {
     "telemetry": ["source", "hz"],
     "cell": ["id", "comparison", "cell", "versions", "image", "blocks", "failed", "metrics", "nulls", "evaluation"],
     "metrics": [
-        *("step_ms", "cpu_ms", "items_per_s", "import_s", "build_s", "first_step_s", "peak_memory_bytes"),
+        *(
+            "step_ms",
+            "cpu_ms",
+            "items_per_s",
+            "startup",
+            "start_s",
+            "import_s",
+            "build_s",
+            "first_step_s",
+            "peak_memory_bytes",
+        ),
         *("cpu_percent", "gpu_util_percent", "joules_per_item", "cold_build_s", "cold_first_step_s"),
     ],
     "contrast": [

@@ -1,0 +1,122 @@
+"""`bench clean`: what dead runs and builds left on this machine, and on request the images. A living one loses nothing.
+
+Runs leave containers and compile caches only where harness and reaper were killed together, or the engine went away;
+builds leave stages of gigabytes where they were killed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import paths
+from bench.container_engine import engine, one_sentence
+from bench.errors import EnvironmentUnavailable
+from bench.launch import owner
+from bench.launch.reaper import force_away
+
+if TYPE_CHECKING:
+    import docker
+
+STAGE = "bench.stage"
+HALF_MADE_S = 86_400  # no download and no build of ours takes a day
+
+
+@dataclass(frozen=True, kw_only=True)
+class Left:
+    """One thing that was found: what it is, why it may go, and how much it holds where that is known."""
+
+    kind: str
+    name: str
+    why: str
+    size_bytes: int | None = None
+
+
+def clean(*, images: bool = False, dry_run: bool = False) -> tuple[list[Left], str | None]:
+    """Remove what nobody owns any more; all that was removed, and why the engine was not looked at, if so.
+
+    images   those that bench built as well, and the bases that it made or tagged
+    dry_run  only say what would be removed
+    """
+    found = list(_of_cache(dry_run=dry_run))
+    try:
+        with closing(engine()) as client, one_sentence("cleaning"):
+            found += _of_engine(client, images=images, dry_run=dry_run)
+    except EnvironmentUnavailable as reason:
+        return found, str(reason)
+    return found, None
+
+
+def sweep_dead(client: docker.DockerClient, *, dry_run: bool = False) -> list[Left]:
+    """Containers whose harness has surely ended; those of a living one, or of another machine, stay."""
+    found = []
+    for container in client.api.containers(all=True, filters={"label": ["bench.run", owner.LABEL]}):
+        labels = container["Labels"]
+        if owner.is_gone(labels[owner.LABEL]):
+            why = f"of run {labels['bench.run']}, whose harness has ended"
+            found.append(Left(kind="container", name=container["Id"][:12], why=why))
+            if not dry_run:
+                force_away(client.api, container["Id"])
+    return found
+
+
+def _of_engine(client: docker.DockerClient, *, images: bool, dry_run: bool) -> Iterator[Left]:
+    yield from sweep_dead(client, dry_run=dry_run)
+    stages = client.api.images(filters={"dangling": True, "label": [STAGE]})
+    for stage in stages:
+        if owner.is_gone(stage["Labels"][STAGE].rpartition("/")[0]):
+            yield _remove_image(client, stage, "stage", "of a build that was killed", dry_run=dry_run)
+    for image in _ours(client) if images else ():
+        yield _remove_image(client, image, "image", "asked for", dry_run=dry_run)
+
+
+def _ours(client: docker.DockerClient) -> Iterator[dict[str, Any]]:
+    """Frameworks' images first, then the bases that they stand on."""
+    yield from client.api.images(filters={"label": ["bench.image"]})
+    yield from client.api.images(name="bench-base")
+
+
+def _remove_image(client: docker.DockerClient, image: dict[str, Any], kind: str, why: str, *, dry_run: bool) -> Left:
+    names = [name for name in image.get("RepoTags") or [] if name != "<none>:<none>"]
+    if not dry_run:
+        for name in names or [image["Id"]]:
+            client.api.remove_image(name)  # by name: another name of the same image keeps it
+    return Left(kind=kind, name=", ".join(names) or image["Id"][:19], why=why, size_bytes=int(image["Size"]))
+
+
+def _of_cache(*, dry_run: bool) -> Iterator[Left]:
+    root = paths.cache_root()
+    for folder in sorted(root.glob("compile/*")):
+        with _nobody_holds(folder) as free:
+            if free:
+                yield _remove_folder(folder, "compile cache", "of a run that has ended", dry_run=dry_run)
+    for folder in sorted(root.glob("*/.partial-*")):
+        if time.time() - folder.stat().st_mtime > HALF_MADE_S:
+            yield _remove_folder(folder, "folder", "half made, over a day ago", dry_run=dry_run)
+
+
+@contextmanager
+def _nobody_holds(folder: Path) -> Iterator[bool]:
+    """Whether no living run holds the folder (`paths.held`); none can take it meanwhile."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(handle)
+
+
+def _remove_folder(folder: Path, kind: str, why: str, *, dry_run: bool) -> Left:
+    size = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+    if not dry_run:
+        shutil.rmtree(folder, ignore_errors=True)
+    return Left(kind=kind, name=str(folder), why=why, size_bytes=size)

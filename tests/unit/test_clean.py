@@ -1,0 +1,93 @@
+"""What `bench clean` may take: only what its owner, told apart from every other process, has surely left."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench import clean, paths, run
+from bench.launch import owner
+
+# docker-py leaves the socket of an engine that is not there to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+MACHINE, BOOT, NAMESPACE, PID, STARTED = owner.mine().split("/")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    yield tmp_path
+    gc.collect()  # such sockets go within the test that left them
+
+
+def test_this_process_is_not_gone() -> None:
+    assert not owner.is_gone(owner.mine())
+
+
+def test_a_process_that_has_ended_is_gone() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from bench.launch import owner; print(owner.mine())"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert owner.is_gone(done.stdout.strip())
+
+
+def test_a_pid_that_was_given_again_is_another_process() -> None:
+    assert owner.is_gone("/".join((MACHINE, BOOT, NAMESPACE, PID, str(int(STARTED) + 1))))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        f"another-machine/{BOOT}/{NAMESPACE}/999999999/1",
+        f"{MACHINE}/{BOOT}/another-namespace/999999999/1",
+        "12345",
+        "",
+        f"{MACHINE}/{BOOT}/{NAMESPACE}/no-number/1",
+    ],
+)
+def test_who_cannot_be_seen_from_here_may_live(other: str) -> None:
+    assert not owner.is_gone(other)
+
+
+def test_before_the_last_boot_nobody_lives() -> None:
+    assert owner.is_gone(f"{MACHINE}/another-boot/{NAMESPACE}/{PID}/{STARTED}")
+
+
+def test_the_compile_cache_of_a_dead_run_goes_and_that_of_a_living_one_stays(cache: Path) -> None:
+    dead = cache / "compile" / "dead"
+    dead.mkdir(parents=True)
+    (dead / "code").write_bytes(b"x" * 100)
+    with run.compile_cache("living") as living:
+        (one,), unseen = clean.clean()
+        assert (one.kind, one.name, one.size_bytes) == ("compile cache", str(dead), 100)
+        assert not dead.exists()
+        assert living.exists()
+        assert unseen is not None
+        assert "no Docker engine answers" in unseen
+    assert not living.exists()
+
+
+def test_a_half_made_folder_goes_after_a_day(cache: Path) -> None:
+    for name, age_s in (("old", 2 * clean.HALF_MADE_S), ("young", 60)):
+        folder = cache / "wheelhouse" / f".partial-{name}"
+        folder.mkdir(parents=True)
+        os.utime(folder, (time.time() - age_s, time.time() - age_s))
+    with paths.building(cache / "wheelhouse" / "now") as partial:
+        (one,), _ = clean.clean()
+        assert one.name.endswith(".partial-old")
+        assert partial.exists()
+
+
+def test_a_dry_run_removes_nothing(cache: Path) -> None:
+    (cache / "compile" / "dead").mkdir(parents=True)
+    assert clean.clean(dry_run=True)[0] == clean.clean(dry_run=True)[0] != []
+    assert (cache / "compile" / "dead").exists()
