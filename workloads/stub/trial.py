@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import random
 import time
 from dataclasses import dataclass
@@ -93,7 +92,7 @@ class StubTrial(trial.Trial):
             "first_step_s": first_step_ns / 1e9,
             "cache_empty": None,  # nothing is compiled
             "first_output": None,
-            "versions": {"python": platform.python_version()},
+            "versions": {"python": trial.python_version()},
             "effective": {"cpus": sorted(os.sched_getaffinity(0)), "uid": os.getuid()},
             "parameter_count": 0,
             "inputs_sha256": None,
