@@ -231,22 +231,24 @@ def judge(estimate: Contrast, *, p_holm: float | None, moved: Drift, rules: Rule
     equal = estimate.p_equal is not None and estimate.p_equal < rules.alpha
     if differs:
         word = "small" if equal else "faster" if estimate.ratio > 1 else "slower"
-        return Verdict(word=word, reason=_with_claims(_difference(estimate, p_holm, word, rules), estimate, rules))
+        reason = _with_claims(_difference(estimate, p_holm, word, rules), estimate, rules, claimed=True)
+        return Verdict(word=word, reason=reason)
     if equal:
         reason = f"within ± {_percent(rules.theta)} of each other (± {_percent(estimate.half_width)} measured)"
         return Verdict(word="equivalent", reason=_with_claims(reason, estimate, rules))
     return Verdict(word="inconclusive", reason=_with_claims(_undecided(estimate, rules), estimate, rules))
 
 
-def claims_withheld(blocks: int, rules: Rules) -> str | None:
+def claims_withheld(blocks: int, rules: Rules, *, claimed: bool = False) -> str | None:
     """What so few blocks cannot show, or None from k_min on.
 
-    Wilcoxon's smallest p is 2 · 0.5^blocks, and Holm multiplies the first by the family.
+    Wilcoxon's smallest p is 2 · 0.5^blocks, and Holm multiplies the first by the family. A contrast that comes later
+    in Holm's order may be `claimed` all the same.
     """
     if blocks >= rules.k_min:
         return None
     enough = math.ceil(1 + math.log2(rules.family / rules.alpha))
-    if blocks < enough:
+    if blocks < enough and not claimed:
         return f"{_blocks(blocks)}: neither faster nor slower can be claimed, which takes {enough}"
     return f"a short run, {blocks} of {rules.k_min} blocks: differences smaller than its ± go unseen"
 
@@ -294,8 +296,8 @@ def _drifting(moved: Drift, rules: Rules) -> str:
     return f"within a block {slower} slows by {size} against {other} (99 %: {_percent(low)} to {_percent(high)})"
 
 
-def _with_claims(reason: str, estimate: Contrast, rules: Rules) -> str:
-    withheld = claims_withheld(estimate.blocks, rules)
+def _with_claims(reason: str, estimate: Contrast, rules: Rules, *, claimed: bool = False) -> str:
+    withheld = claims_withheld(estimate.blocks, rules, claimed=claimed)
     return f"{reason}; {withheld}" if withheld else reason
 
 

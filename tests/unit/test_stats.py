@@ -218,6 +218,15 @@ def test_a_short_run_says_what_it_cannot_claim() -> None:
     assert "takes 6" in judged([0.1, 0.12, 0.09, 0.11, 0.13]).reason
 
 
+def test_what_is_claimed_is_not_called_out_of_reach() -> None:
+    """Six blocks of two contrasts: the second in Holm's order needs no seventh."""
+    rules = stats.Rules(family=2)
+    verdict = stats.judge(stats.contrast(D10[:6]), p_holm=0.031, moved=stats.Drift(), rules=rules)
+    assert verdict.word == "faster"
+    assert "can be claimed" not in verdict.reason
+    assert "6 of 10 blocks" in verdict.reason
+
+
 def test_the_reason_names_the_quicker_side_whichever_it_is() -> None:
     slower = judged([-value for value in D10], names=("TF", "PyTorch")).reason
     faster = judged(D10, names=("TF", "PyTorch")).reason
