@@ -18,7 +18,7 @@ from docker.errors import APIError, ContainerError, DockerException, ImageNotFou
 from requests.exceptions import RequestException
 
 from bench import paths
-from bench.container_engine import engine, run_build
+from bench.container_engine import STAGE, engine, run_build
 from bench.errors import EnvironmentUnavailable
 from bench.launch import owner
 from bench.locks import PYTHONS
@@ -165,7 +165,7 @@ def _with_packages(client: docker.DockerClient, source: str, missing: list[str],
             labels={"bench.base.source": source},
         )  # fmt: skip
     except EnvironmentUnavailable as failure:
-        client.images.prune(filters={"dangling": True, "label": f"bench.stage={stage}"})
+        client.images.prune(filters={"dangling": True, "label": f"{STAGE}={stage}"})
         raise EnvironmentUnavailable(
             f"{failure}; where containers reach no Debian mirror, give --base an image that has {packages} already"
         ) from None

@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import paths
-from bench.container_engine import engine, one_sentence
+from bench.container_engine import STAGE, engine, one_sentence
 from bench.errors import EnvironmentUnavailable
 from bench.launch import owner
-from bench.launch.reaper import force_away
+from bench.launch.reaper import dead, sweep_dead
 
 if TYPE_CHECKING:
     import docker
 
-STAGE = "bench.stage"
 HALF_MADE_S = 86_400  # no download and no build of ours takes a day
 
 
@@ -54,21 +53,10 @@ def clean(*, images: bool = False, dry_run: bool = False) -> tuple[list[Left], s
     return found, None
 
 
-def sweep_dead(client: docker.DockerClient, *, dry_run: bool = False) -> list[Left]:
-    """Containers whose harness has surely ended; those of a living one, or of another machine, stay."""
-    found = []
-    for container in client.api.containers(all=True, filters={"label": ["bench.run", owner.LABEL]}):
-        labels = container["Labels"]
-        if owner.is_gone(labels[owner.LABEL]):
-            why = f"of run {labels['bench.run']}, whose harness has ended"
-            found.append(Left(kind="container", name=container["Id"][:12], why=why))
-            if not dry_run:
-                force_away(client.api, container["Id"])
-    return found
-
-
 def _of_engine(client: docker.DockerClient, *, images: bool, dry_run: bool) -> Iterator[Left]:
-    yield from sweep_dead(client, dry_run=dry_run)
+    for container in dead(client) if dry_run else sweep_dead(client):
+        why = f"of run {container['Labels']['bench.run']}, whose harness has ended"
+        yield Left(kind="container", name=container["Id"][:12], why=why)
     stages = client.api.images(filters={"dangling": True, "label": [STAGE]})
     for stage in stages:
         if owner.is_gone(stage["Labels"][STAGE].rpartition("/")[0]):

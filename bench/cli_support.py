@@ -27,13 +27,13 @@ def find_run(given: Path, out: Path) -> Path:
 
 def the_launchers(loaded: Matrix) -> tuple[str, ...]:
     """The launchers that the matrix names. Raises InputError: `auto`, which may be any, beside another."""
-    asked = sorted({arm.cell.launcher for one in loaded.comparisons for arm in one.arms})
+    asked = loaded.launchers
     if len(asked) > 1 and "auto" in asked:
         raise InputError(
             f"{loaded.source}: launcher auto is docker or local, whichever serves, and cannot stand beside another; "
             "write launcher: [local, docker], or give --launcher"
         )
-    return tuple(asked)
+    return asked
 
 
 def duration_s(budget: str | None) -> float | None:

@@ -16,6 +16,7 @@ from docker.errors import DockerException
 
 from bench.errors import EnvironmentUnavailable
 
+STAGE = "bench.stage"  # label of a stage that only a build needs; its value says whose it is
 _PING_LIMIT_S = 5
 _CALL_LIMIT_S = 600
 _COLOURS = r"\x1b\[[0-9;]*m"

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from bench import base_image, locks, paths, wheelhouse
-from bench.clean import STAGE
-from bench.container_engine import buildkit, engine, one_sentence, run_build
+from bench.container_engine import STAGE, buildkit, engine, one_sentence, run_build
 from bench.errors import EnvironmentUnavailable
 from bench.launch import owner
 from bench.locks import Target, locked_version

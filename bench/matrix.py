@@ -56,6 +56,11 @@ class Matrix:
     schedule: str = "lockstep"
     notes: tuple[str, ...] = ()
 
+    @property
+    def launchers(self) -> tuple[str, ...]:
+        """The launchers that the compared cells name."""
+        return tuple(sorted({arm.cell.launcher for one in self.comparisons for arm in one.arms}))
+
     def with_options(
         self,
         *,

@@ -12,9 +12,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from bench import certification, data, environment, lockstep, parity, paths, provenance, schedule, stats, store
-from bench.errors import EngineLost, EnvironmentUnavailable, InputError
-from bench.launch.local import LocalLauncher
-from bench.launch.together import Together
+from bench.errors import EngineLost, InputError
+from bench.launch.provide import provide_all
 from bench.lockstep import Bench, Block, Plan
 from bench.matrix import Matrix
 from bench.report import frames
@@ -27,8 +26,7 @@ if TYPE_CHECKING:
 
     from bench.comparison import Comparison
     from bench.console import View
-    from bench.launch import Launcher, Provider, Provision
-    from workloads.contract import Named
+    from bench.launch import Launcher
 
 BUDGET_SPENT = "the budget"
 
@@ -74,7 +72,7 @@ def new(
         cache = stack.enter_context(compile_cache(run_id))
         dataset = _dataset(matrix, view)
         place = provenance.Place(run_id=run_id, cache=cache, data=dataset.folder if dataset else None, base=base)
-        chosen, provisions = _provide_all(launchers, matrix, place, view)
+        chosen, provisions = provide_all(launchers, matrix, place, view)
         stack.callback(chosen.close)
         if len(launchers) == 1 and any(cell.launcher != chosen.name for cell in matrix.cells):
             matrix = matrix.with_options(launcher=chosen.name)
@@ -104,64 +102,12 @@ def resume(folder: Path, *, view: View) -> Path:
         place = provenance.Place(
             run_id=header["id"], cache=cache, data=dataset.folder if dataset else None, base=header["base"]
         )
-        chosen, provisions = _provide_all(_launchers(matrix), matrix, place, view)
+        chosen, provisions = provide_all(matrix.launchers, matrix, place, view)
         stack.callback(chosen.close)
         provenance.refuse_changes(folder, header, provenance.header(place, matrix, chosen, provisions, dataset))
         with _told_how_to_resume(folder, view):
             _carry_on(writer, header, matrix, chosen, dataset, view)
     return folder
-
-
-def _provide_all(
-    launchers: Sequence[str], matrix: Matrix, place: provenance.Place, view: View
-) -> tuple[Launcher, dict[str, Provision]]:
-    """All that the run's workers are started in, by framework, and by launcher too where there are several."""
-    if len(launchers) == 1:
-        chosen, provisions = provide(launchers[0], _frameworks(matrix), place, view)
-        return chosen, {str(framework): one for framework, one in provisions.items()}
-    made: dict[str, Launcher] = {}
-    found: dict[str, Provision] = {}
-    try:
-        for name in launchers:
-            made[name], provisions = provide(name, _frameworks(matrix, name), place, view)
-            found |= {provenance.of_launcher(str(framework), name): one for framework, one in provisions.items()}
-    except BaseException:
-        Together(made).close()
-        raise
-    return Together(made), found
-
-
-def provide(
-    name: str, frameworks: Sequence[Named], place: provenance.Place, view: View
-) -> tuple[Launcher, dict[Named, Provision]]:
-    """The launcher asked for, with every environment or image made.
-
-    `auto` is docker where an engine answers and the images can be had, else local, and says why.
-    """
-    if name in ("auto", "docker"):
-        try:
-            docker = _docker(place)
-            return docker, _provided(docker, frameworks, view)
-        except EnvironmentUnavailable as reason:
-            if name == "docker":
-                raise
-            view.say(f"launcher: local, because {reason}")
-    local = LocalLauncher(cache=place.cache)
-    return local, _provided(local, frameworks, view)
-
-
-def _docker(place: provenance.Place) -> Provider:
-    from bench.launch.docker import DockerLauncher
-
-    return DockerLauncher(run_id=place.run_id, cache=place.cache, data=place.data, base=place.base)
-
-
-def _provided(launcher: Provider, frameworks: Sequence[Named], view: View) -> dict[Named, Provision]:
-    try:
-        return launcher.provide(frameworks, view.say)
-    except BaseException:
-        launcher.close()
-        raise
 
 
 def _carry_on(
@@ -379,17 +325,6 @@ def _dataset(matrix: Matrix, view: View) -> data.DataSet | None:
     if any(certification.needs_data(one) for one in matrix.comparisons):
         return data.require(view.say)
     return None
-
-
-def _frameworks(matrix: Matrix, launcher: str | None = None) -> list[Named]:
-    """Every framework, with its version and image, that the matrix compares, or that this launcher starts."""
-    cells = [arm.cell for one in matrix.comparisons for arm in one.arms]
-    return sorted({cell.framework for cell in cells if launcher in (None, cell.launcher)}, key=str)
-
-
-def _launchers(matrix: Matrix) -> list[str]:
-    """The launchers that the cells name."""
-    return sorted({arm.cell.launcher for one in matrix.comparisons for arm in one.arms})
 
 
 def _note(run: Run, text: str) -> None:

@@ -18,12 +18,11 @@ from docker.errors import APIError, DockerException, NotFound
 from docker.types import DeviceRequest, LogConfig
 
 from bench import base_image, images
-from bench.clean import sweep_dead
 from bench.container_engine import engine
 from bench.environment import cuda_devices
 from bench.errors import EngineLost, InputError, WorkerFailed
 from bench.launch import Progress, Provision, owner, worker_environment
-from bench.launch.reaper import Reaper, force_away, sweep
+from bench.launch.reaper import Reaper, force_away, sweep, sweep_dead
 from bench.paths import staged_worker_root
 from workloads.contract import STUB
 
@@ -140,7 +139,7 @@ class DockerLauncher:
         self._client = engine()
         self.engine_version = str(self._client.version()["Version"])
         self._run_id, self._cache, self._data, self._base = run_id, cache, data, base
-        self._root = staged_worker_root()
+        self._root, self._owner = staged_worker_root(), owner.mine()
         self._images: dict[Named, str] = {}
         cache.chmod(0o1777)
         with suppress(*_LOST):
@@ -196,7 +195,7 @@ class DockerLauncher:
                     padding=padding,
                     inherited={"HOME": "/tmp", "USER": "nobody"},  # noqa: S108
                 ),
-                labels={"bench.run": self._run_id, owner.LABEL: owner.mine()},
+                labels={"bench.run": self._run_id, owner.LABEL: self._owner},
                 host_config=self._host_config(cpus, gpu=cell.device == "cuda"),
             )["Id"]
         except APIError as error:

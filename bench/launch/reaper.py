@@ -16,6 +16,8 @@ from contextlib import closing, suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from bench.launch import owner
+
 if TYPE_CHECKING:
     import docker
 
@@ -65,6 +67,20 @@ def sweep(client: docker.DockerClient, run_id: str) -> int:
     for container in left:
         force_away(client.api, container["Id"])
     return len(left)
+
+
+def dead(client: docker.DockerClient) -> list[dict[str, Any]]:
+    """Containers whose harness has surely ended, of any run; not those of a living one, or of another machine."""
+    ours = client.api.containers(all=True, filters={"label": ["bench.run", owner.LABEL]})
+    return [container for container in ours if owner.is_gone(container["Labels"][owner.LABEL])]
+
+
+def sweep_dead(client: docker.DockerClient) -> list[dict[str, Any]]:
+    """Remove them; returns what they were."""
+    left = dead(client)
+    for container in left:
+        force_away(client.api, container["Id"])
+    return left
 
 
 def force_away(api: Any, container: str) -> None:

@@ -19,7 +19,7 @@ JUDGED_COLUMNS = ("verdict", "reason", "parity", "parity_max_rel_error", "confou
 AXES = ("phase", "mode", "batch_size", "precision", "device", "threads", "division", "launcher")
 CELL_COLUMNS = ("cell", "label", "workload", "workload_parameters", "framework", "framework_version")
 INTERVALS = ("step_ms", "cpu_ms", "items_per_s")
-SCALARS = ("start_s", "import_s", "build_s", "first_step_s", "peak_memory_bytes", "cpu_percent", "gpu_util_percent")
+SCALARS = ("peak_memory_bytes", "cpu_percent", "gpu_util_percent")
 COLUMNS = (
     *("run", "contrast", "comparison", "side"),
     *CELL_COLUMNS,
@@ -27,6 +27,7 @@ COLUMNS = (
     *("image", "cell_blocks", "cell_failed"),
     *(f"{name}{end}" for name in INTERVALS for end in ("", "_ci_low", "_ci_high")),
     *("step_ms_p90", "step_ms_p99"),
+    *words.STARTUP,
     *SCALARS,
     "joules_per_item",
     *CONTRAST_COLUMNS,
@@ -72,6 +73,7 @@ def _cell(cell: Json) -> Iterator[tuple[str, Any]]:
         yield from _ends(name, metrics[name]["ci"])
     yield "step_ms_p90", metrics["step_ms"]["p90"]
     yield "step_ms_p99", metrics["step_ms"]["p99"]
+    yield from ((name, metrics["startup"][name]["median"]) for name in words.STARTUP)
     yield from ((name, metrics[name]) for name in (*SCALARS, "joules_per_item"))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bench import schedule, stats
+from bench.report import words
 
 if TYPE_CHECKING:
     from bench.store import StoredRun
@@ -22,8 +23,7 @@ _KEY = ["comparison", "block", "arm"]
 _TURN = ["trial", "sync", "round"]
 ROUND_COLUMNS = [*_KEY, "sync", "round", "step_ns", "cpu_ns"]
 TRIAL_FIGURES = ["step_ms", "p90", "p99", "steps", "items_per_s", "cpu_ms", "cpu_percent"]
-STARTUP = ["start_s", "import_s", "build_s", "first_step_s"]
-OUTCOME_FIGURES = [*STARTUP, "peak_memory_bytes"]
+OUTCOME_FIGURES = [*words.STARTUP, "peak_memory_bytes"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from bench.report import words
-from bench.report.rows import STARTUP, Json, Row, direction, facts, failures, heads, results, rows, startup
+from bench.report.rows import Json, Row, direction, facts, failures, heads, results, rows, startup
 
 _SPECIAL = re.compile(r"([\\`*\[\]<>|~#])|(?<![^\W_])(_)|(_)(?![^\W_])")
 
@@ -100,11 +100,11 @@ def _cells(summary: Json) -> str:
 
 def _startup(summary: Json) -> str:
     """Of every block's fresh workers; `cold` of the run's first, which found nothing compiled."""
-    columns = ["cell", *STARTUP.values(), "cold build", "cold first step"]
+    columns = ["cell", *words.STARTUP.values(), "cold build", "cold first step"]
     lines = []
     for cell in summary["cells"]:
         own = cell["metrics"]
-        warm = [startup(own["startup"][key]) for key in STARTUP]
+        warm = [startup(own["startup"][key]) for key in words.STARTUP]
         cold = [words.seconds(own[f"cold_{name}"]) for name in ("build_s", "first_step_s")]
         lines.append([cell["id"], *warm, *cold])
     return _table(columns, lines)

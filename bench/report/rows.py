@@ -17,7 +17,6 @@ _RESULTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "mse": ("MSE", words.precise),
     "max_weight_error": ("largest error of a weight", words.precise),
 }
-STARTUP = {"start_s": "start", "import_s": "import", "build_s": "build", "first_step_s": "first step"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +106,7 @@ def startups(summary: Json) -> list[str]:
     lines = []
     for name in dict.fromkeys(one[side] for one in compared for side in ("baseline", "arm")):
         own = cells[name]["metrics"]["startup"]
-        told = [f"{heading} {startup(own[key])}" for key, heading in STARTUP.items()]
+        told = [f"{heading} {startup(own[key])}" for key, heading in words.STARTUP.items()]
         lines.append(words.clean(f"{name}: {', '.join(told)}"))
     return lines
 

@@ -25,7 +25,6 @@ _NOT_SAMPLED = {
     "joules_per_item": "no energy counter was read: telemetry source {source}",
 }
 _SCALARS: dict[str, Callable[[float], float]] = {
-    "start_s": float,
     "import_s": float,
     "build_s": float,
     "first_step_s": float,
@@ -121,7 +120,7 @@ def _metrics(trials: pd.DataFrame, source: str) -> tuple[Json, dict[str, str]]:
     metrics: Json = {}
     for name in ("step_ms", "cpu_ms", "items_per_s"):
         metrics[name] = _median_and_interval(trials, name, nulls)
-    metrics["startup"] = {name: _median_and_interval(trials, name, nulls, "startup.") for name in frames.STARTUP}
+    metrics["startup"] = {name: _median_and_interval(trials, name, nulls, "startup.") for name in words.STARTUP}
     for q in ("p90", "p99"):
         figure = stats.cell_figure(trials[q].to_numpy())
         metrics["step_ms"][q] = figure.median if figure else None

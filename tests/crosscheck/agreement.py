@@ -25,7 +25,6 @@ STATISTICS = {
     "torch.utils.benchmark": "mean of one timeit; its blocked_autorange prints the median over blocks",
 }
 
-DIFFERS = "differs"
 Samples = Mapping[tuple[str, bool], Mapping[int, float]]
 
 
@@ -55,7 +54,7 @@ class Row:
     @property
     def verdict(self) -> str:
         """Agrees, differs, or undecided: the interval reaches into the zone of agreement and out of it."""
-        return "agrees" if self.passed else DIFFERS if self.reason.startswith(DIFFERS) else "undecided"
+        return "agrees" if self.passed else "differs" if _apart(self.ci) else "undecided"
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -107,15 +106,19 @@ def _own_cost_ns(tool: str, samples: Samples) -> float:
 def _reason(tool: str, samples: Samples, estimate: stats.Contrast) -> str:
     if estimate.fault or estimate.ratio is None or estimate.ci is None or estimate.half_width is None:
         return estimate.fault or f"{estimate.blocks} rounds: an interval takes at least 2"
-    low, high = estimate.ci
-    if high > 1 / (1 + THETA) and low < 1 + THETA:
+    if not _apart(estimate.ci):
         return _undecided(samples, estimate)
-    differs = f"{DIFFERS} by {_percent(math.log(estimate.ratio))}"
+    differs = f"differs by {_percent(math.log(estimate.ratio))}"
     causes, rest = _causes(tool, samples)
     told = " and ".join(f"{cause} ({_percent(log)})" for cause, log in causes.items())
     if rest.p_equal is not None and rest.p_equal < ALPHA:
         return f"{differs}, which is explained: {told}"
     return f"{differs}, which is not explained by what was measured: {told}"
+
+
+def _apart(ci: tuple[float, float] | None) -> bool:
+    """Whether the interval of a ratio lies wholly outside ± 2 %."""
+    return ci is not None and (ci[1] <= 1 / (1 + THETA) or ci[0] >= 1 + THETA)
 
 
 def _undecided(samples: Samples, estimate: stats.Contrast) -> str:

@@ -107,18 +107,8 @@ SHAPE = {
     "telemetry": ["source", "hz"],
     "cell": ["id", "comparison", "cell", "versions", "image", "blocks", "failed", "metrics", "nulls", "evaluation"],
     "metrics": [
-        *(
-            "step_ms",
-            "cpu_ms",
-            "items_per_s",
-            "startup",
-            "start_s",
-            "import_s",
-            "build_s",
-            "first_step_s",
-            "peak_memory_bytes",
-        ),
-        *("cpu_percent", "gpu_util_percent", "joules_per_item", "cold_build_s", "cold_first_step_s"),
+        *("step_ms", "cpu_ms", "items_per_s", "import_s", "build_s", "first_step_s", "peak_memory_bytes"),
+        *("cpu_percent", "gpu_util_percent", "joules_per_item", "startup", "cold_build_s", "cold_first_step_s"),
     ],
     "contrast": [
         *("id", "comparison", "baseline", "arm", "metric", "ratio", "ci", "half_width", "p", "p_holm", "blocks"),
