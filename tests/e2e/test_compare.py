@@ -29,7 +29,8 @@ budget: {blocks: 3, per_comparison: 1h, total: 1h}
 """
 BLOCKS = 12
 BYTES = 262_144
-HALF_MORE_BYTES = 393_216  # what all arms share is not paired: on a noisy machine a tenth may go unseen, and is said to
+TENTH_MORE_BYTES = 288_384  # in whole blocks of SHA-256
+HALF_MORE_BYTES = 393_216
 
 Run = Callable[..., Path]
 
@@ -96,6 +97,16 @@ def test_half_more_work_in_both_arms_exits_1_and_points_at_what_they_share(run: 
     assert any(cell["above"] for cell in document["cells"])
     assert all("every arm of the comparison changed alike" in cell["reason"] for cell in document["cells"])
     assert document["comparisons"][0]["changed"] == [f"workload bytes: {BYTES} → {HALF_MORE_BYTES}"]
+
+
+def test_a_tenth_more_work_in_both_arms_exits_1_or_is_said_to_be_out_of_sight(run: Run, before: Path) -> None:
+    """What all arms share is not paired: a machine whose blocks spread widely cannot show a tenth of it."""
+    code, document = compared(before, run(stubs(size=TENTH_MORE_BYTES)))
+    baseline = document["cells"][0]
+    assert baseline["verdict"] == ("slower" if code else "inconclusive")
+    if code == 0:
+        assert baseline["resolution"] > 0.05
+        assert any("a slowdown of 5 % goes unseen" in line for line in document["unseen"])
 
 
 def measured_order(folder: Path) -> list[list[Any]]:
