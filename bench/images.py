@@ -164,6 +164,7 @@ def _build(client: docker.DockerClient, wheels: Wheelhouse, base: Base) -> Image
                 )  # fmt: skip
     finally:
         client.images.prune(filters={"dangling": True, "label": f"{STAGE}={stage}"})
+        client.images.prune(filters={"dangling": True, "label": STAGE, "until": "24h"})  # of builds that were killed
     found = _current(client, wheels.framework, wheels.version, wheels.lock_hash, base)
     if found is None:
         raise EnvironmentUnavailable(f"the image of {wheels.framework} was removed while it was built; build it again")
