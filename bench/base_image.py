@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import platform
 import shutil
 import subprocess
+import tarfile
 import tempfile
 from collections.abc import Callable
 from contextlib import closing
@@ -17,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 from docker.errors import APIError, ContainerError, DockerException, ImageNotFound
 from requests.exceptions import RequestException
 
-from bench import paths
+from bench import kept_base, network, paths
 from bench.container_engine import STAGE, engine, run_build
 from bench.errors import EnvironmentUnavailable
+from bench.foreign_image import find_or_pull
 from bench.launch import owner
 from bench.locks import PYTHONS
 
@@ -54,8 +57,11 @@ def choose(client: docker.DockerClient, *, base: str | None, progress: Progress)
     """The base to build on: `base` if given, else the one held in base.json, else official, else made here."""
     with paths.exclusive("base"):
         record = _load()
-        source = _named(client, base, progress) if base else _default(client, record, progress)
-        return _prepared(client, source, record, progress)
+        source = _given(client, base, progress) if base else _default(client, record, progress)
+        ground = _prepared(client, source, record, progress)
+        if base is None:
+            _keep(client, ground, progress)
+        return ground
 
 
 def is_settled() -> bool:
@@ -63,11 +69,56 @@ def is_settled() -> bool:
     return "default" in _load()
 
 
+def held() -> dict[str, Any]:
+    """What bench holds to: the default base, and every base that was made ready, by its source."""
+    return _load()
+
+
+def hold(record: dict[str, Any]) -> None:
+    """Hold to another machine's default base from now on."""
+    with paths.exclusive("base"):
+        own = _load()
+        ready = {**own.get("ready", {}), **record.get("ready", {})}
+        _save({**own, **{key: value for key, value in record.items() if key == "default"}, "ready": ready})
+
+
+def renew(client: docker.DockerClient, *, progress: Progress) -> list[str]:
+    """Hold the official base's tag to its digest of today; one line where that changed.
+
+    Where no registry answers, what is held stays held.
+    """
+    with paths.exclusive("base"):
+        record = _load()
+        before = record.get("default", {}).get("reference", "")
+        try:
+            reference, source = _official(client, None, progress)
+        except (DockerException, RequestException, EnvironmentUnavailable) as error:
+            reason = " ".join(str(getattr(error, "explanation", None) or error).split())[:160]
+            progress(f"no image registry gives {OFFICIAL} ({reason}): the base stays as it is held")
+            return []
+        record["default"] = {"reference": reference, "source": source}
+        _save(record)
+    return [] if reference == before else [f"base: {OFFICIAL} is held to {reference.rpartition('@')[2]}"]
+
+
+def tag(image: str) -> str:
+    """The name that bench gives a base, which both builders can build from."""
+    return f"{REPOSITORY}:{image.partition(':')[2][:12]}"
+
+
+def _keep(client: docker.DockerClient, ground: Base, progress: Progress) -> None:
+    try:
+        kept_base.keep(client, ground.id)
+    except OSError as error:
+        progress(f"the base is not kept beside the wheels, for building without a network: {error.strerror}")
+
+
 def _default(client: docker.DockerClient, record: dict[str, Any], progress: Progress) -> str:
     """The id of the default base; whichever it is at first is held from then on."""
     held = record.get("default", {"reference": "", "source": ""})
     is_official = "@" in held["reference"]
-    if (is_official or held["reference"] == _made_name()) and _exists(client, held["source"]):
+    ready = record.get("ready", {}).get(held["source"], {}).get("id")
+    if (is_official or held["reference"] == _made_name()) and _has(client, ready or held["source"]):
         return str(held["source"])
     try:
         reference, source = _official(client, held["reference"] if is_official else None, progress)
@@ -97,20 +148,9 @@ def _official(client: docker.DockerClient, held: str | None, progress: Progress)
     return held, str(client.images.get(held).id)
 
 
-def _named(client: docker.DockerClient, base: str, progress: Progress) -> str:
-    """The id of the image that the user gave, by name or id; pulled if the engine does not have it."""
-    try:
-        return str(client.images.get(base).id)
-    except ImageNotFound:
-        progress(f"pulling {base}")
-    try:
-        return str(client.images.pull(base).id)
-    except (DockerException, RequestException) as error:
-        reason = " ".join(str(getattr(error, "explanation", None) or error).split())[:200]
-        raise EnvironmentUnavailable(
-            f"the base image {base} is neither on this engine nor to be pulled ({reason}); "
-            f"give --base an image that docker images lists"
-        ) from None
+def _given(client: docker.DockerClient, base: str, progress: Progress) -> str:
+    remedy = "give --base an image that docker images lists"
+    return find_or_pull(client, base, "the base image", remedy, progress)
 
 
 def _prepared(client: docker.DockerClient, source: str, record: dict[str, Any], progress: Progress) -> Base:
@@ -122,7 +162,7 @@ def _prepared(client: docker.DockerClient, source: str, record: dict[str, Any], 
         ready = _with_packages(client, source, missing, progress) if missing else source
         images[source] = known = {"id": ready, "python": python}
         _save(record)
-    base = Base(id=known["id"], tag=f"{REPOSITORY}:{known['id'].partition(':')[2][:12]}", python=known["python"])
+    base = Base(id=known["id"], tag=tag(known["id"]), python=known["python"])
     client.images.get(base.id).tag(base.tag)
     return base
 
@@ -160,15 +200,31 @@ def _with_packages(client: docker.DockerClient, source: str, missing: list[str],
     client.images.get(source).tag(parent)
     try:
         return run_build(
-            client, what=f"a base with {packages} on {source[:19]}", path=str(paths.images_root() / "base"),
-            buildargs={"BASE": parent, "PACKAGES": packages, "STAGE": stage}, use_config_proxy=True,
-            labels={"bench.base.source": source},
+            client, what=f"a base with {packages} on {source[:19]}", fileobj=_context(), custom_context=True,
+            buildargs={"BASE": parent, "PACKAGES": packages, "STAGE": stage, **network.proxies()},
+            use_config_proxy=True, labels={"bench.base.source": source},
         )  # fmt: skip
     except EnvironmentUnavailable as failure:
         client.images.prune(filters={"dangling": True, "label": f"{STAGE}={stage}"})
         raise EnvironmentUnavailable(
             f"{failure}; where containers reach no Debian mirror, give --base an image that has {packages} already"
         ) from None
+
+
+def _context() -> io.BytesIO:
+    """The base's Dockerfile, with the certificates to trust beside it."""
+    context = io.BytesIO()
+    files = {
+        "Dockerfile": (paths.images_root() / "base" / "Dockerfile").read_bytes(),
+        "ca-bundle.crt": network.ca_bundle(),
+    }
+    with tarfile.open(fileobj=context, mode="w") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    context.seek(0)
+    return context
 
 
 def _made(client: docker.DockerClient, progress: Progress) -> str:
@@ -209,6 +265,11 @@ def _run_make_base(rootfs: Path) -> None:
             f"{script} could not make a base image ({' '.join(errors)[:300]}); "
             f"check that sudo apt-get update works here, or give --base an image that docker images lists"
         )
+
+
+def _has(client: docker.DockerClient, image: str) -> bool:
+    """Whether the engine has the image, or has it again from the cache."""
+    return _exists(client, image) or kept_base.restore(client, image)
 
 
 def _exists(client: docker.DockerClient, image: str) -> bool:

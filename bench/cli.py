@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from bench import __version__, cli_trust
-from bench.cli_support import OUT, duration_s, find_run, interruptible, the_launchers
+from bench import __version__, cli_images, cli_trust
+from bench.cli_support import OUT, duration_s, find_run, interruptible, say, the_launchers
 from bench.errors import BenchError, InputError
 
 INTERRUPTED = 130
@@ -169,30 +169,7 @@ cli.add_command(cli_trust.compare)
 cli.add_command(cli_trust.plan)
 
 
-@cli.group()
-def images() -> None:
-    """The frameworks' container images."""
-
-
-@images.command("build")
-@click.argument("frameworks", metavar="[FRAMEWORK]...", nargs=-1, type=click.Choice(["tensorflow", "pytorch"]))
-@click.option("--base", metavar="IMAGE", help="Base of both images.  [default: an official slim Python image]")
-@click.option("--format", "kind", type=click.Choice(["table", "json"]), default="table", show_default=True)
-def images_build(frameworks: tuple[str, ...], base: str | None, kind: str) -> None:
-    """Build the images that are missing or out of date."""
-    from bench.images import build_all
-
-    wanted = [(name, None) for name in frameworks or ("tensorflow", "pytorch")]
-    _show_images(build_all(wanted=wanted, base=base, progress=_say), kind)
-
-
-@images.command("list")
-@click.option("--format", "kind", type=click.Choice(["table", "json"]), default="table", show_default=True)
-def images_list(kind: str) -> None:
-    """Print every image of bench: framework, version, id, base, size."""
-    from bench.images import list_images
-
-    _show_images(list_images(), kind)
+cli.add_command(cli_images.images)
 
 
 @cli.command()
@@ -222,7 +199,7 @@ def data_fetch() -> None:
     """Have MNIST in the user's cache, from the first source that serves the right bytes."""
     from bench import data as datasets
 
-    found = datasets.fetch(_say)
+    found = datasets.fetch(say)
     click.echo(f"{found.folder} ({found.source})")
 
 
@@ -244,26 +221,3 @@ def _refuse_unfit(loaded: Any) -> None:
     cells = [arm.cell for one in loaded.comparisons for arm in one.arms]
     threads, gpu = max(cell.threads for cell in cells), any(cell.device != "cpu" for cell in cells)
     check.gate(check.inspect(threads=threads, gpu=gpu))
-
-
-def _show_images(found: list[Any], kind: str) -> None:
-    import json
-    from dataclasses import asdict
-
-    from rich.console import Console
-    from rich.table import Table
-
-    if kind == "json":
-        click.echo(json.dumps([asdict(image) for image in found], indent=2))
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("framework", "version", "flavour", "id", "base", "size"):
-        table.add_column(column, justify="right" if column == "size" else "left")
-    for image in found:
-        size = f"{image.size_bytes / 1e6:,.0f} MB"
-        table.add_row(image.framework, image.version, image.flavour, image.id[:19], image.base[:19], size)
-    Console().print(table)
-
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)

@@ -7,6 +7,8 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from bench.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,6 +36,11 @@ def the_launchers(loaded: Matrix) -> tuple[str, ...]:
             "write launcher: [local, docker], or give --launcher"
         )
     return asked
+
+
+def say(text: str) -> None:
+    """A line of progress: on stderr, since data alone goes to stdout."""
+    click.echo(text, err=True)
 
 
 def duration_s(budget: str | None) -> float | None:

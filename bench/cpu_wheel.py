@@ -1,4 +1,4 @@
-"""Which PyTorch wheel: the CPU build, wherever this machine can get it, and never gigabytes of CUDA by accident."""
+"""Which PyTorch wheel: the CPU build, wherever this machine can get it, and never gigabytes of CUDA unasked."""
 
 from __future__ import annotations
 
@@ -23,11 +23,20 @@ _GPU_PACKAGE = re.compile(r"(nvidia|cuda|pytorch-triton)[-_]", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class CpuWheel:
-    """What to ask pip for; `origin` says in a few words who offers it."""
+class Wheel:
+    """What to ask pip for; `origin` says in a few words who offers it, `warning` what is odd about it."""
 
     requirement: str
     origin: str
+    warning: str | None = None
+
+
+class NoCpuBuild(EnvironmentUnavailable):
+    """Nobody offers a CPU build; `cuda` is the CUDA build that pip would take, where there is one."""
+
+    def __init__(self, message: str, cuda: Wheel | None) -> None:
+        super().__init__(message)
+        self.cuda = cuda
 
 
 @dataclass(frozen=True)
@@ -44,30 +53,51 @@ class _Candidate:
         return local == "cpu" or (not local and not self.gpu_packages)
 
 
-def find_cpu_wheel(*, version: str, target: Target) -> CpuWheel:
+def find_wheel(*, version: str, target: Target) -> Wheel:
+    """The wheel for the target's flavour; where a release has no CPU build here, its CUDA build with a warning.
+
+    raises  EnvironmentUnavailable: there is neither
+    """
+    if target.flavour == "cuda":
+        return Wheel(f"torch==={version}", "pip's own configuration")
+    try:
+        return find_cpu_wheel(version=version, target=target)
+    except NoCpuBuild as nowhere:
+        if nowhere.cuda is None:
+            raise
+        warning = (
+            f"no CPU build of torch {version} can be had here: taking its CUDA build, gigabytes, to run on the CPU"
+        )
+        return Wheel(nowhere.cuda.requirement, nowhere.cuda.origin, warning)
+
+
+def find_cpu_wheel(*, version: str, target: Target) -> Wheel:
     """Ask pip's own sources for metadata, then PyTorch's CPU index; downloads no wheel.
 
     BENCH_TORCH_INDEX, an index or a folder of wheels as a URL or path, takes the place of PyTorch's own index.
-    raises  EnvironmentUnavailable: neither has a CPU build for this Python and machine
+    raises  NoCpuBuild: neither has one for this Python and machine
     """
+    cuda = None
     try:
         candidate = _pip_candidate(version=version, target=target)
         if candidate.is_cpu:
-            return CpuWheel(f"torch=={candidate.version}", "pip's own configuration")
+            return Wheel(f"torch=={candidate.version}", "pip's own configuration")
+        cuda = Wheel(f"torch==={candidate.version}", "pip's own configuration")
         offered = f"pip would fetch the CUDA build {candidate.file}, gigabytes with its libraries, which is refused"
     except PipFailed as failure:
         offered = f"pip offers no torch {version} for Python {target.python} on {target.machine} ({failure})"
     index = os.environ.get("BENCH_TORCH_INDEX")
     try:
-        return CpuWheel(
+        return Wheel(
             f"torch @ {_index_url(version=version, target=target, index=index)}", index or "PyTorch's CPU index"
         )
     except PipFailed as failure:
         asked = f"BENCH_TORCH_INDEX {index}" if index else "PyTorch's CPU index"
-        raise EnvironmentUnavailable(
+        raise NoCpuBuild(
             f"no CPU build of torch {version} for Python {target.python} can be had: {offered}, and {asked} gives none "
             f"({failure}); put a CPU wheel into a folder that pip's find-links names, "
-            f"or set BENCH_TORCH_INDEX to an index or folder that holds one"
+            f"or set BENCH_TORCH_INDEX to an index or folder that holds one",
+            cuda,
         ) from None
 
 

@@ -51,7 +51,7 @@ def describe(*, device: str, docker_engine: str | None = None, root: Path = Path
         "docker": docker_engine,
         "python": platform.python_version(),
         "bench": bench.__version__,
-        **_checkout(_PACKAGE),
+        **checkout(),
         "gpu_source": gpu_source,
         "gpus": gpus,
     }
@@ -204,13 +204,20 @@ def _detected(kind: str, root: Path) -> str | None:
 # ---------------------------------------------------------------- this program
 
 
-def _checkout(folder: Path) -> dict[str, Any]:
+def checkout(folder: Path = _PACKAGE) -> dict[str, Any]:
     """The commit of the checkout that runs, and whether its code differs from it; None for an installed wheel."""
     commit = _git(folder, "rev-parse", "HEAD") if (folder / ".git").exists() else None
     if commit is None:
         return {"commit": None, "dirty": None}
     changes = _git(folder, "status", "--porcelain", "--", *(name for name in _CODE if (folder / name).exists()))
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def remote(folder: Path = _PACKAGE) -> str | None:
+    """Where that checkout came from, without passwords; None for an installed wheel or a folder of this machine."""
+    found = _git(folder, "config", "--get", "remote.origin.url") if (folder / ".git").exists() else None
+    is_address = found and re.match(r"(https?|ssh|git)://|[\w.-]+@[\w.-]+:", found)
+    return re.sub(r"//[^/@\s]*@", "//", found) if found and is_address else None
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

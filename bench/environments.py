@@ -33,28 +33,31 @@ class Environment:
     python: Path
     framework: str
     version: str
+    flavour: str
     lock_hash: str
     notes: tuple[str, ...]
 
 
-def environment(*, framework: str, version: str | None = None, progress: Progress) -> Environment:
+def environment(*, framework: str, version: str | None = None, flavour: str = "cpu", progress: Progress) -> Environment:
     """The environment of a framework under the running interpreter's Python; made once, then found in milliseconds.
 
     It is built in place, because scripts hold absolute paths, and counts only once its marker is there.
     raises  EnvironmentUnavailable: a Python outside the locks, no wheels, or no way to make an environment
     """
-    target = Target(f"{sys.version_info.major}.{sys.version_info.minor}")
+    target = Target(f"{sys.version_info.major}.{sys.version_info.minor}", flavour=flavour)
     lock = locks.lock(framework=framework, version=version, target=target)
     found = _read(_folder(framework, lock.version, lock.digest, target)) if lock else None
     if found:
         return found
-    wheels = wheelhouse.gather(framework=framework, version=version, python=target.python, progress=progress)
+    wheels = wheelhouse.gather(
+        framework=framework, version=version, python=target.python, flavour=flavour, progress=progress
+    )
     folder = _folder(framework, wheels.version, wheels.lock_hash, target)
     with paths.exclusive(f"environment-{folder.name}"):
         found = _read(folder)  # somebody else may have been first
         if found:
             return found
-        progress(f"making the environment of {framework} {wheels.version}")
+        progress(f"making the environment of {framework} {wheels.version}" + (" (cuda)" if flavour == "cuda" else ""))
         shutil.rmtree(folder, ignore_errors=True)
         _make(folder)
         _install(folder, wheels)
@@ -96,7 +99,8 @@ def _install(folder: Path, wheels: Wheelhouse) -> None:
 
 def _finish(folder: Path, wheels: Wheelhouse) -> Environment:
     """Write the marker that makes the environment count."""
-    marker = {"framework": wheels.framework, "version": wheels.version, "lock_hash": wheels.lock_hash}
+    marker = {"framework": wheels.framework, "version": wheels.version, "flavour": wheels.flavour}
+    marker |= {"lock_hash": wheels.lock_hash}
     partial = folder / f".{_MARKER}"
     partial.write_text(json.dumps({**marker, "notes": wheels.notes}))
     partial.replace(folder / _MARKER)
@@ -115,13 +119,13 @@ def _read(folder: Path) -> Environment | None:
         return None
     if not os.access(python, os.X_OK):
         return None
-    return Environment(python=python, **{**marker, "notes": tuple(marker["notes"])})
+    return Environment(python=python, **{"flavour": "cpu", **marker, "notes": tuple(marker["notes"])})
 
 
 def _folder(framework: str, version: str, lock_hash: str, target: Target) -> Path:
     """One folder for each framework, lock and interpreter: an upgraded Python gets an environment of its own."""
     interpreter = hashlib.sha256(f"{_base_interpreter()} {sys.version}".encode()).hexdigest()[:8]
-    name = f"{framework}-{version}-cpu-{target.tag}-{lock_hash}-{interpreter}"
+    name = f"{framework}-{version}-{target.flavour}-{target.tag}-{lock_hash}-{interpreter}"
     return paths.cache_root() / "environments" / name
 
 

@@ -13,7 +13,12 @@ from pathlib import Path
 from bench import paths
 from bench.errors import EnvironmentUnavailable, InputError
 
-DISTRIBUTIONS = {"tensorflow": "tensorflow-cpu", "pytorch": "torch"}
+FLAVOURS = ("cpu", "cuda")
+# The framework's own package, by flavour.
+DISTRIBUTIONS = {
+    "tensorflow": {"cpu": "tensorflow-cpu", "cuda": "tensorflow"},
+    "pytorch": {"cpu": "torch", "cuda": "torch"},
+}
 PYTHONS = ("3.11", "3.12", "3.13")
 _VERSION = re.compile(r"\d+(\.\d+){0,3}((a|b|rc|\.post)\d+)?")
 
@@ -32,10 +37,11 @@ class Pin:
 
 @dataclass(frozen=True)
 class Target:
-    """The interpreter that wheels must fit: the image's or the environment's, not the running one."""
+    """What wheels must fit: the image's or the environment's interpreter, not the running one, and the device."""
 
     python: str
     machine: str = platform.machine()
+    flavour: str = "cpu"
 
     @property
     def tag(self) -> str:
@@ -48,6 +54,7 @@ class Lock:
     """All packages of one framework at one version; `committed` if it is part of bench, else resolved on first use."""
 
     framework: str
+    flavour: str
     version: str
     pins: tuple[Pin, ...]
     committed: bool
@@ -63,39 +70,60 @@ class Lock:
         return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
     @property
+    def is_cuda_build(self) -> bool:
+        """Whether it brings CUDA's libraries, whatever device it is for."""
+        return any(pin.name.startswith("nvidia-") for pin in self.pins)
+
+    @property
     def framework_pin(self) -> Pin:
         """The framework's own package among the pins."""
-        return next(pin for pin in self.pins if pin.name == DISTRIBUTIONS[self.framework])
+        return next(pin for pin in self.pins if pin.name == DISTRIBUTIONS[self.framework][self.flavour])
 
 
-def locked_version(framework: str) -> str:
+def locked_version(framework: str, flavour: str = "cpu") -> str:
     """The version that the committed lock pins; reads one file, asks no network."""
-    return committed_lock(framework).version
+    return committed_lock(framework, flavour).version
 
 
 def lock(*, framework: str, version: str | None, target: Target) -> Lock | None:
     """The lock for a version: the committed one, one resolved earlier, or None where it was never resolved here."""
-    check(framework=framework, version=version, python=target.python)
-    committed = committed_lock(framework)
+    check(framework=framework, version=version, python=target.python, flavour=target.flavour)
+    committed = committed_lock(framework, target.flavour)
     if version in {None, committed.version}:
         return committed
     path = _resolved_path(framework, str(version), target)
-    return _parse(path, framework=framework, committed=False) if path.exists() else None
+    if not path.exists():
+        return None
+    return parse(path.read_text(), framework=framework, flavour=target.flavour, committed=False)
 
 
-def committed_lock(framework: str) -> Lock:
+def committed_lock(framework: str, flavour: str = "cpu") -> Lock:
     """The lock that travels with bench."""
-    check(framework=framework)
-    return _parse(paths.images_root() / framework / "requirements-cpu.lock", framework=framework, committed=True)
+    check(framework=framework, flavour=flavour)
+    return parse(lock_path(framework, flavour).read_text(), framework=framework, flavour=flavour, committed=True)
+
+
+def lock_path(framework: str, flavour: str) -> Path:
+    """Where the committed lock lies; beside it the .in that it is made from."""
+    return paths.images_root() / framework / f"requirements-{flavour}.lock"
 
 
 def save_resolved(*, framework: str, version: str, target: Target, pins: tuple[Pin, ...]) -> Lock:
     """Keep what was resolved for `version` as its lock, from now on."""
-    found = Lock(framework, version, tuple(sorted(pins, key=lambda pin: pin.name)), committed=False)
+    ordered = tuple(sorted(pins, key=lambda pin: pin.name))
+    found = Lock(framework, target.flavour, version, ordered, committed=False)
     path = _resolved_path(framework, version, target)
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(path, found.text)
     return found
+
+
+def take_resolved(name: str, text: str) -> None:
+    """Keep a lock that another machine resolved, under its own name, unless this one has it."""
+    path = resolved_folder() / Path(name).name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        _write(path, text)
 
 
 def committed_hashes() -> dict[str, str]:
@@ -125,10 +153,17 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def check(*, framework: str, version: str | None = None, python: str = PYTHONS[0]) -> None:
-    """Raise InputError for a framework or version that cannot exist, EnvironmentUnavailable for an uncovered Python."""
+def check(*, framework: str, version: str | None = None, python: str = PYTHONS[0], flavour: str = "cpu") -> None:
+    """Raise InputError for what cannot exist, EnvironmentUnavailable for a Python or machine that no lock covers."""
     if framework not in DISTRIBUTIONS:
         raise InputError(f'framework "{framework}" is unknown; choose tensorflow or pytorch')
+    if flavour not in FLAVOURS:
+        raise InputError(f'flavour "{flavour}" is unknown; choose {" or ".join(FLAVOURS)}')
+    if flavour == "cuda" and platform.machine() != "x86_64":
+        raise EnvironmentUnavailable(
+            f"the locks of flavour cuda are for x86_64 and this machine is {platform.machine()}; "
+            f"name an image with CUDA of your own instead: framework: [{{name: {framework}, image: …}}]"
+        )
     if version is not None and not _VERSION.fullmatch(version):
         raise InputError(
             f'{framework} version "{version}" is no release number; write it like {locked_version(framework)}'
@@ -140,24 +175,30 @@ def check(*, framework: str, version: str | None = None, python: str = PYTHONS[0
         )
 
 
-def _parse(path: Path, *, framework: str, committed: bool) -> Lock:
+def parse(text: str, *, framework: str, flavour: str, committed: bool) -> Lock:
     """Read pip's requirements format as uv writes it: name==version, then one --hash a line.
 
     The build's local label (+cpu) is dropped: a mirror may carry the same build without it.
     """
     pins = []
-    for entry in re.sub(r"\\\n", " ", re.sub(r"(?m)^\s*#.*\n", "", path.read_text())).splitlines():
+    for entry in re.sub(r"\\\n", " ", re.sub(r"(?m)^\s*#.*\n", "", text)).splitlines():
         if not entry.strip():
             continue
         requirement, *options = entry.split()
         name, _, version = requirement.partition("==")
         pins.append(Pin(name, version.partition("+")[0], tuple(o.removeprefix("--hash=sha256:") for o in options)))
-    version = next(pin.version for pin in pins if pin.name == DISTRIBUTIONS[framework])
-    return Lock(framework, version, tuple(pins), committed=committed)
+    version = next(pin.version for pin in pins if pin.name == DISTRIBUTIONS[framework][flavour])
+    return Lock(framework, flavour, version, tuple(pins), committed=committed)
+
+
+def resolved_folder() -> Path:
+    """Where this machine keeps the locks of versions that were resolved on first use."""
+    return paths.cache_root() / "resolved"
 
 
 def _resolved_path(framework: str, version: str, target: Target) -> Path:
-    return paths.cache_root() / "resolved" / f"{framework}-{version}-cpu-{target.tag}-{target.machine}.lock"
+    name = f"{framework}-{version}-{target.flavour}-{target.tag}-{target.machine}.lock"
+    return resolved_folder() / name
 
 
 def _hashes_path() -> Path:

@@ -6,7 +6,7 @@ fault as one sentence), `matrix_cells` (product, exclude, include), `comparison`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -78,14 +78,22 @@ class Matrix:
         changed = replace(self, budget=budget, seed=self.seed if seed is None else seed)
         if not given:
             return changed
-        cells = tuple(dict.fromkeys(_moved(cell, given) for cell in self.cells))
+        options = " ".join(f"--{axis} {value}" for axis, value in given.items())
+        return changed._with_cells([_moved(cell, given) for cell in self.cells], options)
+
+    def with_auto_device(self, device: str) -> Matrix:
+        """The same matrix with `device` where a cell says auto. Raises InputError, as `with_options` does."""
+        cells = [_moved(cell, {"device": device}) if cell.device == "auto" else cell for cell in self.cells]
+        return self._with_cells(cells, f"device auto, which is {device} here")
+
+    def _with_cells(self, cells: Sequence[Cell], why: str) -> Matrix:
+        unique = tuple(dict.fromkeys(cells))
         try:
-            comparisons, notes = _compared(cells, self.compare, self.baseline)
+            comparisons, notes = _compared(unique, self.compare, self.baseline)
         except ValueError as error:
-            options = " ".join(f"--{axis} {value}" for axis, value in given.items())
-            raise InputError(f"{self.source} with {options}: {error}") from None
+            raise InputError(f"{self.source} with {why}: {error}") from None
         kept = tuple(dict.fromkeys((*self.notes, *notes)))
-        return replace(changed, cells=cells, comparisons=comparisons, notes=kept)
+        return replace(self, cells=unique, comparisons=comparisons, notes=kept)
 
     def resolved(self) -> dict[str, Any]:
         """Plain JSON from which `from_resolved` makes the same matrix, without its file."""

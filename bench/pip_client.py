@@ -65,6 +65,29 @@ def uv_binary() -> Path | None:
         return Path(found) if found else None
 
 
+def pip_indexes() -> list[str]:
+    """The user's own indexes as pip knows them, as options of uv; an index in a folder of this machine is left out."""
+    settings = _pip_settings()
+    main = settings.get("index-url", [])[-1:]
+    extra = settings.get("extra-index-url", [])
+    far = [*(f"--default-index={url}" for url in main), *(f"--index={url}" for url in extra)]
+    return [option for option in far if "=http" in option]
+
+
+def pip_folders() -> list[str]:
+    """The folders of wheels that the user's pip looks into (find-links), as options of uv."""
+    return [f"--find-links={folder}" for folder in dict.fromkeys(_pip_settings().get("find-links", []))]
+
+
+def _pip_settings() -> dict[str, list[str]]:
+    """Pip's settings by name, from its files and variables, the strongest last."""
+    found: dict[str, list[str]] = {}
+    for line in pip("config", "list").splitlines():
+        key, _, value = line.partition("=")
+        found.setdefault(key.rpartition(".")[2], []).extend(value.strip("'\"").replace("\\n", " ").split())
+    return found
+
+
 def fitting(target: Target) -> list[str]:
     """Options of pip that select wheels for `target`, newest C library first."""
     minors = range(_NEWEST_GLIBC_MINOR, 4, -1)

@@ -12,6 +12,7 @@ from rich.table import Table
 from bench import certification, data, environment, run
 from bench.comparison import Arm, Comparison
 from bench.errors import InputError
+from bench.launch import Need
 from bench.launch.provide import provide
 from bench.lockstep import Bench
 from bench.matrix_model import known_workloads, spec_of
@@ -39,7 +40,7 @@ def prove(workloads: Sequence[str], *, launcher: str, view: View) -> list[dict[s
         needed = any(certification.needs_data(one) for one in comparisons)
         folder = data.require(view.say).folder if needed else None
         place = Place(run_id=run_id, cache=cache, data=folder, base=None)
-        chosen, _ = provide(launcher, [Named(name) for name in FRAMEWORKS], place, view)
+        chosen, _ = provide(launcher, [Need(Named(name)) for name in FRAMEWORKS], place, view)
         stack.callback(chosen.close)
         arm_cpus, control_cpus = environment.cpusets(1)
         bench = Bench(launcher=chosen, sampler=None, arm_cpus=arm_cpus, seed=0, data=folder)

@@ -300,24 +300,14 @@ def _series(run: Run, comparison: Comparison, own: StoredRun) -> list[list[float
 
 
 def _resolve_devices(matrix: Matrix) -> Matrix:
-    """`auto` becomes what can be used here; a device that is absent is refused before anything starts.
-
-    The images and environments that bench makes are for the CPU: `cuda` takes frameworks that name an image of theirs.
-    """
-    arms = [arm.cell for one in matrix.comparisons for arm in one.arms]
-    asked = {cell.device for cell in arms}
+    """`auto` becomes what can be used here; a device that is absent is refused before anything starts."""
+    asked = {arm.cell.device for one in matrix.comparisons for arm in one.arms}
     if asked == {"cpu"}:
         return matrix
     gpus = environment.cuda_devices()
-    own_images = all(cell.framework.get("image") is not None for cell in arms)
     if "cuda" in asked and not gpus:
         raise InputError("device cuda: no NVIDIA driver answers on this machine; choose --device cpu")
-    if "cuda" in asked and not own_images:
-        raise InputError(
-            "device cuda: the images that bench builds are for the CPU; choose --device cpu, "
-            "or name an image with CUDA for each framework: framework: [{name: pytorch, image: …}, …]"
-        )
-    return matrix.with_options(device="cuda" if gpus and own_images else "cpu")
+    return matrix.with_auto_device("cuda" if gpus else "cpu") if "auto" in asked else matrix
 
 
 def _dataset(matrix: Matrix, view: View) -> data.DataSet | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import locks, paths
-from bench.cpu_wheel import find_cpu_wheel
+from bench.cpu_wheel import find_cpu_wheel, find_wheel
 from bench.errors import EnvironmentUnavailable
 from bench.locks import DISTRIBUTIONS, Lock, Pin, Target, locked_version
 from bench.pip_client import PipFailed, fitting, pip
@@ -32,6 +32,7 @@ class Wheelhouse:
     path: Path
     framework: str
     version: str
+    flavour: str
     python: str
     lock_hash: str
     notes: tuple[str, ...]
@@ -42,14 +43,15 @@ class Wheelhouse:
         return self.path / REQUIREMENTS
 
 
-def gather(*, framework: str, version: str | None, python: str, progress: Progress) -> Wheelhouse:
+def gather(*, framework: str, version: str | None, python: str, progress: Progress, flavour: str = "cpu") -> Wheelhouse:
     """Have every wheel for this framework, version and Python on disk; a complete wheelhouse is not touched again.
 
     version  None for the locked one; another is resolved once with pip and held from then on
+    flavour  "cpu" or "cuda": what the wheels compute on
     python   the target's, like "3.11": an image's or an environment's, not the running interpreter's
     raises   EnvironmentUnavailable: a wheel cannot be had, or is not the one that was locked
     """
-    target = Target(python)
+    target = Target(python, flavour=flavour)
     lock = locks.lock(framework=framework, version=version, target=target)
     if lock is None:
         lock = _resolve(framework=framework, version=str(version), target=target, progress=progress)
@@ -62,7 +64,7 @@ def gather(*, framework: str, version: str | None, python: str, progress: Progre
         if complete:
             return complete
         paths.sweep(folder)
-        progress(f"downloading the wheels of {_NAMES[framework]} {lock.version} for Python {python}")
+        progress(f"downloading the wheels of {_called(lock)} for Python {python}")
         with paths.building(folder) as partial:
             _fill(partial, lock=lock, target=target)
     complete = _read(folder)
@@ -73,28 +75,35 @@ def gather(*, framework: str, version: str | None, python: str, progress: Progre
 
 def _fill(folder: Path, *, lock: Lock, target: Target) -> None:
     """Download all pins, hold the framework's wheel to its hash, and write what an offline install needs."""
-    pins = [pin for pin in lock.pins if pin.name != "torch"]
+    pins = list(lock.pins)
     notes: list[str] = []
-    if lock.framework == "pytorch":
+    if lock.framework == "pytorch" and not lock.is_cuda_build:
+        pins.remove(lock.framework_pin)
         wheel, origin = _download_torch(lock.version, into=folder, target=target)
         digest = _held(wheel)
-        pins.append(Pin("torch", _version(wheel), (digest,)))
+        chosen = Pin("torch", _version(wheel), (digest,))
         notes.append(f"torch {_version(wheel)} from {origin}")
         if wheel.name not in locks.committed_hashes():
             notes.append(f"hash of {wheel.name} recorded on first use: sha256:{digest}")
-    _download([pin for pin in pins if pin.name != "torch"], into=folder, target=target, what=lock)
+        _download(pins, into=folder, target=target, what=lock)
+        pins.append(chosen)
+    else:
+        _download(pins, into=folder, target=target, what=lock)
     if not lock.committed:
         notes.append(f"{lock.framework} {lock.version} is not the locked version: resolved and recorded on first use")
+    if lock.is_cuda_build and target.flavour == "cpu":
+        notes.append(f"{lock.framework} {lock.version} is its CUDA build, run on the CPU: no CPU build could be had")
     (folder / REQUIREMENTS).write_text("".join(f"{pin}\n" for pin in pins))
-    manifest = {"framework": lock.framework, "version": lock.version, "python": target.python, "notes": notes}
-    (folder / _MANIFEST).write_text(json.dumps({**manifest, "lock_hash": lock.digest}))
+    manifest = {"framework": lock.framework, "version": lock.version, "flavour": target.flavour}
+    manifest |= {"python": target.python, "lock_hash": lock.digest}
+    (folder / _MANIFEST).write_text(json.dumps({**manifest, "notes": notes}))
     paths.make_readable(folder)
 
 
 def _download(pins: list[Pin], *, into: Path, target: Target, what: Lock) -> None:
     """Download exactly these pins; a wheel whose hash is not in the lock is refused by pip."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt", prefix="bench-") as requirements:
-        requirements.write("".join(f"{pin}\n" for pin in pins))
+        requirements.write("".join(f"{_exactly(pin)}\n" for pin in pins))
         requirements.flush()
         try:
             pip(
@@ -102,7 +111,12 @@ def _download(pins: list[Pin], *, into: Path, target: Target, what: Lock) -> Non
                 f"--dest={into}", f"--requirement={requirements.name}",
             )  # fmt: skip
         except PipFailed as failure:
-            raise _unavailable(f"{_NAMES[what.framework]} {what.version}", target, failure) from None
+            raise _unavailable(_called(what), target, failure) from None
+
+
+def _exactly(pin: Pin) -> str:
+    """The pin for pip, to which `==2.13.0` means 2.13.0+cpu too: that is another build of torch."""
+    return str(pin).replace("==", "===", 1) if pin.name == "torch" else str(pin)
 
 
 def _download_torch(version: str, *, into: Path, target: Target) -> tuple[Path, str]:
@@ -133,22 +147,28 @@ def _resolve(*, framework: str, version: str, target: Target, progress: Progress
         known = locks.lock(framework=framework, version=version, target=target)
         if known:
             return known
-        progress(f"resolving {_NAMES[framework]} {version} for Python {target.python}: recorded on first use")
+        flavour = "" if target.flavour == "cpu" else f" ({target.flavour})"
+        progress(f"resolving {_NAMES[framework]} {version}{flavour} for Python {target.python}: recorded on first use")
         with tempfile.TemporaryDirectory(prefix="bench-", dir=paths.cache_root()) as scratch:
-            wheels = _download_resolved(framework, version, into=Path(scratch), target=target)
+            wheels = _download_resolved(framework, version, into=Path(scratch), target=target, progress=progress)
             pins = [Pin(_name(wheel), _version(wheel).partition("+")[0], (_held(wheel),)) for wheel in wheels]
         return locks.save_resolved(framework=framework, version=version, target=target, pins=tuple(pins))
 
 
-def _download_resolved(framework: str, version: str, *, into: Path, target: Target) -> list[Path]:
+def _download_resolved(framework: str, version: str, *, into: Path, target: Target, progress: Progress) -> list[Path]:
     """The framework with all that it needs, and NumPy, which the workloads need.
 
     setuptools is asked for by name: pip judges its marker by the running Python, and torch.compile needs it.
+    A CPU that no CPU build can be had for takes the CUDA build, gigabytes, and says so.
     """
     numpy = next(pin for pin in locks.committed_lock(framework).pins if pin.name == "numpy")
-    wanted = f"{DISTRIBUTIONS[framework]}=={version}"
+    extra = "[and-cuda]" if (framework, target.flavour) == ("tensorflow", "cuda") else ""
+    wanted = f"{DISTRIBUTIONS[framework][target.flavour]}{extra}=={version}"
     if framework == "pytorch":
-        wanted = find_cpu_wheel(version=version, target=target).requirement
+        wheel = find_wheel(version=version, target=target)
+        wanted = wheel.requirement
+        if wheel.warning:
+            progress(wheel.warning)
     for requirement in (f"numpy=={numpy.version}", "numpy"):  # the same NumPy as in the lock, if it can be
         shutil.rmtree(into, ignore_errors=True)
         try:
@@ -159,8 +179,13 @@ def _download_resolved(framework: str, version: str, *, into: Path, target: Targ
     raise _unavailable(f"{_NAMES[framework]} {version}", target, reason)
 
 
+def _called(lock: Lock) -> str:
+    """Such as "TensorFlow 2.21.0" and "PyTorch 2.13.0 (cuda)"."""
+    return f"{_NAMES[lock.framework]} {lock.version}" + ("" if lock.flavour == "cpu" else f" ({lock.flavour})")
+
+
 def _folder(lock: Lock, target: Target) -> Path:
-    name = f"{lock.framework}-{lock.version}-cpu-{target.tag}-{lock.digest}"
+    name = f"{lock.framework}-{lock.version}-{target.flavour}-{target.tag}-{lock.digest}"
     return paths.cache_root() / "wheelhouse" / name
 
 
@@ -170,7 +195,7 @@ def _read(folder: Path) -> Wheelhouse | None:
         manifest: dict[str, Any] = json.loads((folder / _MANIFEST).read_text())
     except FileNotFoundError:
         return None
-    return Wheelhouse(path=folder, **{**manifest, "notes": tuple(manifest["notes"])})
+    return Wheelhouse(path=folder, **{"flavour": "cpu", **manifest, "notes": tuple(manifest["notes"])})
 
 
 def _unavailable(what: str, target: Target, failure: PipFailed) -> EnvironmentUnavailable:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,6 +16,21 @@ if TYPE_CHECKING:
     from workloads.contract import Cell, Named
 
 Progress = Callable[[str], None]
+
+
+class Need(NamedTuple):
+    """What cells need to be started in: a framework, with its version or image, for a device."""
+
+    framework: Named
+    flavour: str = "cpu"
+
+    @classmethod
+    def of(cls, cell: Cell) -> Need:
+        """The need of one cell."""
+        return cls(cell.framework, cell.device)
+
+    def __str__(self) -> str:
+        return str(self.framework) if self.flavour == "cpu" else f"{self.framework} for {self.flavour}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +110,7 @@ class Launcher(Protocol):
 class Provider(Launcher, Protocol):
     """A launcher of one kind, which has to be given what it launches."""
 
-    def provide(self, frameworks: Sequence[Named], progress: Progress) -> dict[Named, Provision]:
+    def provide(self, needs: Sequence[Need], progress: Progress) -> dict[Need, Provision]:
         """Make or find the environments or images. Raises EnvironmentUnavailable."""
 
 

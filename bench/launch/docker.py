@@ -14,14 +14,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import requests.exceptions
-from docker.errors import APIError, DockerException, NotFound
+from docker.errors import APIError, DockerException
 from docker.types import DeviceRequest, LogConfig
 
-from bench import base_image, images
+from bench import base_image, foreign_image, images
 from bench.container_engine import engine
 from bench.environment import cuda_devices
-from bench.errors import EngineLost, InputError, WorkerFailed
-from bench.launch import Progress, Provision, owner, worker_environment
+from bench.errors import EngineLost, WorkerFailed
+from bench.launch import Need, Progress, Provision, owner, worker_environment
 from bench.launch.reaper import Reaper, force_away, sweep, sweep_dead
 from bench.paths import staged_worker_root
 from workloads.contract import STUB
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     import docker
 
-    from workloads.contract import Cell, Named
+    from workloads.contract import Cell
 
 NOBODY = "65534:65534"
 WORKER, DATA, CACHE = "/bench/worker", "/bench/data", "/bench/cache"
@@ -140,44 +140,40 @@ class DockerLauncher:
         self.engine_version = str(self._client.version()["Version"])
         self._run_id, self._cache, self._data, self._base = run_id, cache, data, base
         self._root, self._owner = staged_worker_root(), owner.mine()
-        self._images: dict[Named, str] = {}
+        self._images: dict[Need, str] = {}
         cache.chmod(0o1777)
         with suppress(*_LOST):
             sweep(self._client, run_id)  # what was killed between making a container and starting it
             sweep_dead(self._client)
         self._reaper = Reaper(run_id)
 
-    def provide(self, frameworks: Sequence[Named], progress: Progress) -> dict[Named, Provision]:
+    def provide(self, needs: Sequence[Need], progress: Progress) -> dict[Need, Provision]:
         """Build the images on first use, or take the cells' own. Raises EnvironmentUnavailable, InputError."""
-        provisions = {}
-        for framework in frameworks:
-            if own := framework.get("image"):
-                image = self._own_image(str(own))
-                version = str(framework.get("version") or "of the image")
-                provisions[framework] = Provision(framework=framework.name, version=version, image=image)
-            elif framework.name == STUB:  # the standard library is all that it needs
-                ground = base_image.choose(self._client, base=self._base, progress=progress)
-                image = ground.id
-                provisions[framework] = Provision(framework=STUB, version=ground.python, image=image, base=image)
-        ours = [framework for framework in frameworks if framework not in provisions]
-        wanted = [(framework.name, _text(framework.get("version"))) for framework in ours]
+        provisions = {need: self._not_ours(need, progress) for need in needs}
+        ours = [need for need, provision in provisions.items() if provision is None]
+        wanted = [images.Wanted(one.framework.name, _text(one.framework.get("version")), one.flavour) for one in ours]
         built = images.build_all(wanted=wanted, base=self._base, progress=progress) if wanted else []
-        for framework, made in zip(ours, built, strict=True):
-            provisions[framework] = Provision(
-                framework=made.framework, version=made.version, image=made.id, base=made.base
-            )
-        self._images = {framework: str(provision.image) for framework, provision in provisions.items()}
-        return provisions
+        for need, made in zip(ours, built, strict=True):
+            provisions[need] = Provision(framework=made.framework, version=made.version, image=made.id, base=made.base)
+        provided = {need: provision for need, provision in provisions.items() if provision}
+        self._images = {need: str(provision.image) for need, provision in provided.items()}
+        return provided
 
-    def _own_image(self, name: str) -> str:
-        try:
-            return str(self._client.images.get(name).id)
-        except NotFound:
-            raise InputError(f'image "{name}" is not on this machine; docker pull it first') from None
+    def _not_ours(self, need: Need, progress: Progress) -> Provision | None:
+        """The user's own image, or the base for a stub, which needs the standard library alone; else None."""
+        framework = need.framework
+        if own := framework.get("image"):
+            found = foreign_image.inspect(self._client, str(own), framework.name, progress)
+            version = found.versions[framework.name]
+            return Provision(framework=framework.name, version=version, image=found.id, notes=found.notes)
+        if framework.name == STUB:
+            ground = base_image.choose(self._client, base=self._base, progress=progress)
+            return Provision(framework=STUB, version=ground.python, image=ground.id, base=ground.id)
+        return None
 
     def start(self, *, cell: Cell, cpus: frozenset[int], padding: int) -> DockerChannel:
         """A fresh container. Raises WorkerFailed where it cannot start, EngineLost where no engine answers."""
-        image = self._images[cell.framework]
+        image = self._images[Need.of(cell)]
         api = self._client.api
         try:
             container = api.create_container(
@@ -247,8 +243,7 @@ class DockerLauncher:
 
 def _python(api: Any, image: str) -> str:
     """The image's own framework environment, or whatever its python3 is for an image that is not ours."""
-    labels = api.inspect_image(image)["Config"].get("Labels") or {}
-    return "/opt/venv/bin/python" if "bench.image" in labels else "python3"
+    return foreign_image.interpreter(api.inspect_image(image)["Config"].get("Labels"))
 
 
 def _raw(attached: Any) -> socket.socket:

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 from bench.environments import environment
 from bench.errors import InputError
-from bench.launch import Progress, Provision, worker_environment
+from bench.launch import Need, Progress, Provision, worker_environment
 from bench.paths import staged_worker_root
 from workloads.contract import STUB
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from workloads.contract import Cell, Named
+    from workloads.contract import Cell
 
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
 
@@ -93,30 +93,32 @@ class LocalLauncher:
     def __init__(self, *, cache: Path) -> None:
         self._cache = cache
         self._root = staged_worker_root()
-        self._pythons: dict[Named, Path] = {}
+        self._pythons: dict[Need, Path] = {}
 
-    def provide(self, frameworks: Sequence[Named], progress: Progress) -> dict[Named, Provision]:
+    def provide(self, needs: Sequence[Need], progress: Progress) -> dict[Need, Provision]:
         """Make the environments on first use, side by side. Raises EnvironmentUnavailable."""
         with ThreadPoolExecutor() as pool:
-            provided = list(pool.map(lambda framework: self._provide(framework, progress), frameworks))
-        return dict(zip(frameworks, provided, strict=True))
+            provided = list(pool.map(lambda need: self._provide(need, progress), needs))
+        return dict(zip(needs, provided, strict=True))
 
-    def _provide(self, framework: Named, progress: Progress) -> Provision:
+    def _provide(self, need: Need, progress: Progress) -> Provision:
+        framework = need.framework
         if framework.get("image") is not None:
             raise InputError(f"{framework}: an image runs with --launcher docker only; leave image out, or use docker")
         if framework.name == STUB:  # the standard library is all that it needs
-            self._pythons[framework] = Path(sys.executable)
+            self._pythons[need] = Path(sys.executable)
             return Provision(framework=STUB, version=platform.python_version())
         version = framework.get("version")
         found = environment(
-            framework=framework.name, version=str(version) if version is not None else None, progress=progress
-        )
-        self._pythons[framework] = found.python
+            framework=framework.name, version=str(version) if version is not None else None, flavour=need.flavour,
+            progress=progress,
+        )  # fmt: skip
+        self._pythons[need] = found.python
         return Provision(framework=found.framework, version=found.version, lock=found.lock_hash, notes=found.notes)
 
     def start(self, *, cell: Cell, cpus: frozenset[int], padding: int) -> LocalChannel:
         """A fresh process in the framework's environment; the worker itself takes `cpus` when it is opened."""
-        return start_process(self._pythons[cell.framework], root=self._root, cache=self._cache, padding=padding)
+        return start_process(self._pythons[Need.of(cell)], root=self._root, cache=self._cache, padding=padding)
 
     def data_path(self, data: Path | None, cell: Cell) -> str | None:
         """The same path as the host's."""

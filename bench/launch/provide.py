@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from bench import provenance
 from bench.errors import EnvironmentUnavailable
+from bench.launch import Need
 from bench.launch.local import LocalLauncher
 from bench.launch.together import Together
 
@@ -15,26 +16,25 @@ if TYPE_CHECKING:
     from bench.console import View
     from bench.launch import Launcher, Provider, Provision
     from bench.matrix import Matrix
-    from workloads.contract import Named
 
 
 def provide_all(
     launchers: Sequence[str], matrix: Matrix, place: provenance.Place, view: View
 ) -> tuple[Launcher, dict[str, Provision]]:
-    """All that a matrix's workers are started in, by framework, and by launcher too where there are several.
+    """All that a matrix's workers are started in, by need, and by launcher too where there are several.
 
     launchers  one, for every cell; or several, each for the cells that name it
     raises     EnvironmentUnavailable
     """
     if len(launchers) == 1:
-        chosen, provisions = provide(launchers[0], _frameworks(matrix), place, view)
-        return chosen, {str(framework): one for framework, one in provisions.items()}
+        chosen, provisions = provide(launchers[0], _needs(matrix), place, view)
+        return chosen, {str(need): one for need, one in provisions.items()}
     made: dict[str, Launcher] = {}
     found: dict[str, Provision] = {}
     try:
         for name in launchers:
-            made[name], provisions = provide(name, _frameworks(matrix, name), place, view)
-            found |= {provenance.of_launcher(str(framework), name): one for framework, one in provisions.items()}
+            made[name], provisions = provide(name, _needs(matrix, name), place, view)
+            found |= {provenance.of_launcher(str(need), name): one for need, one in provisions.items()}
     except BaseException:
         Together(made).close()
         raise
@@ -42,22 +42,22 @@ def provide_all(
 
 
 def provide(
-    name: str, frameworks: Sequence[Named], place: provenance.Place, view: View
-) -> tuple[Launcher, dict[Named, Provision]]:
-    """One launcher, for these frameworks. Raises EnvironmentUnavailable.
+    name: str, needs: Sequence[Need], place: provenance.Place, view: View
+) -> tuple[Launcher, dict[Need, Provision]]:
+    """One launcher, with what these needs take. Raises EnvironmentUnavailable.
 
     `auto` is docker where an engine answers and the images can be had, else local, and says why.
     """
     if name in ("auto", "docker"):
         try:
             docker = _docker(place)
-            return docker, _provided(docker, frameworks, view)
+            return docker, _provided(docker, needs, view)
         except EnvironmentUnavailable as reason:
             if name == "docker":
                 raise
             view.say(f"launcher: local, because {reason}")
     local = LocalLauncher(cache=place.cache)
-    return local, _provided(local, frameworks, view)
+    return local, _provided(local, needs, view)
 
 
 def _docker(place: provenance.Place) -> Provider:
@@ -66,15 +66,15 @@ def _docker(place: provenance.Place) -> Provider:
     return DockerLauncher(run_id=place.run_id, cache=place.cache, data=place.data, base=place.base)
 
 
-def _provided(launcher: Provider, frameworks: Sequence[Named], view: View) -> dict[Named, Provision]:
+def _provided(launcher: Provider, needs: Sequence[Need], view: View) -> dict[Need, Provision]:
     try:
-        return launcher.provide(frameworks, view.say)
+        return launcher.provide(needs, view.say)
     except BaseException:
         launcher.close()
         raise
 
 
-def _frameworks(matrix: Matrix, launcher: str | None = None) -> list[Named]:
-    """Every framework, with its version and image, that the matrix compares, or that this launcher starts."""
+def _needs(matrix: Matrix, launcher: str | None = None) -> list[Need]:
+    """What the matrix's cells need, or those that this launcher starts."""
     cells = [arm.cell for one in matrix.comparisons for arm in one.arms]
-    return sorted({cell.framework for cell in cells if launcher in (None, cell.launcher)}, key=str)
+    return sorted({Need.of(cell) for cell in cells if launcher in (None, cell.launcher)}, key=str)

@@ -25,6 +25,7 @@ from typing import Any
 from bench import certification, data, environment, lockstep, provenance, run, schedule, stats
 from bench.comparison import Arm, Comparison
 from bench.errors import BenchError
+from bench.launch import Need
 from bench.launch.group import Group
 from bench.launch.provide import provide
 from bench.lockstep import Bench, Plan, ask
@@ -106,7 +107,7 @@ def _measured(name: str, comparison: Comparison, out: Path, seed: int, cycles: i
         view = Quiet(name, 0)
         dataset = data.require(view.say)
         place = provenance.Place(run_id="validate", cache=cache, data=dataset.folder, base=None)
-        launcher, _ = provide("local", [arm.cell.framework for arm in comparison.arms], place, view)
+        launcher, _ = provide("local", [Need.of(arm.cell) for arm in comparison.arms], place, view)
         bench = Bench(launcher=launcher, sampler=None, arm_cpus=arm_cpus, seed=seed, data=dataset.folder)
         prologue = certification.begin(bench, comparison, cache=cache, control_cpus=control_cpus, view=view)
         if prologue.plan is None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from bench import environment, stats
 from bench.comparison import Arm
+from bench.launch import Need
 from bench.launch.group import Group
 from bench.launch.local import LocalLauncher
 from bench.lockstep import Bench, ask, start
@@ -88,7 +89,7 @@ def _sampler(seed: int, arm_cpus: frozenset[int], control_cpus: frozenset[int], 
     with TemporaryDirectory(prefix="bench-validate-") as folder:
         launcher = LocalLauncher(cache=Path(folder))
         cell = Cell(workload=Named.of(STUB, {"bytes": STEP_BYTES}), framework=Named(STUB), device="cpu")
-        launcher.provide([cell.framework], _silent)
+        launcher.provide([Need.of(cell)], _silent)
         with Sampler(Path(folder), hz, set(control_cpus)) as sampler:
             bench = Bench(launcher=launcher, sampler=None, arm_cpus=arm_cpus, seed=seed, data=None)
             arm = Arm(id="stub", cell=cell)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from bench.errors import BenchError, WorkerFailed
-from bench.launch import owner, reaper
+from bench.launch import Need, owner, reaper
 from bench.launch.docker import DockerChannel, DockerLauncher
 from bench.launch.group import Group
 from workloads.contract import Cell, Named
@@ -76,7 +76,7 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerLaunche
         path.chmod(0o755)
     (folder / "data" / "given").write_text("read me")
     launcher = DockerLauncher(run_id=RUN, cache=folder / "cache", data=folder / "data")
-    launcher.provide([CELL.framework], print)
+    launcher.provide([Need.of(CELL)], print)
     yield launcher
     launcher.close()
     gc.collect()
@@ -217,7 +217,7 @@ def test_removing_a_worker_removes_its_container_at_once(launcher: DockerLaunche
 def test_closing_the_launcher_removes_what_its_groups_left(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     own = DockerLauncher(run_id=f"{RUN}-own", cache=tmp_path, data=None)
-    own.provide([CELL.framework], print)
+    own.provide([Need.of(CELL)], print)
     channel = own.start(cell=CELL, cpus=frozenset({CPU}), padding=0)
     api = own._client.api
     label = {"label": f"bench.run={RUN}-own"}
@@ -246,7 +246,7 @@ def test_the_next_run_and_clean_remove_what_a_dead_harness_left_and_nothing_else
 
     own = DockerLauncher(run_id=f"{RUN}-sweeps", cache=tmp_path, data=None)
     api = own._client.api
-    image = own.provide([CELL.framework], print)[CELL.framework].image
+    image = own.provide([Need.of(CELL)], print)[Need.of(CELL)].image
     try:
         leave(api, str(image))
         again = DockerLauncher(run_id=f"{RUN}-again", cache=tmp_path, data=None)
@@ -264,7 +264,7 @@ def test_the_next_run_and_clean_remove_what_a_dead_harness_left_and_nothing_else
 def test_an_image_that_is_absent_is_one_sentence(launcher: DockerLauncher) -> None:
     absent = Named.of("pytorch", {"image": "bench-absent:none"})
     with pytest.raises(BenchError, match='image "bench-absent:none" is not on this machine; docker pull it first'):
-        launcher.provide([absent], print)
+        launcher.provide([Need(absent)], print)
 
 
 def test_an_image_without_the_framework_is_a_failure_with_its_log(

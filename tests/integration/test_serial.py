@@ -19,6 +19,7 @@ from rich.console import Console
 from bench import certification, lockstep, provenance, run, store
 from bench.console import View
 from bench.errors import InputError
+from bench.launch import Need
 from bench.launch.local import LocalChannel, LocalLauncher
 from bench.lockstep import Bench, Block
 from bench.matrix import load
@@ -65,7 +66,7 @@ def comparison(folder: Path, text: str) -> Comparison:
 
 
 def bench_of(launcher: Watched, kind: str, one: Comparison) -> Bench:
-    launcher.provide(sorted({arm.cell.framework for arm in one.arms}, key=str), lambda _: None)
+    launcher.provide(sorted({Need.of(arm.cell) for arm in one.arms}, key=str), lambda _: None)
     return Bench(launcher=launcher, sampler=None, arm_cpus=CPUS, seed=3, data=None, schedule=kind)
 
 

@@ -209,16 +209,16 @@ def test_a_checkout_names_its_commit(checkout: Path, monkeypatch: pytest.MonkeyP
     assert expected["commit"]
     (checkout / "runs").mkdir()
     (checkout / "runs/run.json").write_text("a run is not code")
-    assert environment._checkout(checkout) == expected
+    assert environment.checkout(checkout) == expected
 
 
 @pytest.mark.parametrize("file", ["module.py", "added.py"])
 def test_a_changed_or_added_file_of_code_makes_it_dirty(checkout: Path, file: str) -> None:
     (checkout / "bench" / file).write_text("x = 2\n")
-    assert environment._checkout(checkout)["dirty"] is True
+    assert environment.checkout(checkout)["dirty"] is True
 
 
 def test_a_wheel_inside_somebody_elses_checkout_has_no_commit(checkout: Path) -> None:
     site = checkout / "venv/site-packages"
     site.mkdir(parents=True)
-    assert environment._checkout(site) == {"commit": None, "dirty": None}
+    assert environment.checkout(site) == {"commit": None, "dirty": None}

@@ -1,0 +1,123 @@
+"""An image that bench did not build: official, vendor's or a team's own. What it lacks is said in one sentence.
+
+The worker is mounted, so an image needs Python, NumPy and its framework alone. That is tried before anything is timed,
+as the worker will run: nobody's user, no network, nothing writable but a scratch.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from docker.errors import APIError, ContainerError, DockerException, ImageNotFound
+from requests.exceptions import RequestException
+
+from bench.errors import EnvironmentUnavailable, InputError
+from bench.locks import PYTHONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import docker
+
+MODULES = {"tensorflow": "tensorflow", "pytorch": "torch"}
+_MARK = "bench-probe "
+# Imports what the worker will; prints every version, or the error that the import ended with.
+_PROBE = """
+import importlib, json, sys
+found = {"python": "%d.%d.%d" % sys.version_info[:3]}
+for name in sys.argv[1:]:
+    try:
+        found[name] = str(importlib.import_module(name).__version__)
+    except BaseException as error:
+        found[name] = {"error": type(error).__name__ + ": " + " ".join(str(error).split())[:200]}
+print("\\n" + %r + json.dumps(found))
+""".replace("%r", repr(_MARK))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Foreign:
+    """An image that can run a framework's worker; `versions` holds python, numpy and the framework, by name."""
+
+    id: str
+    python: str
+    versions: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def interpreter(labels: dict[str, str] | None) -> str:
+    """The Python of an image: the framework environment of one that bench built, else what python3 is there."""
+    return "/opt/venv/bin/python" if "bench.image" in (labels or {}) else "python3"
+
+
+def find_or_pull(
+    client: docker.DockerClient, name: str, what: str, remedy: str, progress: Callable[[str], None]
+) -> str:
+    """The id of an image by name, name@digest or id; pulled where this engine does not have it.
+
+    what, remedy  how a sentence calls it, and what else the user can do
+    raises        EnvironmentUnavailable: it is neither here nor to be pulled
+    """
+    try:
+        return str(client.images.get(name).id)
+    except ImageNotFound:
+        progress(f"pulling {name}")
+    try:
+        return str(client.images.pull(name).id)
+    except (DockerException, RequestException) as error:
+        reason = " ".join(str(getattr(error, "explanation", None) or error).split())[:200]
+        raise EnvironmentUnavailable(
+            f"{what} {name} is neither on this engine nor to be pulled ({reason}); {remedy}"
+        ) from None
+
+
+def inspect(client: docker.DockerClient, name: str, framework: str, progress: Callable[[str], None]) -> Foreign:
+    """Find or pull an image and try whether it can run the framework's worker.
+
+    raises  EnvironmentUnavailable: it cannot be had
+            InputError: it cannot be run, or lacks Python, NumPy or the framework
+    """
+    image = find_or_pull(client, name, "the image", "name one that docker images lists", progress)
+    attributes = client.images.get(image).attrs
+    labels = (attributes.get("Config") or {}).get("Labels")
+    found = _probed(client, image, name, interpreter(labels), ("numpy", MODULES[framework]))
+    _refuse_lacking(name, framework, found)
+    digests = attributes.get("RepoDigests") or []
+    origin = digests[0] if digests else "of this machine, with no digest of a registry"
+    note = f"{framework}: image {name} ({origin}) was not built by bench: it holds what its maker chose"
+    versions = {"numpy": str(found["numpy"]), framework: str(found[MODULES[framework]])}
+    return Foreign(id=image, python=str(found["python"]), versions=versions, notes=(note,))
+
+
+def _probed(
+    client: docker.DockerClient, image: str, name: str, python: str, modules: tuple[str, ...]
+) -> dict[str, Any]:
+    """What the probe prints; raises InputError where nothing can be run in the image."""
+    try:
+        said = client.containers.run(
+            image, ["-c", _PROBE, *modules], entrypoint=[python], network_mode="none", remove=True, read_only=True,
+            user="65534:65534", cap_drop=["ALL"], tmpfs={"/tmp": "exec"}, working_dir="/tmp", stderr=False,  # noqa: S108
+            environment={"HOME": "/tmp", "NVIDIA_VISIBLE_DEVICES": "void"},  # noqa: S108
+        )  # fmt: skip
+    except (ContainerError, APIError) as error:
+        reason = " ".join(str(getattr(error, "explanation", None) or error).split())
+        absent = "executable file not found" in reason or "no such file or directory" in reason
+        why = f"it has no {python}" if absent else f"its {python} fails ({reason[-200:]})"
+        raise InputError(
+            f'image "{name}" cannot run a worker: {why}; it needs Python {PYTHONS[0]} or later, NumPy and its framework'
+        ) from None
+    line = said.decode(errors="replace").rpartition(_MARK)[2]
+    return dict(json.loads(line))
+
+
+def _refuse_lacking(name: str, framework: str, found: dict[str, Any]) -> None:
+    """One sentence with all that is missing."""
+    lacking = [f"{module} ({state['error']})" for module, state in found.items() if isinstance(state, dict)]
+    if tuple(map(int, str(found["python"]).split(".")[:2])) < tuple(map(int, PYTHONS[0].split("."))):
+        lacking.insert(0, f"Python {PYTHONS[0]} or later (it has {found['python']})")
+    if lacking:
+        raise InputError(
+            f'image "{name}" cannot run {framework}: it lacks {" and ".join(lacking)}; '
+            f"the worker is mounted, so Python, NumPy and the framework are all that an image needs"
+        )

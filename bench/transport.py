@@ -1,0 +1,125 @@
+"""`bench images save|load`: images with their base in one file, for a machine that no network reaches.
+
+The file is what `docker save` writes, with one member more: `bench.json`, which says what is inside, which base bench
+held, and the locks of versions that were resolved where the file was written. `docker load` reads it as well.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import base_image, images, locks
+from bench.container_engine import engine, one_sentence
+from bench.errors import EnvironmentUnavailable, InputError
+from bench.images import Image
+
+if TYPE_CHECKING:
+    import docker
+
+SCHEMA = "bench.images/1"
+_MEMBER = "bench.json"
+
+Progress = Callable[[str], None]
+
+
+def save(file: Path, *, frameworks: Sequence[str], flavour: str, progress: Progress) -> list[Image]:
+    """Write the newest image of each framework, and the base they stand on. Raises InputError: one was never built."""
+    chosen = []
+    for framework in dict.fromkeys(frameworks):
+        found = images.find(framework, flavour=flavour)
+        if found is None:
+            raise InputError(f"there is no image of {framework} ({flavour}) to save; bench images build makes it")
+        chosen.append(found)
+    contents = {
+        "schema": SCHEMA,
+        "images": [asdict(one) for one in chosen],
+        "base": base_image.held(),
+        "locks": {path.name: path.read_text() for path in sorted(locks.resolved_folder().glob("*.lock"))},
+    }
+    partial = file.with_name(f".{file.name}.part")
+    try:
+        with closing(engine()) as client, one_sentence(f"saving images to {file}"):
+            names = [images.tag_of(one) for one in chosen] + sorted({_base_tag(client, one.base) for one in chosen})
+            progress(f"writing {', '.join(names)} to {file}")
+            with partial.open("wb") as out:
+                _stream(client, names, out)
+        with tarfile.open(partial, "a") as tar:
+            _add(tar, json.dumps(contents, indent=1).encode())
+        partial.replace(file)
+    except OSError as error:
+        raise EnvironmentUnavailable(f"{file} cannot be written: {error.strerror}; choose another place") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return chosen
+
+
+def load(file: Path, *, progress: Progress) -> list[Image]:
+    """Take the images of a file into the engine, and hold to the base that they stand on.
+
+    raises  InputError: the file was not written by `save`
+            EnvironmentUnavailable: the engine took something else than the file promised
+    """
+    contents = _contents(file)
+    promised = [Image(**one) for one in contents["images"]]
+    with closing(engine()) as client, one_sentence(f"loading images from {file}"):
+        progress(f"loading {', '.join(map(images.tag_of, promised))} from {file}")
+        with file.open("rb") as stored:
+            client.images.load(stored)  # requests sends a file piece by piece
+        there = {entry["Id"] for entry in client.api.images()}
+    for one in promised:
+        if one.id not in there:
+            raise EnvironmentUnavailable(
+                f"{file} promised {one.framework} {one.version} as {one.id[:19]}, which the engine does not have now; "
+                f"the file may be cut short: copy it again"
+            )
+    base_image.hold(contents["base"])
+    for name, text in contents["locks"].items():
+        locks.take_resolved(name, text)
+    return promised
+
+
+def _contents(file: Path) -> dict[str, Any]:
+    try:
+        with tarfile.open(file, "r:") as tar:
+            member = tar.extractfile(_MEMBER)
+            contents = dict(json.loads(member.read())) if member else {}
+    except FileNotFoundError:
+        raise InputError(f"{file}: there is no such file") from None
+    except (KeyError, ValueError, tarfile.TarError, OSError) as error:
+        raise InputError(
+            f"{file} holds no images that bench images save wrote ({type(error).__name__}: {error})"
+        ) from None
+    if contents.get("schema") != SCHEMA:
+        raise InputError(f"{file} has schema {contents.get('schema')}, this bench reads {SCHEMA}; use the same release")
+    return contents
+
+
+def _base_tag(client: docker.DockerClient, base: str) -> str:
+    """A name for the base: without one the file would hold its layers and not the image."""
+    tag = base_image.tag(base)
+    client.images.get(base).tag(tag)
+    return tag
+
+
+def _stream(client: docker.DockerClient, names: Sequence[str], out: io.BufferedWriter) -> None:
+    """As `docker save` of several images, which docker-py's own method cannot: they share their base's layers."""
+    api = client.api
+    url = f"{api.base_url}/v{api.api_version}/images/get"
+    with api.get(url, params={"names": list(names)}, stream=True) as answer:
+        if not answer.ok:
+            raise EnvironmentUnavailable(f"the engine does not give {', '.join(names)}: {answer.text[:200]}")
+        for chunk in answer.iter_content(2**20):
+            out.write(chunk)
+
+
+def _add(tar: tarfile.TarFile, content: bytes) -> None:
+    entry = tarfile.TarInfo(_MEMBER)
+    entry.size, entry.mode = len(content), 0o644
+    tar.addfile(entry, io.BytesIO(content))
