@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from bench import __version__, environment, paths
 from bench.errors import InputError
+from bench.launch import Need
 from bench.telemetry import nvml
+from workloads.contract import Named
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,6 +79,13 @@ def header(
 def of_launcher(framework: str, launcher: str) -> str:
     """The key under which `images` holds a framework in a run of several launchers."""
     return f"{framework} ({launcher})"
+
+
+def image_of(images: Mapping[str, Any], cell: Mapping[str, Any]) -> Any:
+    """What a run's `images` says of the one that a cell ran in; None where it says nothing."""
+    framework = dict(cell["framework"])
+    need = str(Need(Named.of(framework.pop("name"), framework), cell.get("device", "cpu")))
+    return images.get(need) or images.get(of_launcher(need, cell.get("launcher", "")))
 
 
 def _comparison(comparison: Comparison, shared: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from bench.errors import EnvironmentUnavailable, InputError
 from bench.pip_client import PipFailed, pip_folders, pip_indexes, uv
 
 PYTHON = locks.PYTHONS[0]
+TORCH_INDEX = "--torch-backend=cpu"  # the address of PyTorch's own index, as uv knows it
 _LIMIT_S = 600.0
 
 Progress = Callable[[str], None]
@@ -82,7 +83,7 @@ def _compile(command: Sequence[str], framework: str, flavour: str, stdin: str = 
     pip's folders are left out of every other lock: 2.13.0+cpu found there would pass for 2.13.0.
     """
     cpu_torch = (framework, flavour) == ("pytorch", "cpu")
-    sources = [["--torch-backend=cpu"], pip_folders()] if cpu_torch else [[]]
+    sources = [[TORCH_INDEX], pip_folders()] if cpu_torch else [[]]
     for number, source in enumerate(sources):
         common = ["--quiet", "--no-header", "--no-annotate", f"--python-version={PYTHON}", *pip_indexes(), *source]
         try:

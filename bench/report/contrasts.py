@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from bench import gates, provenance, stats
+from bench import gates, stats
 from bench.report import frames, words
+from bench.report.confounders import confounders
 from workloads.contract import STUB
 
 if TYPE_CHECKING:
@@ -177,25 +178,7 @@ def _parity(one: Comparison, arm: str) -> Json:
 
 
 def _confounders(one: Comparison, arm: str, run: StoredRun) -> list[str]:
-    """What differs between the arms beside the compared axes: settings in effect, axes, image bases."""
-    left, right = (one.entry["arms"][side] for side in (one.baseline, arm))
-    found = [
-        f"{axis}: {left[axis]} against {right[axis]}"
-        for axis in left
-        if axis not in {"framework", *one.entry["compare"]} and left[axis] != right.get(axis)
-    ]
-    sides = [(one.outcomes(side, "measured") or [{}])[-1].get("effective") or {} for side in (one.baseline, arm)]
-    found += [
-        f"effective {key}: {sides[0][key]} against {sides[1][key]}"
-        for key in sides[0]
-        if key in sides[1] and sides[0][key] != sides[1][key] and isinstance(sides[0][key], str | int | float)
-    ]
-    bases = {str(image.get("base")) for image in _images(run, left, right) if image.get("base")}
-    return [words.clean(text) for text in [*found, *(["images with different bases"] if len(bases) > 1 else [])]]
-
-
-def _images(run: StoredRun, *cells: Json) -> list[Json]:
-    images = run.run.get("images") or {}
-    names = [(cell["framework"]["name"], cell.get("launcher", "")) for cell in cells]
-    found = (images.get(name) or images.get(provenance.of_launcher(name, launcher)) for name, launcher in names)
-    return [image for image in found if isinstance(image, dict)]
+    sides = (one.baseline, arm)
+    left, right = (one.entry["arms"][side] for side in sides)
+    before, after = ((one.outcomes(side, "measured") or [{}])[-1] for side in sides)
+    return confounders(run, one.entry["compare"], (left, right), (before, after))

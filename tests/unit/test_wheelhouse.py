@@ -2,115 +2,59 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import subprocess
 import sys
-import threading
 import time
 import tomllib
-import zipfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from small_wheels import CUDA, digest, make_torch, make_wheel
 
 from bench import cpu_wheel, locks, paths, wheelhouse
 from bench.errors import EnvironmentUnavailable, InputError
 from bench.locks import Target
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-MACHINE = Target("3.11").machine
-CUDA = ("nvidia-cublas==13.1.1.3; platform_system == 'Linux'",)
-
-
-def make_wheel(
-    folder: Path, name: str, version: str, *, tags: str = "py3-none-any", needs: tuple[str, ...] = (), text: str = ""
-) -> Path:
-    """A wheel that pip accepts, with one empty module."""
-    folder.mkdir(parents=True, exist_ok=True)
-    info = f"{name}-{version}.dist-info"
-    requires = "".join(f"Requires-Dist: {need}\n" for need in needs)
-    path = folder / f"{name}-{version}-{tags}.whl"
-    with zipfile.ZipFile(path, "w") as wheel:
-        wheel.writestr(f"{name}/__init__.py", text)
-        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}")
-        wheel.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: {tags}\n")
-        wheel.writestr(f"{info}/RECORD", "")
-    return path
-
-
-def make_torch(folder: Path, version: str, *, python: str = "cp311", **more: object) -> Path:
-    tags = f"{python}-{python}-manylinux_2_28_{MACHINE}"
-    return make_wheel(folder, "torch", version, tags=tags, **more)  # type: ignore[arg-type]
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def gather(version: str | None = None, python: str = "3.11") -> wheelhouse.Wheelhouse:
     return wheelhouse.gather(framework="pytorch", version=version, python=python, progress=lambda _: None)
 
 
-@pytest.fixture
-def links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache, a find-links folder that is all pip knows, and a lock of torch 9.9.0 with NumPy."""
-    folder, root = tmp_path / "links", tmp_path / "images"
-    numpy = make_wheel(folder, "numpy", "1.0")
-    (root / "pytorch").mkdir(parents=True)
-    (root / "pytorch" / "requirements-cpu.lock").write_text(
-        f"numpy==1.0 \\\n    --hash=sha256:{digest(numpy)}\n    # via test\n"
-        f"torch==9.9.0+cpu \\\n    --hash=sha256:{'0' * 64}\n"
-    )
-    (root / "pytorch" / "wheels.sha256").write_text("")
-    monkeypatch.setattr(paths, "images_root", lambda: root)
-    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    (tmp_path / "nothing").mkdir()
-    monkeypatch.setenv("BENCH_TORCH_INDEX", str(tmp_path / "nothing"))
-    return folder
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A folder, and its address on this machine as a package index."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield folder, f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
 # The committed locks
 
 
+@pytest.mark.parametrize("flavour", ["cpu", "cuda"])
 @pytest.mark.parametrize("framework", ["tensorflow", "pytorch"])
-def test_a_committed_lock_pins_every_package_with_hashes_and_names_no_address(framework: str) -> None:
-    text = (REPOSITORY / "images" / framework / "requirements-cpu.lock").read_text()
+def test_a_committed_lock_pins_every_package_with_hashes_and_names_no_address(framework: str, flavour: str) -> None:
+    text = locks.lock_path(framework, flavour).read_text()
     assert not [word for word in ("//", "--index", "--find-links", ";") if word in text]
-    pins = locks.committed_lock(framework).pins
+    pins = locks.committed_lock(framework, flavour).pins
     assert len(pins) > 8
     assert all(pin.hashes and len(value) == 64 for pin in pins for value in pin.hashes)
 
 
-def test_both_frameworks_share_one_numpy() -> None:
-    numpys = {pin for f in ("tensorflow", "pytorch") for pin in locks.committed_lock(f).pins if pin.name == "numpy"}
-    assert len(numpys) == 1
+def test_every_lock_holds_one_numpy_and_both_flavours_one_release() -> None:
+    every = {
+        (one, flavour): locks.committed_lock(one, flavour) for one in locks.DISTRIBUTIONS for flavour in locks.FLAVOURS
+    }
+    assert len({pin for lock in every.values() for pin in lock.pins if pin.name == "numpy"}) == 1
+    for framework in locks.DISTRIBUTIONS:
+        assert every[framework, "cpu"].version == every[framework, "cuda"].version
+
+
+def test_both_frameworks_compute_with_one_cudnn_on_a_gpu() -> None:
+    """Built for CUDA 12 and 13, so that all else differs; a report lists that."""
+    found = {
+        pin.version
+        for framework in locks.DISTRIBUTIONS
+        for pin in locks.committed_lock(framework, "cuda").pins
+        if pin.name.startswith("nvidia-cudnn-")
+    }
+    assert len(found) == 1
 
 
 def test_the_extras_name_the_locked_versions() -> None:
@@ -317,10 +261,47 @@ def test_another_version_is_resolved_once_and_held_from_then_on(links: Path) -> 
     assert [path.name for path in second.path.glob("filelock*")] == ["filelock-3.0-py3-none-any.whl"]
 
 
-def test_the_cuda_guard_holds_for_other_versions_too(links: Path) -> None:
+@pytest.fixture
+def cuda_links(links: Path) -> Path:
+    """A release whose only build is for CUDA, with the libraries that it needs."""
+    make_wheel(links, "setuptools", "80.0")
+    make_wheel(links, "nvidia_cublas", "13.1.1.3")
     make_torch(links, "9.8.0", needs=CUDA)
-    with pytest.raises(EnvironmentUnavailable, match="which is refused"):
-        gather("9.8.0")
+    return links
+
+
+def test_a_release_that_is_asked_for_and_has_no_cpu_build_is_its_cuda_build_and_says_so(cuda_links: Path) -> None:
+    said: list[str] = []
+    found = wheelhouse.gather(framework="pytorch", version="9.8.0", python="3.11", progress=said.append)
+    assert [wheel.name.split("-")[0] for wheel in sorted(found.path.glob("nvidia*"))] == ["nvidia_cublas"]
+    assert "no CPU build of torch 9.8.0 can be had here: taking its CUDA build, gigabytes, to run on the CPU" in said
+    assert "pytorch 9.8.0 is its CUDA build, run on the CPU: no CPU build could be had" in found.notes
+
+
+def test_a_cuda_build_is_not_taken_where_a_cpu_build_of_that_release_is_offered(cuda_links: Path) -> None:
+    make_torch(cuda_links, "9.8.0+cpu")
+    found = gather("9.8.0")
+    assert [path.name for path in found.path.glob("torch-*")] == [make_torch(cuda_links, "9.8.0+cpu").name]
+    assert list(found.path.glob("nvidia*")) == []
+
+
+def test_flavour_cuda_takes_the_cuda_build_past_a_cpu_wheel_of_the_same_release(links: Path) -> None:
+    cuda, cublas = make_torch(links, "9.9.0", needs=CUDA), make_wheel(links, "nvidia_cublas", "13.1.1.3")
+    make_torch(links, "9.9.0+cpu")
+    pins = {"numpy==1.0": links / "numpy-1.0-py3-none-any.whl", "nvidia-cublas==13.1.1.3": cublas, "torch==9.9.0": cuda}
+    text = "".join(f"{pin} \\\n    --hash=sha256:{digest(path)}\n" for pin, path in pins.items())
+    locks.lock_path("pytorch", "cuda").write_text(text)
+    both = {
+        flavour: wheelhouse.gather(
+            framework="pytorch", version=None, python="3.11", flavour=flavour, progress=lambda _: None
+        )
+        for flavour in locks.FLAVOURS
+    }
+    assert {flavour: [path.name for path in found.path.glob("torch-*")] for flavour, found in both.items()} == {
+        "cpu": [make_torch(links, "9.9.0+cpu").name],
+        "cuda": [cuda.name],
+    }
+    assert both["cuda"].flavour == "cuda"
 
 
 # The workers' package

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from workloads.contract import Cell, Unsupported
+from workloads.runtime.cuda import cudnn_version, kernels
 
 
 def prepare(cell: Cell) -> None:
@@ -54,10 +55,12 @@ def device(cell: Cell) -> Any:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes."""
+    """Versions of what computes; CUDA's and cuDNN's where they are part of the build."""
     import torch
 
-    return {"torch": torch.__version__}
+    own = {"torch": torch.__version__, "cuda": torch.version.cuda}
+    own["cudnn"] = cudnn_version() if torch.version.cuda else None
+    return {name: version for name, version in own.items() if version}
 
 
 def effective() -> dict[str, Any]:
@@ -72,7 +75,16 @@ def effective() -> dict[str, Any]:
         "flush_denormals": torch.tensor([1e-40]).mul(1.0).item() == 0.0,
         "devices": [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"],
         "build_cuda": torch.version.cuda is not None,
+        **_on_gpu(),
     }
+
+
+def _on_gpu() -> dict[str, str]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    return {"gpu_kernels": kernels(torch.cuda.get_arch_list(), torch.cuda.get_device_capability())}
 
 
 def synchronise() -> None:

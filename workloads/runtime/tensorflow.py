@@ -8,6 +8,7 @@ from typing import Any
 
 from workloads.contract import Cell, Unsupported
 from workloads.runtime import DTYPES
+from workloads.runtime.cuda import cudnn_version, kernels
 
 _functions: list[Any] = []
 
@@ -45,11 +46,14 @@ def set_precision(precision: str) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes."""
+    """Versions of what computes; CUDA's and cuDNN's where they are part of the build."""
     import keras
     import tensorflow as tf
 
-    return {"tensorflow": tf.__version__, "keras": keras.__version__}
+    own = {"tensorflow": tf.__version__, "keras": keras.__version__}
+    if tf.test.is_built_with_cuda():
+        own |= {"cuda": tf.sysconfig.get_build_info()["cuda_version"], "cudnn": cudnn_version()}
+    return {name: version for name, version in own.items() if version}
 
 
 def effective() -> dict[str, Any]:
@@ -64,7 +68,18 @@ def effective() -> dict[str, Any]:
         "flush_denormals": True,  # TensorFlow's pool threads always do
         "devices": [device.name for device in tf.config.list_logical_devices()],
         "build_cuda": tf.test.is_built_with_cuda(),
+        **_on_gpu(),
     }
+
+
+def _on_gpu() -> dict[str, str]:
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return {}
+    capability = tf.config.experimental.get_device_details(gpus[0])["compute_capability"]
+    return {"gpu_kernels": kernels(tf.sysconfig.get_build_info()["cuda_compute_capabilities"], capability)}
 
 
 def synchronise() -> None:
