@@ -20,7 +20,7 @@ from docker.errors import APIError, ContainerError, DockerException, ImageNotFou
 from requests.exceptions import RequestException
 
 from bench import kept_base, network, paths
-from bench.container_engine import STAGE, engine, run_build
+from bench.container_engine import STAGE, engine, run_build, run_once
 from bench.errors import EnvironmentUnavailable
 from bench.foreign_image import find_or_pull
 from bench.launch import owner
@@ -175,10 +175,7 @@ def _probe(client: docker.DockerClient, source: str) -> tuple[str, list[str]]:
             f"the base image {source[:19]} is for {machine}, this machine is {platform.machine()}; give --base another"
         )
     try:
-        output = client.containers.run(
-            source, ["-c", _PROBE], entrypoint="/bin/sh", network_mode="none", remove=True, user="0"
-        )
-        python, *missing = output.decode().split()
+        python, *missing = run_once(client, source, ["-c", _PROBE], entrypoint=["/bin/sh"], user="0").split()
     except (ContainerError, APIError, ValueError):
         raise EnvironmentUnavailable(
             f"the base image {source[:19]} has no python3; give --base one with Python {PYTHONS[0]} to {PYTHONS[-1]}"

@@ -167,7 +167,7 @@ class _Spelling:
             return [value.name, *(_word(key, value.get(key)) for key in self.workload_keys[value.name])]
         if axis == "framework":
             version, image = value.get("version"), value.get("image")
-            parts = [version, str(image).rsplit("/", 1)[-1] if image else None]
+            parts = [version, _short_image(str(image)) if image else None]
             stub = [_word(key, part) for key, part in value.parameters if key not in {"version", "image"}]
             return [value.name, *(_slug(part) for part in parts if part), *stub]
         prefix = {"batch_size": "b", "threads": "t"}.get(axis, "")
@@ -191,6 +191,11 @@ def _telling_keys(variants: Sequence[Named], order: Sequence[str]) -> list[str]:
 
 def _word(key: str, value: Value) -> str:
     return _slug(value) if isinstance(value, str) else f"{key}{_slug(value)}"
+
+
+def _short_image(name: str) -> str:
+    """The last part of an image's name; twelve digits of a digest are enough to tell it by."""
+    return re.sub(r"(sha256:[0-9a-f]{12})[0-9a-f]+", r"\1", name.rsplit("/", 1)[-1])
 
 
 def _slug(value: Any) -> str:

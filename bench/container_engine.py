@@ -12,11 +12,12 @@ from typing import IO, Any
 import docker
 import requests.exceptions
 from docker.context import ContextAPI
-from docker.errors import DockerException
+from docker.errors import ContainerError, DockerException
 
 from bench.errors import EnvironmentUnavailable
 
 STAGE = "bench.stage"  # label of a stage that only a build needs; its value says whose it is
+ONCE = {"bench.once": "probe"}  # label of a container that runs one command before anything is measured
 _PING_LIMIT_S = 5
 _CALL_LIMIT_S = 600
 _COLOURS = r"\x1b\[[0-9;]*m"
@@ -63,6 +64,23 @@ def run_build(client: docker.DockerClient, *, what: str, **options: Any) -> str:
     if failed:
         raise EnvironmentUnavailable(f"{what} cannot be built: {_line(printed)} ({_line(failed)})")
     return str(built)
+
+
+def run_once(client: docker.DockerClient, image: str, command: list[str], **options: Any) -> str:
+    """What a command prints to stdout in a container of its own, without a network; nothing of it is left.
+
+    raises  ContainerError: it ended with an error; APIError: it could not be started
+    """
+    container = client.containers.create(image, command, network_mode="none", labels=ONCE, **options)
+    try:
+        container.start()
+        status = int(container.wait()["StatusCode"])
+        said, errors = (container.logs(stdout=out, stderr=not out).decode(errors="replace") for out in (True, False))
+    finally:
+        container.remove(force=True)  # docker-py's own `remove` leaves one that never started
+    if status:
+        raise ContainerError(container, status, command, image, errors)
+    return said
 
 
 def buildkit(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from docker.errors import APIError, ContainerError, DockerException, ImageNotFound
 from requests.exceptions import RequestException
 
+from bench.container_engine import run_once
 from bench.errors import EnvironmentUnavailable, InputError
 from bench.locks import PYTHONS
 
@@ -48,7 +49,7 @@ class Foreign:
 
 def interpreter(labels: dict[str, str] | None) -> str:
     """The Python of an image: the framework environment of one that bench built, else what python3 is there."""
-    return "/opt/venv/bin/python" if "bench.image" in (labels or {}) else "python3"
+    return "/opt/venv/bin/python" if (labels or {}).get("bench.image") else "python3"
 
 
 def find_or_pull(
@@ -95,9 +96,9 @@ def _probed(
 ) -> dict[str, Any]:
     """What the probe prints; raises InputError where nothing can be run in the image."""
     try:
-        said = client.containers.run(
-            image, ["-c", _PROBE, *modules], entrypoint=[python], network_mode="none", remove=True, read_only=True,
-            user="65534:65534", cap_drop=["ALL"], tmpfs={"/tmp": "exec"}, working_dir="/tmp", stderr=False,  # noqa: S108
+        said = run_once(
+            client, image, ["-c", _PROBE, *modules], entrypoint=[python], read_only=True,
+            user="65534:65534", cap_drop=["ALL"], tmpfs={"/tmp": "exec"}, working_dir="/tmp",  # noqa: S108
             environment={"HOME": "/tmp", "NVIDIA_VISIBLE_DEVICES": "void"},  # noqa: S108
         )  # fmt: skip
     except (ContainerError, APIError) as error:
@@ -107,8 +108,7 @@ def _probed(
         raise InputError(
             f'image "{name}" cannot run a worker: {why}; it needs Python {PYTHONS[0]} or later, NumPy and its framework'
         ) from None
-    line = said.decode(errors="replace").rpartition(_MARK)[2]
-    return dict(json.loads(line))
+    return dict(json.loads(said.rpartition(_MARK)[2]))
 
 
 def _refuse_lacking(name: str, framework: str, found: dict[str, Any]) -> None:

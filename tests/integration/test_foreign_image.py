@@ -1,0 +1,129 @@
+"""Images that bench did not build: what they lack is one sentence, and what serves is measured."""
+
+from __future__ import annotations
+
+import gc
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bench import base_image, foreign_image, images
+from bench.container_engine import run_build
+from bench.errors import EnvironmentUnavailable, InputError
+
+if TYPE_CHECKING:
+    import docker
+
+# docker-py leaves the socket of a streamed answer to the garbage collector.
+pytestmark = [pytest.mark.docker, pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")]
+NAME = "team-bench:test"
+Derive = Callable[[str, str], str]
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """Such sockets go within the test that left them."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[docker.DockerClient]:
+    client = images.engine()
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def derive(client: docker.DockerClient) -> Iterator[Derive]:
+    """Make an image of somebody's own, from a parent and one command; removed afterwards."""
+
+    def build(parent: str, run: str) -> str:
+        dockerfile = io.BytesIO(f"FROM {parent}\nUSER root\nRUN {run}\nLABEL bench.image=\n".encode())
+        built = run_build(client, what=NAME, fileobj=dockerfile, tag=NAME, network_mode="none")
+        assert built
+        return NAME
+
+    yield build
+    client.images.remove(NAME, force=True)
+
+
+def python_with(*modules: str) -> str:
+    """A shell command that gives a base's own Python modules of nothing, with versions."""
+    folder = "$(python3 -c 'import sysconfig; print(sysconfig.get_path(\"purelib\"))')"
+    return " && ".join(
+        f"mkdir -p {folder}/{name} && echo '__version__ = \"9.9\"' > {folder}/{name}/__init__.py" for name in modules
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (python_with("torch"), r"cannot run pytorch: it lacks numpy \(ModuleNotFoundError: No module named 'numpy'\)"),
+        (
+            python_with("numpy"),
+            r"it lacks torch \(ModuleNotFoundError: No module named 'torch'\); the worker is mounted",
+        ),
+        (
+            "rm -f /usr/bin/python3* /usr/local/bin/python3*",
+            "cannot run a worker: it has no python3; it needs Python 3.11",
+        ),
+        (
+            (f"{python_with('numpy')} && mkdir -p /usr/lib/python3/dist-packages/torch && "
+            "echo 'raise OSError(\"libcudart.so.13: cannot open\")' > /usr/lib/python3/dist-packages/torch/__init__.py"),
+            r"it lacks torch \(OSError: libcudart\.so\.13: cannot open\)",
+        ),
+    ],
+)
+def test_what_an_image_lacks_is_one_sentence_before_anything_is_timed(
+    client: docker.DockerClient, derive: Derive, command: str, sentence: str
+) -> None:
+    base = base_image.choose(client, base=None, progress=print)
+    name = derive(base.tag, command)
+    with pytest.raises(InputError, match=sentence) as refused:
+        foreign_image.inspect(client, name, "pytorch", print)
+    assert f'image "{NAME}"' in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert client.containers.list(all=True, filters={"ancestor": NAME}) == []
+
+
+def test_an_image_that_is_nowhere_is_one_sentence(client: docker.DockerClient) -> None:
+    with pytest.raises(EnvironmentUnavailable, match=r"the image 127\.0\.0\.1:9/none:1 is neither on this engine nor"):
+        foreign_image.inspect(client, "127.0.0.1:9/none:1", "pytorch", print)
+
+
+@pytest.mark.framework
+def test_a_teams_own_image_runs_by_its_id_and_the_report_says_whose_it_is(
+    client: docker.DockerClient, derive: Derive, tmp_path: Path
+) -> None:
+    """A framework's environment on the PATH of an image without bench's labels, as a vendor's image has it."""
+    built = images.build(framework="pytorch", progress=print)
+    derive(built.id, "ln -sf /opt/venv/bin/python /usr/local/bin/python3")
+    own = str(client.images.get(NAME).id)
+    (tmp_path / "m.yaml").write_text(
+        "compare: framework\nbaseline: pytorch-ours\naxes:\n"
+        "  workload: [{name: linear_regression, preset: classic, evaluate_steps: 20}]\n"
+        f"  framework: [{{name: pytorch, version: {built.version}}}, {{name: pytorch, image: '{own}'}}]\n"
+        "budget: {blocks: 2}\n".replace("baseline: pytorch-ours\n", "")
+    )
+    command = [sys.executable, "-m", "bench"]
+    ran = subprocess.run(
+        [*command, "run", "--matrix", "m.yaml", "--launcher", "docker", "--out", "runs"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    shown = subprocess.run(
+        [*command, "report", str(folder), "--format", "json"], capture_output=True, check=True
+    )  # fmt: skip
+    (contrast,) = json.loads(shown.stdout)["contrasts"]
+    assert contrast["parity"]["status"] == "passed"
+    assert contrast["ratio"] > 0
+    assert any("an image that bench did not build" in one for one in contrast["confounders"])
+    assert any("was not built by bench" in note for note in json.loads((folder / "run.json").read_text())["notes"])
