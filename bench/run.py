@@ -19,6 +19,7 @@ from bench.matrix import Matrix
 from bench.report import frames
 from bench.store import Store, StoredRun
 from bench.telemetry import Sampler
+from workloads.contract import STUB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -309,15 +310,27 @@ def _resolve_devices(matrix: Matrix) -> Matrix:
     if asked == {"cpu"}:
         return matrix
     gpus = environment.cuda_devices()
+    if "cuda" in asked and not gpus and environment.is_replayed():
+        return _on_replay(matrix)
     own_images = all(cell.framework.get("image") is not None for cell in arms)
     if "cuda" in asked and not gpus:
         raise InputError("device cuda: no NVIDIA driver answers on this machine; choose --device cpu")
-    if "cuda" in asked and not own_images:
+    if "cuda" in asked and not own_images and any(cell.framework.name != STUB for cell in arms):
         raise InputError(
             "device cuda: the images that bench builds are for the CPU; choose --device cpu, "
             "or name an image with CUDA for each framework: framework: [{name: pytorch, image: …}, …]"
         )
-    return matrix.with_options(device="cuda" if gpus and own_images else "cpu")
+    return matrix.with_options(device="cuda" if "cuda" in asked or (gpus and own_images) else "cpu")
+
+
+def _on_replay(matrix: Matrix) -> Matrix:
+    """A stub runs beside a replayed GPU, its work on the processor; nothing else does, and `auto` is never that."""
+    arms = [arm.cell for one in matrix.comparisons for arm in one.arms]
+    if any(cell.framework.name != STUB for cell in arms):
+        raise InputError("device cuda: the GPU here is a replayed trace, which runs no framework; choose --device cpu")
+    if "auto" in {cell.device for cell in arms}:
+        raise InputError("device auto: the GPU here is a replayed trace, never chosen by itself; name cpu or cuda")
+    return matrix
 
 
 def _dataset(matrix: Matrix, view: View) -> data.DataSet | None:

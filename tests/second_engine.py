@@ -49,15 +49,16 @@ class SecondEngine:
         """Start it, after a stop or kill too, and wait until it answers."""
         (self.folder / "pid").unlink(missing_ok=True)
         search = os.pathsep.join([*map(str, self._path), os.environ["PATH"]])
-        self._process = subprocess.Popen(
-            [
-                "unshare", "--net", "dockerd", f"--data-root={self.data}", f"--exec-root={self.folder}/exec",
-                f"--pidfile={self.folder}/pid", f"--host={self.address}", "--bridge=none", "--iptables=false",
-                *self._options,
-            ],
-            env={**os.environ, "PATH": search}, stdin=subprocess.DEVNULL,
-            stdout=(self.folder / "log").open("ab"), stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    "unshare", "--net", "dockerd", f"--data-root={self.data}", f"--exec-root={self.folder}/exec",
+                    f"--pidfile={self.folder}/pid", f"--host={self.address}", "--bridge=none", "--iptables=false",
+                    *self._options,
+                ],
+                env={**os.environ, "PATH": search}, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
         deadline = time.monotonic() + START_LIMIT_S
         while time.monotonic() < deadline and self._process.poll() is None:
             with suppress(docker.errors.DockerException), closing(self.client()) as client:

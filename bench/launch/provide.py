@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from bench import provenance
 from bench.errors import EnvironmentUnavailable
+from bench.launch import gpu
 from bench.launch.local import LocalLauncher
 from bench.launch.together import Together
 
@@ -24,8 +25,20 @@ def provide_all(
     """All that a matrix's workers are started in, by framework, and by launcher too where there are several.
 
     launchers  one, for every cell; or several, each for the cells that name it
-    raises     EnvironmentUnavailable
+    raises     EnvironmentUnavailable: one of them cannot be had, or a `cuda` cell's worker sees no GPU
     """
+    chosen, provisions = _provide_all(launchers, matrix, place, view)
+    try:
+        gpu.look(chosen, [arm.cell for one in matrix.comparisons for arm in one.arms])
+    except BaseException:
+        chosen.close()
+        raise
+    return chosen, provisions
+
+
+def _provide_all(
+    launchers: Sequence[str], matrix: Matrix, place: provenance.Place, view: View
+) -> tuple[Launcher, dict[str, Provision]]:
     if len(launchers) == 1:
         chosen, provisions = provide(launchers[0], _frameworks(matrix), place, view)
         return chosen, {str(framework): one for framework, one in provisions.items()}

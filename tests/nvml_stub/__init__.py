@@ -40,7 +40,7 @@ def build(folder: Path, *, uuid: str = UUID, trace: Path | None = HERE / "trace.
     """Compile it into `folder`, which LD_LIBRARY_PATH then takes, with a trace beside it; gives the library."""
     folder.mkdir(parents=True, exist_ok=True)
     library = folder / LIBRARY
-    options = ["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-std=gnu11", f'-DUUID="{uuid}"', f"-Wl,-soname,{LIBRARY}"]
+    options = ["-shared", "-fPIC", "-O1", "-Wall", "-Werror", f'-DUUID="{uuid}"', f"-Wl,-soname,{LIBRARY}"]
     command = ["gcc", *options, f"-I{header().parent}", "-o", library, HERE / "nvml.c"]
     subprocess.run(command, check=True)
     if trace:
