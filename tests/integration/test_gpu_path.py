@@ -39,7 +39,7 @@ axes:
   workload: [{name: stub, bytes: 262144}]
   framework: [stub, {name: stub, work: 1.5}]
   device: [DEVICE]
-budget: {blocks: 1, per_comparison: 1h, total: 1h}
+budget: {blocks: 2, per_comparison: 1h, total: 1h}
 """
 # A worker of this launcher on this device, opened: how its GPU was asked for, and what it saw.
 OPEN = """
@@ -263,7 +263,7 @@ def test_a_stub_runs_on_a_replayed_gpu_from_request_to_report_and_nothing_calls_
     seen = {"uuid": nvml.UUID, "name": nvml.NAME, "driver": nvml.DRIVER, "request": "device"}
     blocks = [json.loads(line) for line in (folder / "blocks.jsonl").read_text().splitlines()]
     assert [arm["gpu"] for block in blocks for arm in block["arms"].values()] == [seen] * 2 * len(blocks)
-    document = json.loads(bench("report", folder, "--format", "json", check=False).stdout)
+    document = json.loads(bench("report", folder, "--format", "json").stdout)
     assert document["telemetry"]["source"] == "replay"
     assert document["environment"]["device"] == "cuda"
     for page in (done.stdout, bench("report", folder, "--format", "markdown").stdout):
