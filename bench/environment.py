@@ -107,7 +107,7 @@ def cuda_devices() -> list[dict[str, Any]]:
 
 
 def is_replayed() -> bool:
-    """Whether what calls itself a GPU here is a recorded trace."""
+    """Whether what calls itself a GPU here is a replayed trace."""
     return nvml.source() == "replay"
 
 

@@ -25,7 +25,7 @@ def find(uuid: str) -> dict[str, str]:
         nvml = ctypes.CDLL(LIBRARY)
     except OSError:
         raise GpuAbsent(
-            f"the worker sees no GPU: {uuid} was asked for, and its container got no {LIBRARY}; {_CURE}"
+            f"the worker sees no GPU: {uuid} was asked for, and there is no {LIBRARY} where it runs; {_CURE}"
         ) from None
     _ask(nvml, "nvmlInit_v2")
     try:

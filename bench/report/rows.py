@@ -191,7 +191,7 @@ def _decides(summary: Json) -> str:
 def _telemetry(summary: Json) -> str:
     """Said where it is not what it seems: a GPU that is none."""
     replayed = summary["telemetry"].get("source") == "replay"
-    return "replay: a recorded trace stands in for the GPU, which did no work here" if replayed else ""
+    return "replay: a trace stands in for a GPU, and nothing of it was measured here" if replayed else ""
 
 
 def _by_label(summary: Json, tell: Callable[[Json], str | None]) -> str:

@@ -25,12 +25,17 @@ from second_engine import SecondEngine
 
 from bench import base_image
 from bench.container_engine import engine as users_engine
+from bench.errors import InputError, WorkerFailed
 from bench.launch import GpuRequest
 from bench.launch import gpu as gpus
+from bench.launch.group import Group
+from bench.launch.local import start_process
 from bench.telemetry.nvml import source
+from workloads.contract import Cell, Named
 
 # docker-py leaves the socket of a streamed answer to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+REPOSITORY = Path(__file__).resolve().parents[2]
 BASE = "bench-base:replay"
 OTHER = "GPU-53545542-0000-4000-8000-00000000ffff"
 MATRIX = """\
@@ -268,7 +273,7 @@ def test_a_stub_runs_on_a_replayed_gpu_from_request_to_report_and_nothing_calls_
     assert document["environment"]["device"] == "cuda"
     for page in (done.stdout, bench("report", folder, "--format", "markdown").stdout):
         assert "STUB-GPU (replay)" in page
-        assert "replay: a recorded trace stands in for the GPU" in " ".join(page.split())
+        assert "replay: a trace stands in for a GPU, and nothing of it was measured" in " ".join(page.split())
         assert "hardware" not in page
 
 
@@ -338,6 +343,36 @@ def test_a_process_looks_for_its_gpu_too(environment: dict[str, str], tmp_path: 
         [sys.executable, "-c", code, nvml.UUID], env=broken, capture_output=True, text=True, check=False
     )
     assert "GpuAbsent: the worker sees no GPU: nvmlInit_v2 says 'Driver Not Loaded'" in done.stderr
+
+
+def asked_of_a_process(gpu: str | None) -> WorkerFailed:
+    """What a stub on `cuda` answers to `open` in a process that finds no library of the driver's."""
+    cell = Cell(workload=Named.of("stub", {"bytes": 64}), framework=Named("stub"), device="cuda")
+    args = {"cell": cell.to_json(), "framework": "stub", "seed": 0, "data": None, "cpus": [], "gpu": gpu}
+    with Group() as group:
+        group.add("stub", start_process(Path(sys.executable), root=REPOSITORY, cache=Path("/nowhere"), padding=0))
+        with pytest.raises(WorkerFailed) as caught:
+            group.ask("stub", "open", limit_s=60, **args)
+    return caught.value
+
+
+def test_a_worker_that_does_not_see_its_gpu_answers_with_one_sentence_and_opens_nothing() -> None:
+    failure = asked_of_a_process("GPU-of-nobody")
+    assert failure.kind == "no_gpu"
+    assert "GPU-of-nobody" in str(failure)
+    assert str(failure).endswith("or ask it another way: BENCH_GPU_REQUEST=device, cdi or runtime")
+
+
+def test_a_stub_does_not_say_cuda_where_no_gpu_was_asked_for() -> None:
+    failure = asked_of_a_process(None)
+    assert failure.kind == "unsupported"
+    assert "choose device cpu" in str(failure)
+
+
+def test_a_way_of_asking_that_does_not_exist_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(gpus.VARIABLE, "nvidia")
+    with pytest.raises(InputError, match='BENCH_GPU_REQUEST: "nvidia" is unknown; choose device, cdi or runtime'):
+        gpus.way(nvml.UUID, {})
 
 
 def test_a_framework_does_not_run_on_a_replay(environment: dict[str, str], tmp_path: Path) -> None:

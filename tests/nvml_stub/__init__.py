@@ -1,6 +1,7 @@
 """A stub of NVML's library, compiled against NVIDIA's own nvml.h, and the stub hook and runtime that hand it out.
 
-It replays `trace.csv` and calls itself a replay. What reads it, reads it through the real binding.
+It replays `trace.csv`, which is INVENTED and was never measured, and calls itself a replay. What reads it, reads it
+through the real binding.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-/* A stand-in for the driver's libnvidia-ml.so.1: one GPU that replays a recorded trace, and calls itself a replay.
+/* A stand-in for the driver's libnvidia-ml.so.1: one GPU that replays a trace, and calls itself a replay.
  *
  * The trace is a CSV file, $NVML_STUB_TRACE or trace.csv beside this library, with the columns of NAMES in any order.
  * Each row holds from its time_s on, the last one for ever; time 0 is when this library was loaded. What a trace lacks,
