@@ -1,4 +1,4 @@
-"""Sessions: tests, lint, types, docs, bench, microbench, crosscheck. What they install stands in pyproject.toml."""
+"""Sessions: tests, lint, types, docs, bench, gpu, microbench, crosscheck. What they install is in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -47,6 +47,13 @@ def bench(session: nox.Session) -> None:
     """The main job, quick: TensorFlow against PyTorch on this machine."""
     session.install(".")
     session.run("bench", "run", "--matrix", *(session.posargs or ["quick"]))
+
+
+@nox.session
+def gpu(session: nox.Session) -> None:
+    """On an NVIDIA GPU: images, the matrix gpu, reports, and the path of an archive with all that they rest on."""
+    session.install(".")
+    session.run("python", "tests/gpu_evidence.py", *session.posargs)
 
 
 @nox.session

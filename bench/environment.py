@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import bench
-from bench.errors import InputError
+from bench.errors import InputError, WorkerFailed
 from bench.telemetry import cgroup, nvml
+from workloads.contract import STUB, Cell
 
 SCHEMA = "bench.environment/1"
 # The vector and matrix extensions that decide which kernels a framework picks.
@@ -103,6 +104,26 @@ def confined(cpus: frozenset[int]) -> Iterator[None]:
 def cuda_devices() -> list[dict[str, Any]]:
     """The GPUs that a cell with `device: cuda` can run on; a replayed trace is none."""
     return nvml.devices() if nvml.source() == "nvml" else []
+
+
+def is_replayed() -> bool:
+    """Whether what calls itself a GPU here is a replayed trace."""
+    return nvml.source() == "replay"
+
+
+def gpu_for(cell: Cell) -> str | None:
+    """The UUID of the GPU that this cell runs on, the first; None for a cell on the CPU.
+
+    A stub takes a replayed one too: its work is the processor's.
+
+    raises  WorkerFailed: there was one, and the driver no longer shows it
+    """
+    if cell.device != "cuda":
+        return None
+    found = nvml.devices() if cell.framework.name == STUB else cuda_devices()
+    if not found:
+        raise WorkerFailed("the NVIDIA driver shows no GPU any more; check nvidia-smi", kind="no_gpu")
+    return str(found[0]["uuid"])
 
 
 # ---------------------------------------------------------------- the processor

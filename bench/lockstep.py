@@ -222,6 +222,7 @@ def start(bench: Bench, group: Group, arm: Arm, padding: int, outcomes: dict[str
         seed=bench.seed,
         data=bench.launcher.data_path(bench.data, arm.cell),
         cpus=sorted(bench.arm_cpus),
+        gpu=channel.gpu.uuid if channel.gpu else None,
     )
     start_s = time.monotonic() - began - opened["open_s"]  # process or container, and its Python
     opened.pop("pid")
@@ -233,6 +234,7 @@ def start(bench: Bench, group: Group, arm: Arm, padding: int, outcomes: dict[str
         "image": channel.image,
         "start_s": round(start_s, 6),
         **opened,
+        "gpu": {**opened["gpu"], "request": channel.gpu.way} if channel.gpu else None,
     }
 
 

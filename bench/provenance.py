@@ -44,7 +44,7 @@ def header(
     dataset: DataSet | None,
 ) -> dict[str, Any]:
     """run.json: everything that a number needs to have an origin."""
-    machine = environment.describe(device="cpu", docker_engine=launcher.engine_version)
+    machine = environment.describe(device=_device(matrix), docker_engine=launcher.engine_version)
     images = {name: provision.to_json() for name, provision in provisions.items()}
     shared = {
         "images": images,
@@ -74,6 +74,11 @@ def header(
         "plans": {},
         "notes": [*matrix.notes, *(note for one in provisions.values() for note in one.notes)],
     }
+
+
+def _device(matrix: Matrix) -> str:
+    """What the cells resolved to: `cuda` where any of them did."""
+    return "cuda" if any(arm.cell.device == "cuda" for one in matrix.comparisons for arm in one.arms) else "cpu"
 
 
 def of_launcher(framework: str, launcher: str) -> str:

@@ -19,6 +19,7 @@ from bench.matrix import Matrix
 from bench.report import frames
 from bench.store import Store, StoredRun
 from bench.telemetry import Sampler
+from workloads.contract import STUB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -305,9 +306,21 @@ def _resolve_devices(matrix: Matrix) -> Matrix:
     if asked == {"cpu"}:
         return matrix
     gpus = environment.cuda_devices()
+    if "cuda" in asked and not gpus and environment.is_replayed():
+        return _on_replay(matrix)
     if "cuda" in asked and not gpus:
         raise InputError("device cuda: no NVIDIA driver answers on this machine; choose --device cpu")
     return matrix.with_auto_device("cuda" if gpus else "cpu") if "auto" in asked else matrix
+
+
+def _on_replay(matrix: Matrix) -> Matrix:
+    """A stub runs beside a replayed GPU, its work on the processor; nothing else does, and `auto` is never that."""
+    arms = [arm.cell for one in matrix.comparisons for arm in one.arms]
+    if any(cell.framework.name != STUB for cell in arms if cell.device == "cuda"):
+        raise InputError("device cuda: the GPU here is a replayed trace, which runs no framework; choose --device cpu")
+    if "auto" in {cell.device for cell in arms}:
+        raise InputError("device auto: the GPU here is a replayed trace, never chosen by itself; name cpu or cuda")
+    return matrix
 
 
 def _dataset(matrix: Matrix, view: View) -> data.DataSet | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import nvml_stub as nvml_stubs
 import pytest
 
 from bench.errors import BenchError
@@ -61,6 +62,14 @@ def _no_index() -> str | None:
         command = [sys.executable, "-m", "pip", *probe, "--disable-pip-version-check", f"--dest={folder}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     return f"no package index answers: {' '.join(done.stderr.split())[:200]}" if done.returncode else None
+
+
+@pytest.fixture(scope="session")
+def nvml_stub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a libnvidia-ml.so.1 that replays a trace: what LD_LIBRARY_PATH takes."""
+    if reason := nvml_stubs.absence():
+        pytest.fail(f"BENCH_REQUIRE=1, and {reason}") if REQUIRED else pytest.skip(reason)
+    return nvml_stubs.build(tmp_path_factory.mktemp("nvml")).parent
 
 
 @pytest.fixture(scope="session")

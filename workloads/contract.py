@@ -39,6 +39,10 @@ class Unsupported(Exception):  # noqa: N818 - an answer, not a mistake
     """This framework cannot do what the cell asks for (a mode, a device); the message says why."""
 
 
+class GpuAbsent(Exception):  # noqa: N818 - a fact about where the worker runs
+    """The GPU that was asked for is not seen from inside; the message says what is."""
+
+
 @dataclass(frozen=True)
 class Named:
     """A name with its parameters: a workload with its sizes, a framework with its version and image."""
@@ -126,7 +130,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """One answer: a result, or the kind (`unsupported`, `failed`) and text of an error."""
+    """One answer: a result, or the kind (`unsupported`, `no_gpu`, `failed`) and text of an error."""
 
     id: int
     result: dict[str, Any] | None = None

@@ -9,7 +9,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -43,11 +43,13 @@ class Trial:
     last: Any = None
 
     @classmethod
-    def open(cls, *, cell: dict[str, Any], framework: str, seed: int, data: str | None) -> tuple[Trial, dict[str, Any]]:
-        """Import, build, take the first step. `framework` is the cell's, or `reference`.
+    def open(
+        cls, *, cell: dict[str, Any], framework: str, seed: int, data: str | None, gpu: Mapping[str, str] | None = None
+    ) -> tuple[Trial, dict[str, Any]]:
+        """Import, build, take the first step. `framework` is the cell's, or `reference`; `gpu` is the one found here.
 
         returns  import_s, build_s, first_step_s; whether the compile cache was empty before; versions; effective flags;
-                 parameter count; inputs' SHA-256; timer_ns, the cost of a pair of readings of the clock
+                 parameter count; inputs' SHA-256; timer_ns, the cost of a pair of readings of the clock; gpu as found
         """
         named = Cell.from_json(cell)
         os.environ.update(thread_variables(named.threads))  # NumPy and OpenMP read them when they load
@@ -73,6 +75,7 @@ class Trial:
             "parameter_count": program.parameter_count,
             "inputs_sha256": sha256(weights, batches),
             "timer_ns": timer_ns(),
+            "gpu": gpu,
         }
 
     def parity(self, *, steps: int, precision: str) -> dict[str, Any]:
@@ -233,7 +236,8 @@ def own_compile_cache(cell: Cell) -> bool | None:
         "TF_XLA_FLAGS": f"--tf_xla_persistent_cache_directory={folder}/xla",
         "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor",
         "TRITON_CACHE_DIR": f"{folder}/triton",
-        "CUDA_CACHE_PATH": f"{folder}/cuda",
+        "CUDA_CACHE_PATH": f"{folder}/cuda",  # TensorFlow brings no code for Hopper: the driver compiles it from PTX
+        "CUDA_CACHE_MAXSIZE": str(4 * 2**30),  # bytes, the most that it takes: what fell out would be compiled again
     })  # fmt: skip
     return not any(path.is_file() for path in folder.rglob("*"))
 

@@ -26,6 +26,7 @@ from workloads.contract import (
     STUB,
     Answer,
     ContractError,
+    GpuAbsent,
     Request,
     Unsupported,
 )
@@ -85,20 +86,25 @@ def _answer(request: Request, verbs: dict[str, Verb]) -> Answer:
             result = verbs[request.verb](**request.args)
     except Unsupported as error:
         return Answer(id=request.id, error=str(error), kind="unsupported")
+    except GpuAbsent as error:
+        return Answer(id=request.id, error=str(error), kind="no_gpu")
     except Exception as error:
         traceback.print_exc()
         return Answer(id=request.id, error=f"{type(error).__name__}: {error}", kind="failed")
     return Answer(id=request.id, result=result)
 
 
-def _open(verbs: dict[str, Verb], *, cpus: list[int], **args: Any) -> dict[str, Any]:
-    """Take the processors asked for, before any library starts a thread; then build the trial."""
+def _open(verbs: dict[str, Verb], *, cpus: list[int], gpu: str | None = None, **args: Any) -> dict[str, Any]:
+    """Take the processors asked for, before any library starts a thread; find the GPU; then build the trial.
+
+    gpu  the UUID of the one that was asked of the engine; None where none was
+    """
     if cpus:
         os.sched_setaffinity(0, cpus)
     if verbs:
         raise ContractError("open was asked twice")
     started_ns = time.perf_counter_ns()
-    trial, result = _trial_class(args["framework"]).open(**args)
+    trial, result = _trial_class(args["framework"]).open(**args, gpu=_seen(gpu) if gpu else None)
     verbs.update(
         parity=trial.parity,
         warm=trial.warm,
@@ -108,6 +114,13 @@ def _open(verbs: dict[str, Verb], *, cpus: list[int], **args: Any) -> dict[str, 
         close=_close(trial.peaks),
     )
     return {**result, "open_s": (time.perf_counter_ns() - started_ns) / 1e9, "pid": os.getpid()}
+
+
+def _seen(gpu: str) -> dict[str, str]:
+    """The GPU as it is seen from here, before any framework is imported. Raises GpuAbsent."""
+    from workloads.gpu import find
+
+    return find(gpu)
 
 
 def _trial_class(framework: str) -> type[Trial]:

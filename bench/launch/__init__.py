@@ -55,8 +55,20 @@ class Provision:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class GpuRequest:
+    """The GPU that was asked for a worker by its UUID, and how: `process`, or one of bench.launch.gpu.WAYS."""
+
+    uuid: str
+    way: str
+
+
 class Channel(Protocol):
     """A worker's ends: bytes in, bytes out, and its fate."""
+
+    @property
+    def gpu(self) -> GpuRequest | None:
+        """What was asked for it; None for a worker on the CPU."""
 
     @property
     def image(self) -> str | None:

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import requests.exceptions
 from docker.errors import APIError, DockerException
-from docker.types import DeviceRequest, LogConfig
+from docker.types import LogConfig
 
 from bench import base_image, foreign_image, images
 from bench.container_engine import engine
-from bench.environment import cuda_devices
-from bench.errors import EngineLost, WorkerFailed
-from bench.launch import Need, Progress, Provision, owner, worker_environment
+from bench.environment import gpu_for
+from bench.errors import EngineLost, InputError, WorkerFailed
+from bench.launch import GpuRequest, Need, Progress, Provision, owner, worker_environment
+from bench.launch import gpu as gpus
 from bench.launch.reaper import Reaper, force_away, sweep, sweep_dead
 from bench.paths import staged_worker_root
 from workloads.contract import STUB
@@ -53,8 +54,8 @@ class DockerChannel:
 
     scope = "cgroup"
 
-    def __init__(self, client: docker.DockerClient, container: str, image: str) -> None:
-        self._client, self._container, self.image = client, container, image
+    def __init__(self, client: docker.DockerClient, container: str, image: str, gpu: GpuRequest | None = None) -> None:
+        self._client, self._container, self.image, self.gpu = client, container, image, gpu
         api = client.api
         attached = api.attach_socket(container, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
         self._keep, self._socket = attached, _raw(attached)
@@ -141,6 +142,7 @@ class DockerLauncher:
         self._run_id, self._cache, self._data, self._base = run_id, cache, data, base
         self._root, self._owner = staged_worker_root(), owner.mine()
         self._images: dict[Need, str] = {}
+        self._info: dict[str, Any] = {}
         cache.chmod(0o1777)
         with suppress(*_LOST):
             sweep(self._client, run_id)  # what was killed between making a container and starting it
@@ -156,7 +158,7 @@ class DockerLauncher:
         for need, made in zip(ours, built, strict=True):
             provisions[need] = Provision(framework=made.framework, version=made.version, image=made.id, base=made.base)
         provided = {need: provision for need, provision in provisions.items() if provision}
-        self._images = {need: str(provision.image) for need, provision in provided.items()}
+        self._images |= {need: str(provision.image) for need, provision in provided.items()}
         return provided
 
     def _not_ours(self, need: Need, progress: Progress) -> Provision | None:
@@ -164,7 +166,9 @@ class DockerLauncher:
         framework = need.framework
         if own := framework.get("image"):
             found = foreign_image.inspect(self._client, str(own), framework.name, progress)
-            version = found.versions[framework.name]
+            version, asked = found.versions[framework.name], framework.get("version")
+            if asked and version.partition("+")[0] != asked:
+                raise InputError(f'image "{own}" holds {framework.name} {version}, not {asked}; leave version out')
             return Provision(framework=framework.name, version=version, image=found.id, notes=found.notes)
         if framework.name == STUB:
             ground = base_image.choose(self._client, base=self._base, progress=progress)
@@ -176,6 +180,7 @@ class DockerLauncher:
         image = self._images[Need.of(cell)]
         api = self._client.api
         try:
+            gpu = self._gpu_request(cell)
             container = api.create_container(
                 image=image,
                 command=[_python(api, image), "-m", "workloads.worker"],
@@ -189,25 +194,33 @@ class DockerLauncher:
                     root=WORKER,
                     cache=CACHE,
                     padding=padding,
-                    inherited={"HOME": "/tmp", "USER": "nobody"},  # noqa: S108
+                    inherited={"HOME": "/tmp", "USER": "nobody", **gpus.variables(gpu)},  # noqa: S108
                 ),
                 labels={"bench.run": self._run_id, owner.LABEL: self._owner},
-                host_config=self._host_config(cpus, gpu=cell.device == "cuda"),
+                host_config=self._host_config(cpus, gpu=gpu),
             )["Id"]
         except APIError as error:
-            raise WorkerFailed(f"the container could not be created: {_line(error)}", kind="crashed") from None
+            raise _refused("created", error) from None
         except _LOST as error:
             raise EngineLost(f"the Docker engine went away: {_line(error)}") from None
         try:
-            return DockerChannel(self._client, container, image)
+            return DockerChannel(self._client, container, image, gpu)
         except _LOST as error:
             with suppress(*_LOST):
                 force_away(api, container)
             if isinstance(error, APIError):
-                raise WorkerFailed(f"the container could not be started: {_line(error)}", kind="crashed") from None
+                raise _refused("started", error) from None
             raise EngineLost(f"the Docker engine went away: {_line(error)}") from None
 
-    def _host_config(self, cpus: frozenset[int], *, gpu: bool) -> Any:
+    def _gpu_request(self, cell: Cell) -> GpuRequest | None:
+        """How this engine is asked for the cell's GPU; it is asked what it offers when a cell first wants one."""
+        uuid = gpu_for(cell)
+        if uuid is None:
+            return None
+        self._info = self._info or self._client.api.info()
+        return GpuRequest(uuid=uuid, way=gpus.way(uuid, self._info))
+
+    def _host_config(self, cpus: frozenset[int], *, gpu: GpuRequest | None) -> Any:
         mounts = [f"{self._root}:{WORKER}:ro", f"{self._cache}:{CACHE}:rw"]
         if self._data:
             mounts.append(f"{self._data}:{DATA}:ro")
@@ -226,7 +239,7 @@ class DockerLauncher:
             tmpfs={"/tmp": SCRATCH},  # noqa: S108 - the container's own scratch
             log_config=LogConfig(type=LogConfig.types.NONE),
             init=False,
-            device_requests=_gpu_request() if gpu else None,
+            **gpus.host_options(gpu),
         )
 
     def data_path(self, data: Path | None, cell: Cell) -> str | None:
@@ -255,10 +268,11 @@ def _memory_total_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _gpu_request() -> list[DeviceRequest]:
-    """The first GPU by its UUID: `count=1` would be whichever the engine calls 0."""
-    uuids = [device["uuid"] for device in cuda_devices()][:1]
-    return [DeviceRequest(device_ids=uuids, capabilities=[["gpu"]])]
+def _refused(doing: str, error: APIError) -> WorkerFailed:
+    """What the engine could not do, in words with a remedy where a GPU is what it could not give."""
+    if words := gpus.sentence(str(error.explanation or error)):
+        return WorkerFailed(words, kind="no_gpu")
+    return WorkerFailed(f"the container could not be {doing}: {_line(error)}", kind="crashed")
 
 
 def _text(value: object) -> str | None:

@@ -12,9 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.environment import gpu_for
 from bench.environments import environment
 from bench.errors import InputError
-from bench.launch import Need, Progress, Provision, worker_environment
+from bench.launch import GpuRequest, Need, Progress, Provision, worker_environment
 from bench.paths import staged_worker_root
 from workloads.contract import STUB
 
@@ -32,7 +33,8 @@ class LocalChannel:
     image = None
     scope = "process"
 
-    def __init__(self, command: Sequence[str], env: dict[str, str]) -> None:
+    def __init__(self, command: Sequence[str], env: dict[str, str], gpu: GpuRequest | None = None) -> None:
+        self.gpu = gpu
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -118,7 +120,10 @@ class LocalLauncher:
 
     def start(self, *, cell: Cell, cpus: frozenset[int], padding: int) -> LocalChannel:
         """A fresh process in the framework's environment; the worker itself takes `cpus` when it is opened."""
-        return start_process(self._pythons[Need.of(cell)], root=self._root, cache=self._cache, padding=padding)
+        uuid = gpu_for(cell)
+        gpu = GpuRequest(uuid=uuid, way="process") if uuid else None
+        python = self._pythons[Need.of(cell)]
+        return start_process(python, root=self._root, cache=self._cache, padding=padding, gpu=gpu)
 
     def data_path(self, data: Path | None, cell: Cell) -> str | None:
         """The same path as the host's."""
@@ -133,8 +138,19 @@ def start_reference(*, cache: Path) -> LocalChannel:
     return start_process(Path(sys.executable), root=staged_worker_root(), cache=cache, padding=0)
 
 
-def start_process(python: Path, *, root: Path, cache: Path, padding: int) -> LocalChannel:
-    """A worker under the interpreter `python`."""
+def start_process(
+    python: Path, *, root: Path, cache: Path, padding: int, gpu: GpuRequest | None = None
+) -> LocalChannel:
+    """A worker under the interpreter `python`; of the GPUs it sees this one alone."""
     inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    if gpu:
+        inherited["CUDA_VISIBLE_DEVICES"] = gpu.uuid
+        inherited["LD_LIBRARY_PATH"] = _with_cuda(python, inherited.get("LD_LIBRARY_PATH"))
     env = worker_environment(root=str(root), cache=str(cache), padding=padding, inherited=inherited)
-    return LocalChannel([str(python), "-m", "workloads.worker"], env)
+    return LocalChannel([str(python), "-m", "workloads.worker"], env, gpu)
+
+
+def _with_cuda(python: Path, before: str | None) -> str:
+    """CUDA's libraries come as wheels, and not every one that loads another says where it lies."""
+    wheels = sorted(python.parent.parent.glob("lib/python3*/site-packages/nvidia/*/lib"))
+    return os.pathsep.join([*map(str, wheels), *([before] if before else [])])

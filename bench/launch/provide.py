@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bench import provenance
 from bench.errors import EnvironmentUnavailable
-from bench.launch import Need
+from bench.launch import Need, gpu
 from bench.launch.local import LocalLauncher
 from bench.launch.together import Together
 
@@ -24,7 +24,7 @@ def provide_all(
     """All that a matrix's workers are started in, by need, and by launcher too where there are several.
 
     launchers  one, for every cell; or several, each for the cells that name it
-    raises     EnvironmentUnavailable
+    raises     EnvironmentUnavailable: one of them cannot be had, or a `cuda` cell's worker would see no GPU
     """
     if len(launchers) == 1:
         chosen, provisions = provide(launchers[0], _needs(matrix), place, view)
@@ -68,6 +68,8 @@ def _docker(place: provenance.Place) -> Provider:
 
 def _provided(launcher: Provider, needs: Sequence[Need], view: View) -> dict[Need, Provision]:
     try:
+        if any(need.flavour == "cuda" for need in needs):
+            gpu.look(launcher, view.say)  # before gigabytes of images are made
         return launcher.provide(needs, view.say)
     except BaseException:
         launcher.close()

@@ -80,6 +80,7 @@ def facts(summary: Json) -> list[tuple[str, str]]:
         ("settings", ", ".join(words.fixed_axes(plain))),
         ("images", _by_label(summary, lambda cell: words.short_image(cell["image"]) if cell["image"] else None)),
         ("versions", _by_label(summary, _versions)),
+        ("telemetry", _telemetry(summary)),
         ("blocks", _blocks(summary)),
         ("run", f"{run['id']}, started {started}, commit {str(run['commit'] or 'unknown')[:12]}"),
     ]
@@ -133,7 +134,8 @@ def machine(environment: Json) -> str:
     cpu = environment.get("cpu")
     known: Json = cpu if isinstance(cpu, Mapping) else {"model": cpu}
     cores, memory = known.get("logical"), environment.get("memory_bytes")
-    gpus = [gpu.get("name") for gpu in environment.get("gpus") or [] if isinstance(gpu, Mapping)]
+    replayed = environment.get("gpu_source") == "replay"
+    gpus = [_gpu(gpu, replayed) for gpu in environment.get("gpus") or [] if isinstance(gpu, Mapping)]
     virtual = environment.get("virtualization")
     parts = [
         known.get("model"),
@@ -145,6 +147,12 @@ def machine(environment: Json) -> str:
         f"virtual ({virtual})" if virtual and virtual != "none" else None,
     ]
     return ", ".join(str(part) for part in parts if isinstance(part, str) and part)
+
+
+def _gpu(gpu: Json, replayed: bool) -> str | None:
+    """Its name; a trace that is replayed in its place is never named without saying so."""
+    name = gpu.get("name")
+    return f"{name} (replay)" if replayed and "replay" not in str(name).lower() else name
 
 
 def _row(one: Json, cells: Mapping[str, Json], names: Mapping[str, str], varying: Sequence[str]) -> Row:
@@ -178,6 +186,12 @@ def _decides(summary: Json) -> str:
     count = len(summary["contrasts"])
     family = "1 contrast" if count == 1 else f"{count} contrasts"
     return f"{', '.join(pairs)}; wall time, 95 % intervals over blocks, Holm over {family}"
+
+
+def _telemetry(summary: Json) -> str:
+    """Said where it is not what it seems: a GPU that is none."""
+    replayed = summary["telemetry"].get("source") == "replay"
+    return "replay: a trace stands in for a GPU, and nothing of it was measured here" if replayed else ""
 
 
 def _by_label(summary: Json, tell: Callable[[Json], str | None]) -> str:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import random
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -67,12 +68,14 @@ class StubTrial(trial.Trial):
 
     @classmethod
     def open(
-        cls, *, cell: dict[str, Any], framework: str, seed: int, data: str | None
+        cls, *, cell: dict[str, Any], framework: str, seed: int, data: str | None, gpu: Mapping[str, str] | None = None
     ) -> tuple[StubTrial, dict[str, Any]]:
-        """Make the buffer and take the first step."""
+        """Make the buffer and take the first step; on `cuda` too the work is the processor's."""
         named = Cell.from_json(cell)
-        if named.mode != "eager" or named.device == "cuda":
-            raise Unsupported(f"a stub runs in mode eager on a cpu, not in {named.mode} on {named.device}")
+        if named.mode != "eager":
+            raise Unsupported(f"a stub runs in mode eager, not in {named.mode}")
+        if named.device == "cuda" and gpu is None:
+            raise Unsupported("a stub runs on cuda only where a GPU was asked for and is seen; choose device cpu")
         before = time.perf_counter_ns()
         given = named.framework.mapping
         factor = _number(given, "work", 1.0) * _noise(seed, _number(given, "noise", 0.0))
@@ -97,6 +100,7 @@ class StubTrial(trial.Trial):
             "parameter_count": 0,
             "inputs_sha256": None,
             "timer_ns": trial.timer_ns(),
+            "gpu": gpu,
         }
 
     def parity(self, *, steps: int, precision: str) -> dict[str, Any]:
