@@ -18,7 +18,7 @@ from docker.errors import APIError, ContainerError, DockerException, ImageNotFou
 from requests.exceptions import RequestException
 
 from bench import paths
-from bench.container_engine import STAGE, engine, run_build
+from bench.container_engine import STAGE, engine, give_name, run_build
 from bench.errors import EnvironmentUnavailable
 from bench.launch import owner
 from bench.locks import PYTHONS
@@ -123,7 +123,7 @@ def _prepared(client: docker.DockerClient, source: str, record: dict[str, Any], 
         images[source] = known = {"id": ready, "python": python}
         _save(record)
     base = Base(id=known["id"], tag=f"{REPOSITORY}:{known['id'].partition(':')[2][:12]}", python=known["python"])
-    client.images.get(base.id).tag(base.tag)
+    give_name(client, base.id, base.tag)
     return base
 
 
@@ -157,7 +157,7 @@ def _with_packages(client: docker.DockerClient, source: str, missing: list[str],
     progress(f"adding {packages} to the base image: torch.compile needs a C++ compiler and Python's headers")
     stage = f"{owner.mine()}/base"
     parent = f"{REPOSITORY}:source-{source.partition(':')[2][:12]}"
-    client.images.get(source).tag(parent)
+    give_name(client, source, parent)
     try:
         return run_build(
             client, what=f"a base with {packages} on {source[:19]}", path=str(paths.images_root() / "base"),

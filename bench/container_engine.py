@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -53,8 +53,16 @@ def run_build(client: docker.DockerClient, *, what: str, **options: Any) -> str:
 
     raises  EnvironmentUnavailable: the build's error, after the last thing that it printed
     """
+    return read_build(client.api.build(rm=True, forcerm=True, decode=True, **options), what=what)
+
+
+def read_build(messages: Iterable[dict[str, Any]], *, what: str) -> str:
+    """The id of the image that a builder says it made.
+
+    raises  EnvironmentUnavailable: the build's error, after the last thing that it printed
+    """
     printed, failed, built = "", "", ""
-    for message in client.api.build(rm=True, forcerm=True, decode=True, **options):
+    for message in messages:
         text = re.sub(_COLOURS, "", message.get("stream", ""))
         if not re.match(_BUILDER_OWN_WORDS, text):
             printed = (printed + text)[-300:]  # what a command prints comes in fragments
@@ -87,6 +95,12 @@ def buildkit(
             # Gigabytes that no later build would use. The stubs know fewer filters than the engine.
             api.prune_builds(filters={"id": entry["ID"]}, all=True)  # type: ignore[arg-type]
     return done
+
+
+def give_name(client: docker.DockerClient, image: str, name: str) -> None:
+    """Tag an image, by id or name, as `repository:tag`; Podman wants the two apart."""
+    repository, _, tag = name.rpartition(":")
+    client.api.tag(image, repository, tag=tag)
 
 
 def _build_cache(client: docker.DockerClient) -> list[dict[str, Any]]:

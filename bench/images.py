@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from bench import base_image, locks, paths, wheelhouse
-from bench.container_engine import STAGE, buildkit, engine, one_sentence, run_build
+from bench.container_engine import STAGE, buildkit, engine, give_name, one_sentence, run_build
 from bench.errors import EnvironmentUnavailable
-from bench.launch import owner
+from bench.launch import owner, podman
 from bench.locks import Target, locked_version
 from bench.pip_client import uv_binary
 
@@ -111,16 +111,16 @@ def _current(client: docker.DockerClient, framework: str, version: str, lock_has
     labels = _labels(framework=framework, version=version, lock_hash=lock_hash, base=base)
     found = next(iter(_labelled(client, labels, superseded=True)), None)
     if found:  # another base or recipe may have taken the tag since
-        client.images.get(found.id).tag(_tag(framework, version))
+        give_name(client, found.id, _tag(framework, version))
     return found
 
 
 def _labelled(client: docker.DockerClient, labels: dict[str, str], *, superseded: bool = False) -> list[Image]:
     """Images with these labels, newest first; without those whose tag went to another, unless `superseded`."""
-    filters: dict[str, Any] = {"label": [f"{key}={value}" for key, value in labels.items()]}
+    filters: dict[str, Any] = {"label": ["bench.image"]}  # Podman finds nothing by several
     if not superseded:
         filters["dangling"] = False
-    found = [entry for entry in client.api.images(filters=filters) if "bench.image" in (entry["Labels"] or {})]
+    found = [entry for entry in client.api.images(filters=filters) if labels.items() <= (entry["Labels"] or {}).items()]
     return [_image(entry) for entry in sorted(found, key=lambda entry: -int(entry["Created"]))]
 
 
@@ -156,10 +156,13 @@ def _build(client: docker.DockerClient, wheels: Wheelhouse, base: Base) -> Image
         with tempfile.TemporaryFile(dir=paths.cache_root()) as context:
             _write_context(context, wheels)
             tag, buildargs = _tag(wheels.framework, wheels.version), {"BASE": base.tag, "STAGE": stage}
-            if not buildkit(client, context=context, tag=tag, buildargs=buildargs, labels=labels):
+            what = f"the image of {wheels.framework} {wheels.version}"
+            if podman.is_podman(client):
+                podman.build(client, what=what, context=context, tag=tag, buildargs=buildargs, labels=labels)
+            elif not buildkit(client, context=context, tag=tag, buildargs=buildargs, labels=labels):
                 context.seek(0)
                 run_build(
-                    client, what=f"the image of {wheels.framework} {wheels.version}", fileobj=context,
+                    client, what=what, fileobj=context,
                     custom_context=True, tag=tag, buildargs=buildargs, labels=labels, network_mode="none",
                 )  # fmt: skip
     finally:

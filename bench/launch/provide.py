@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bench.console import View
     from bench.launch import Launcher, Provider, Provision
     from bench.matrix import Matrix
-    from workloads.contract import Named
+    from workloads.contract import Cell, Named
 
 
 def provide_all(
@@ -27,13 +27,14 @@ def provide_all(
     raises     EnvironmentUnavailable
     """
     if len(launchers) == 1:
-        chosen, provisions = provide(launchers[0], _frameworks(matrix), place, view)
+        chosen, provisions = provide(launchers[0], _frameworks(matrix), place, view, gpu=_needs_gpu(matrix))
         return chosen, {str(framework): one for framework, one in provisions.items()}
     made: dict[str, Launcher] = {}
     found: dict[str, Provision] = {}
     try:
         for name in launchers:
-            made[name], provisions = provide(name, _frameworks(matrix, name), place, view)
+            ours, gpu = _frameworks(matrix, name), _needs_gpu(matrix, name)
+            made[name], provisions = provide(name, ours, place, view, gpu=gpu)
             found |= {provenance.of_launcher(str(framework), name): one for framework, one in provisions.items()}
     except BaseException:
         Together(made).close()
@@ -42,15 +43,15 @@ def provide_all(
 
 
 def provide(
-    name: str, frameworks: Sequence[Named], place: provenance.Place, view: View
+    name: str, frameworks: Sequence[Named], place: provenance.Place, view: View, *, gpu: bool = False
 ) -> tuple[Launcher, dict[Named, Provision]]:
-    """One launcher, for these frameworks. Raises EnvironmentUnavailable.
+    """One launcher, for these frameworks. Raises EnvironmentUnavailable, and InputError where it gives no `gpu`.
 
     `auto` is docker where an engine answers and the images can be had, else local, and says why.
     """
     if name in ("auto", "docker"):
         try:
-            docker = _docker(place)
+            docker = _docker(place, gpu=gpu)
             return docker, _provided(docker, frameworks, view)
         except EnvironmentUnavailable as reason:
             if name == "docker":
@@ -60,10 +61,10 @@ def provide(
     return local, _provided(local, frameworks, view)
 
 
-def _docker(place: provenance.Place) -> Provider:
+def _docker(place: provenance.Place, *, gpu: bool) -> Provider:
     from bench.launch.docker import DockerLauncher
 
-    return DockerLauncher(run_id=place.run_id, cache=place.cache, data=place.data, base=place.base)
+    return DockerLauncher(run_id=place.run_id, cache=place.cache, data=place.data, base=place.base, gpu=gpu)
 
 
 def _provided(launcher: Provider, frameworks: Sequence[Named], view: View) -> dict[Named, Provision]:
@@ -76,5 +77,13 @@ def _provided(launcher: Provider, frameworks: Sequence[Named], view: View) -> di
 
 def _frameworks(matrix: Matrix, launcher: str | None = None) -> list[Named]:
     """Every framework, with its version and image, that the matrix compares, or that this launcher starts."""
+    return sorted({cell.framework for cell in _cells(matrix, launcher)}, key=str)
+
+
+def _needs_gpu(matrix: Matrix, launcher: str | None = None) -> bool:
+    return any(cell.device == "cuda" for cell in _cells(matrix, launcher))
+
+
+def _cells(matrix: Matrix, launcher: str | None) -> list[Cell]:
     cells = [arm.cell for one in matrix.comparisons for arm in one.arms]
-    return sorted({cell.framework for cell in cells if launcher in (None, cell.launcher)}, key=str)
+    return [cell for cell in cells if launcher in (None, cell.launcher)]
