@@ -139,7 +139,12 @@ def _probe(client: docker.DockerClient, source: str) -> tuple[str, list[str]]:
             source, ["-c", _PROBE], entrypoint="/bin/sh", network_mode="none", remove=True, user="0"
         )
         python, *missing = output.decode().split()
-    except (ContainerError, APIError, ValueError):
+    except APIError as error:
+        reason = " ".join(str(error.explanation or error).split())[:200]
+        raise EnvironmentUnavailable(
+            f"the base image {source[:19]} cannot be run ({reason}); give --base another"
+        ) from None
+    except (ContainerError, ValueError):
         raise EnvironmentUnavailable(
             f"the base image {source[:19]} has no python3; give --base one with Python {PYTHONS[0]} to {PYTHONS[-1]}"
         ) from None
@@ -188,7 +193,9 @@ def _made(client: docker.DockerClient, progress: Progress) -> str:
         answer = client.api.import_image_from_file(
             str(rootfs), repository=repository, tag=tag, changes=["LABEL bench.base.made=bookworm"]
         )
-    return str(json.loads(answer.splitlines()[-1])["status"])
+    made = str(json.loads(answer.splitlines()[-1])["status"])
+    give_name(client, made, _made_name())  # Podman imports it as bench-base:latest
+    return made
 
 
 def _made_name() -> str:
