@@ -20,7 +20,7 @@ STAGE = "bench.stage"  # label of a stage that only a build needs; its value say
 _PING_LIMIT_S = 5
 _CALL_LIMIT_S = 600
 _COLOURS = r"\x1b\[[0-9;]*m"
-_BUILDER_OWN_WORDS = r"\s*$|Step \d|\s*--->|Removing intermediate"
+_BUILDER_OWN_WORDS = r"\s*$|Step \d|\s*--->|Removing intermediate|(\[\d+/\d+\] )?STEP \d|--> |COMMIT "
 _DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 
 
