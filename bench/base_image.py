@@ -20,7 +20,7 @@ from docker.errors import APIError, ContainerError, DockerException, ImageNotFou
 from requests.exceptions import RequestException
 
 from bench import kept_base, network, paths
-from bench.container_engine import STAGE, engine, run_build, run_once
+from bench.container_engine import STAGE, engine, give_name, run_build, run_once
 from bench.errors import EnvironmentUnavailable
 from bench.foreign_image import find_or_pull
 from bench.launch import owner
@@ -163,7 +163,7 @@ def _prepared(client: docker.DockerClient, source: str, record: dict[str, Any], 
         images[source] = known = {"id": ready, "python": python}
         _save(record)
     base = Base(id=known["id"], tag=tag(known["id"]), python=known["python"])
-    client.images.get(base.id).tag(base.tag)
+    give_name(client, base.id, base.tag)
     return base
 
 
@@ -176,7 +176,12 @@ def _probe(client: docker.DockerClient, source: str) -> tuple[str, list[str]]:
         )
     try:
         python, *missing = run_once(client, source, ["-c", _PROBE], entrypoint=["/bin/sh"], user="0").split()
-    except (ContainerError, APIError, ValueError):
+    except APIError as error:
+        reason = " ".join(str(error.explanation or error).split())[:200]
+        raise EnvironmentUnavailable(
+            f"the base image {source[:19]} cannot be run ({reason}); give --base another"
+        ) from None
+    except (ContainerError, ValueError):
         raise EnvironmentUnavailable(
             f"the base image {source[:19]} has no python3; give --base one with Python {PYTHONS[0]} to {PYTHONS[-1]}"
         ) from None
@@ -194,7 +199,7 @@ def _with_packages(client: docker.DockerClient, source: str, missing: list[str],
     progress(f"adding {packages} to the base image: torch.compile needs a C++ compiler and Python's headers")
     stage = f"{owner.mine()}/base"
     parent = f"{REPOSITORY}:source-{source.partition(':')[2][:12]}"
-    client.images.get(source).tag(parent)
+    give_name(client, source, parent)
     try:
         return run_build(
             client, what=f"a base with {packages} on {source[:19]}", fileobj=_context(), custom_context=True,
@@ -241,7 +246,9 @@ def _made(client: docker.DockerClient, progress: Progress) -> str:
         answer = client.api.import_image_from_file(
             str(rootfs), repository=repository, tag=tag, changes=["LABEL bench.base.made=bookworm"]
         )
-    return str(json.loads(answer.splitlines()[-1])["status"])
+    made = str(json.loads(answer.splitlines()[-1])["status"])
+    give_name(client, made, _made_name())  # Podman imports it as bench-base:latest
+    return made
 
 
 def _made_name() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -15,13 +15,13 @@ from docker.context import ContextAPI
 from docker.errors import ContainerError, DockerException
 
 from bench.errors import EnvironmentUnavailable
+from bench.launch import owner
 
 STAGE = "bench.stage"  # label of a stage that only a build needs; its value says whose it is
-ONCE = {"bench.once": "probe"}  # label of a container that runs one command before anything is measured
 _PING_LIMIT_S = 5
 _CALL_LIMIT_S = 600
 _COLOURS = r"\x1b\[[0-9;]*m"
-_BUILDER_OWN_WORDS = r"\s*$|Step \d|\s*--->|Removing intermediate"
+_BUILDER_OWN_WORDS = r"\s*$|Step \d|\s*--->|Removing intermediate|(\[\d+/\d+\] )?STEP \d|--> |COMMIT "
 _DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 
 
@@ -54,8 +54,16 @@ def run_build(client: docker.DockerClient, *, what: str, **options: Any) -> str:
 
     raises  EnvironmentUnavailable: the build's error, after the last thing that it printed
     """
+    return read_build(client.api.build(rm=True, forcerm=True, decode=True, **options), what=what)
+
+
+def read_build(messages: Iterable[dict[str, Any]], *, what: str) -> str:
+    """The id of the image that a builder says it made.
+
+    raises  EnvironmentUnavailable: the build's error, after the last thing that it printed
+    """
     printed, failed, built = "", "", ""
-    for message in client.api.build(rm=True, forcerm=True, decode=True, **options):
+    for message in messages:
         text = re.sub(_COLOURS, "", message.get("stream", ""))
         if not re.match(_BUILDER_OWN_WORDS, text):
             printed = (printed + text)[-300:]  # what a command prints comes in fragments
@@ -71,7 +79,8 @@ def run_once(client: docker.DockerClient, image: str, command: list[str], **opti
 
     raises  ContainerError: it ended with an error; APIError: it could not be started
     """
-    container = client.containers.create(image, command, network_mode="none", labels=ONCE, **options)
+    labels = {"bench.run": "probe", owner.LABEL: owner.mine()}
+    container = client.containers.create(image, command, network_mode="none", labels=labels, **options)
     try:
         container.start()
         status = int(container.wait()["StatusCode"])
@@ -105,6 +114,12 @@ def buildkit(
             # Gigabytes that no later build would use. The stubs know fewer filters than the engine.
             api.prune_builds(filters={"id": entry["ID"]}, all=True)  # type: ignore[arg-type]
     return done
+
+
+def give_name(client: docker.DockerClient, image: str, name: str) -> None:
+    """Tag an image, by id or name, as `repository:tag`; Podman wants the two apart."""
+    repository, _, tag = name.rpartition(":")
+    client.api.tag(image, repository, tag=tag)
 
 
 def _build_cache(client: docker.DockerClient) -> list[dict[str, Any]]:

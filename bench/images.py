@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from bench import base_image, locks, paths, wheelhouse
-from bench.container_engine import STAGE, buildkit, engine, one_sentence, run_build
+from bench.container_engine import STAGE, buildkit, engine, give_name, one_sentence, run_build
 from bench.errors import EnvironmentUnavailable
-from bench.launch import owner
+from bench.launch import owner, podman
 from bench.locks import Target, locked_version
 from bench.oci_labels import oci_labels
 from bench.pip_client import uv_binary
@@ -124,16 +124,16 @@ def _current(client: docker.DockerClient, lock: Lock, base: Base) -> Image | Non
     """The image with exactly this content, if the engine has it."""
     found = next(iter(_labelled(client, _content(lock, base), superseded=True)), None)
     if found:  # another base or recipe may have taken the tag since
-        client.images.get(found.id).tag(tag_of(lock))
+        give_name(client, found.id, tag_of(lock))
     return found
 
 
 def _labelled(client: docker.DockerClient, labels: dict[str, str], *, superseded: bool = False) -> list[Image]:
     """Images with these labels, newest first; without those whose tag went to another, unless `superseded`."""
-    filters: dict[str, Any] = {"label": ["bench.image", *(f"{key}={value}" for key, value in labels.items())]}
+    filters: dict[str, Any] = {"label": ["bench.image"]}  # Podman finds nothing by several
     if not superseded:
         filters["dangling"] = False
-    found = client.api.images(filters=filters)
+    found = [entry for entry in client.api.images(filters=filters) if labels.items() <= (entry["Labels"] or {}).items()]
     return [_image(entry) for entry in sorted(found, key=lambda entry: -int(entry["Created"]))]
 
 
@@ -169,11 +169,14 @@ def _build(client: docker.DockerClient, wheels: Wheelhouse, lock: Lock, base: Ba
     try:
         with tempfile.TemporaryFile(dir=paths.cache_root()) as context:
             _write_context(context, wheels)
-            if not buildkit(client, context=context, tag=tag_of(lock), buildargs=arguments, labels=labels):
+            what = f"the image of {lock.framework} {lock.version}"
+            recipe: Any = {"tag": tag_of(lock), "buildargs": arguments, "labels": labels}
+            if podman.is_podman(client):
+                podman.build(client, what=what, context=context, **recipe)
+            elif not buildkit(client, context=context, **recipe):
                 context.seek(0)
                 run_build(
-                    client, what=f"the image of {lock.framework} {lock.version}", fileobj=context,
-                    custom_context=True, tag=tag_of(lock), buildargs=arguments, labels=labels, network_mode="none",
+                    client, what=what, fileobj=context, custom_context=True, network_mode="none", **recipe
                 )  # fmt: skip
     finally:
         client.images.prune(filters={"dangling": True, "label": f"{STAGE}={stage}"})

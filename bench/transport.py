@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import base_image, images, locks
-from bench.container_engine import engine, one_sentence
+from bench.container_engine import engine, give_name, one_sentence
 from bench.errors import EnvironmentUnavailable, InputError
 from bench.images import Image
 
@@ -104,7 +104,7 @@ def _contents(file: Path) -> dict[str, Any]:
 def _base_tag(client: docker.DockerClient, base: str) -> str:
     """A name for the base: without one the file would hold its layers and not the image."""
     tag = base_image.tag(base)
-    client.images.get(base).tag(tag)
+    give_name(client, base, tag)
     return tag
 
 

@@ -24,7 +24,8 @@ Edit = Callable[[Path, str, str], None]
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test whose engine or frameworks are absent, with the reason; fail it where they are required."""
-    for marker, absence in {"docker": _no_engine, "framework": _no_frameworks, "network": _no_index}.items():
+    absences = {"docker": _no_engine, "podman": _no_podman, "framework": _no_frameworks, "network": _no_index}
+    for marker, absence in absences.items():
         if item.get_closest_marker(marker) and (reason := absence()):
             if REQUIRED:
                 pytest.fail(f"BENCH_REQUIRE=1, and {reason}", pytrace=False)
@@ -40,6 +41,13 @@ def _no_engine() -> str | None:
     except BenchError as reason:
         return str(reason)
     return None
+
+
+@cache
+def _no_podman() -> str | None:
+    if not shutil.which("podman"):
+        return "podman is not installed; sudo apt-get install podman"
+    return None if os.geteuid() == 0 else "podman is tried as root only"
 
 
 @cache

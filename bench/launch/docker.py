@@ -21,7 +21,7 @@ from bench import base_image, foreign_image, images
 from bench.container_engine import engine
 from bench.environment import gpu_for
 from bench.errors import EngineLost, InputError, WorkerFailed
-from bench.launch import GpuRequest, Need, Progress, Provision, owner, worker_environment
+from bench.launch import GpuRequest, Need, Progress, Provision, owner, podman, worker_environment
 from bench.launch import gpu as gpus
 from bench.launch.reaper import Reaper, force_away, sweep, sweep_dead
 from bench.paths import staged_worker_root
@@ -46,6 +46,22 @@ _HEADER = struct.Struct(">BxxxI")
 _LOST = (DockerException, requests.exceptions.RequestException, OSError)
 
 
+class Ends:
+    """How a container ended, from the engine's events, which outlive it."""
+
+    out_of_memory = "was killed for memory by the kernel, at its container's limit"
+
+    def __init__(self, api: Any, container: str) -> None:
+        """Before it starts."""
+        self._api, self._container, self._began_s = api, container, int(time.time())
+
+    def events(self) -> list[dict[str, Any]]:
+        """What has happened to the container so far: `oom` and `die` alone."""
+        wanted = {"container": self._container, "event": ["oom", "die"]}
+        until = f"{time.time():.9f}"  # a whole second would leave out what happened in this one
+        return list(self._api.events(since=self._began_s, until=until, filters=wanted, decode=True))
+
+
 class DockerChannel:
     """A container and its attached stdin, stdout and stderr: frames of (stream, length, bytes) on one socket.
 
@@ -54,13 +70,16 @@ class DockerChannel:
 
     scope = "cgroup"
 
-    def __init__(self, client: docker.DockerClient, container: str, image: str, gpu: GpuRequest | None = None) -> None:
+    def __init__(
+        self, client: docker.DockerClient, container: str, image: str, ends: Ends | podman.Ends,
+        gpu: GpuRequest | None = None,
+    ) -> None:  # fmt: skip
         self._client, self._container, self.image, self.gpu = client, container, image, gpu
         api = client.api
         attached = api.attach_socket(container, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
         self._keep, self._socket = attached, _raw(attached)
         self._buffer = bytearray()
-        self._began_s = int(time.time())
+        self._ends = ends
         api.start(container)
         state = api.inspect_container(container)["State"]
         self.pid = int(state["Pid"])
@@ -97,7 +116,7 @@ class DockerChannel:
         code, killed_for_memory = None, False
         try:
             for _ in range(50):
-                for event in self._events():
+                for event in self._ends.events():
                     killed_for_memory |= event["Action"] == "oom"
                     if event["Action"] == "die":
                         code = int(event["Actor"]["Attributes"]["exitCode"])
@@ -109,18 +128,10 @@ class DockerChannel:
         if code is None:
             return "crashed", "closed its output and went on"
         if killed_for_memory:
-            return "oom", "was killed for memory by the kernel, at its container's limit"
+            return "oom", self._ends.out_of_memory
         if code > 128:
             return "crashed", f"crashed with signal {code - 128}"
         return "crashed", f"ended with exit status {code}"
-
-    def _events(self) -> list[dict[str, Any]]:
-        """What has happened to the container so far: `oom` and `die` alone."""
-        wanted = {"container": self._container, "event": ["oom", "die"]}
-        until = f"{time.time():.9f}"  # a whole second would leave out what happened in this one
-        return list(
-            self._client.api.events(since=self._began_s, until=until, filters=wanted, decode=True)  # type: ignore[call-overload]
-        )
 
     def remove(self) -> None:
         """Force it away; an engine that is gone has nothing left to remove now (`sweep` does it later)."""
@@ -136,9 +147,15 @@ class DockerLauncher:
 
     name = "docker"
 
-    def __init__(self, *, run_id: str, cache: Path, data: Path | None, base: str | None = None) -> None:
+    def __init__(
+        self, *, run_id: str, cache: Path, data: Path | None, base: str | None = None, gpu: bool = False
+    ) -> None:
+        """Raises EnvironmentUnavailable: no engine; InputError: `gpu`, which is wanted, is not to be had from it."""
         self._client = engine()
-        self.engine_version = str(self._client.version()["Version"])
+        if gpu:
+            podman.refuse_gpu(self._client)
+        self.engine_version = podman.engine_version(self._client)
+        self._ends = podman.Ends if podman.is_podman(self._client) else Ends
         self._run_id, self._cache, self._data, self._base = run_id, cache, data, base
         self._root, self._owner = staged_worker_root(), owner.mine()
         self._images: dict[Need, str] = {}
@@ -204,7 +221,7 @@ class DockerLauncher:
         except _LOST as error:
             raise EngineLost(f"the Docker engine went away: {_line(error)}") from None
         try:
-            return DockerChannel(self._client, container, image, gpu)
+            return DockerChannel(self._client, container, image, self._ends(api, container), gpu)
         except _LOST as error:
             with suppress(*_LOST):
                 force_away(api, container)

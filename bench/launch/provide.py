@@ -44,13 +44,13 @@ def provide_all(
 def provide(
     name: str, needs: Sequence[Need], place: provenance.Place, view: View
 ) -> tuple[Launcher, dict[Need, Provision]]:
-    """One launcher, with what these needs take. Raises EnvironmentUnavailable.
+    """One launcher, with what these needs take. Raises EnvironmentUnavailable; InputError: Podman gives no GPU.
 
     `auto` is docker where an engine answers and the images can be had, else local, and says why.
     """
     if name in ("auto", "docker"):
         try:
-            docker = _docker(place)
+            docker = _docker(place, gpu=_any_cuda(needs))
             return docker, _provided(docker, needs, view)
         except EnvironmentUnavailable as reason:
             if name == "docker":
@@ -60,15 +60,15 @@ def provide(
     return local, _provided(local, needs, view)
 
 
-def _docker(place: provenance.Place) -> Provider:
+def _docker(place: provenance.Place, *, gpu: bool) -> Provider:
     from bench.launch.docker import DockerLauncher
 
-    return DockerLauncher(run_id=place.run_id, cache=place.cache, data=place.data, base=place.base)
+    return DockerLauncher(run_id=place.run_id, cache=place.cache, data=place.data, base=place.base, gpu=gpu)
 
 
 def _provided(launcher: Provider, needs: Sequence[Need], view: View) -> dict[Need, Provision]:
     try:
-        if any(need.flavour == "cuda" for need in needs):
+        if _any_cuda(needs):
             gpu.look(launcher, view.say)  # before gigabytes of images are made
         return launcher.provide(needs, view.say)
     except BaseException:
@@ -80,3 +80,7 @@ def _needs(matrix: Matrix, launcher: str | None = None) -> list[Need]:
     """What the matrix's cells need, or those that this launcher starts."""
     cells = [arm.cell for one in matrix.comparisons for arm in one.arms]
     return sorted({Need.of(cell) for cell in cells if launcher in (None, cell.launcher)}, key=str)
+
+
+def _any_cuda(needs: Sequence[Need]) -> bool:
+    return any(need.flavour == "cuda" for need in needs)
