@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -19,6 +20,7 @@ from requests.exceptions import RequestException
 
 from bench import paths
 from bench.container_engine import STAGE, engine, run_build
+from bench.engine_errors import explained, is_final
 from bench.errors import EnvironmentUnavailable
 from bench.launch import owner
 from bench.locks import PYTHONS
@@ -37,6 +39,8 @@ python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])' || exit
 command -v c++ > /dev/null || echo g++
 python3 -c 'import os, sysconfig as s; os.path.exists(s.get_path("include") + "/Python.h") or print("libpython3-dev")'
 """
+
+_NO_PROGRAM = re.compile("executable file not found|no such file or directory|exec format error")
 
 Progress = Callable[[str], None]
 
@@ -72,7 +76,9 @@ def _default(client: docker.DockerClient, record: dict[str, Any], progress: Prog
     try:
         reference, source = _official(client, held["reference"] if is_official else None, progress)
     except (DockerException, RequestException, EnvironmentUnavailable) as error:
-        reason = " ".join(str(getattr(error, "explanation", None) or error).split())[:160]
+        if is_final(error):
+            raise EnvironmentUnavailable(f"{OFFICIAL}: {explained(error, client)}") from None
+        reason = explained(error, client)
         progress(f"no image registry gives {OFFICIAL} ({reason}): the base is made here from Debian packages")
         reference, source = _made_name(), _made(client, progress)
         if is_official:
@@ -106,9 +112,8 @@ def _named(client: docker.DockerClient, base: str, progress: Progress) -> str:
     try:
         return str(client.images.pull(base).id)
     except (DockerException, RequestException) as error:
-        reason = " ".join(str(getattr(error, "explanation", None) or error).split())[:200]
         raise EnvironmentUnavailable(
-            f"the base image {base} is neither on this engine nor to be pulled ({reason}); "
+            f"the base image {base} is neither on this engine nor to be pulled ({explained(error, client)}); "
             f"give --base an image that docker images lists"
         ) from None
 
@@ -139,7 +144,9 @@ def _probe(client: docker.DockerClient, source: str) -> tuple[str, list[str]]:
             source, ["-c", _PROBE], entrypoint="/bin/sh", network_mode="none", remove=True, user="0"
         )
         python, *missing = output.decode().split()
-    except (ContainerError, APIError, ValueError):
+    except (ContainerError, APIError, ValueError) as error:
+        if isinstance(error, APIError) and not _NO_PROGRAM.search(str(error)):
+            raise EnvironmentUnavailable(f"the base image {source[:19]}: {explained(error, client)}") from None
         raise EnvironmentUnavailable(
             f"the base image {source[:19]} has no python3; give --base one with Python {PYTHONS[0]} to {PYTHONS[-1]}"
         ) from None

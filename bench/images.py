@@ -65,7 +65,7 @@ def build_all(
                     )
                     for framework, version in wanted
                 ]  # fmt: skip
-                with one_sentence("having a base image"):
+                with one_sentence("having a base image", client):
                     base_image.choose(client, base=None, progress=progress)
                 for download in early:
                     download.result()
@@ -80,7 +80,7 @@ def build(*, framework: str, version: str | None = None, base: str | None = None
     base     any image with Python 3.11 to 3.13, by name or id; None for the default base
     """
     locks.check(framework=framework, version=version)
-    with closing(engine()) as client, one_sentence(f"building the image of {framework}"):
+    with closing(engine()) as client, one_sentence(f"building the image of {framework}", client):
         ground = base_image.choose(client, base=base, progress=progress)
         target = Target(ground.python)
         lock = locks.lock(framework=framework, version=version, target=target)

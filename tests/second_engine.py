@@ -49,6 +49,7 @@ class SecondEngine:
         """Start it, after a stop or kill too, and wait until it answers."""
         (self.folder / "pid").unlink(missing_ok=True)
         search = os.pathsep.join([*map(str, self._path), os.environ["PATH"]])
+        log = (self.folder / "log").open("ab")
         self._process = subprocess.Popen(
             [
                 "unshare", "--net", "dockerd", f"--data-root={self.data}", f"--exec-root={self.folder}/exec",
@@ -56,8 +57,9 @@ class SecondEngine:
                 *self._options,
             ],
             env={**os.environ, "PATH": search}, stdin=subprocess.DEVNULL,
-            stdout=(self.folder / "log").open("ab"), stderr=subprocess.STDOUT, start_new_session=True,
+            stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
+        log.close()
         deadline = time.monotonic() + START_LIMIT_S
         while time.monotonic() < deadline and self._process.poll() is None:
             with suppress(docker.errors.DockerException), closing(self.client()) as client:
@@ -75,6 +77,12 @@ class SecondEngine:
         """As a crash or an impatient administrator does: containers and shims stay where they are."""
         assert self._process
         self._process.kill()
+        self._process.wait()
+
+    def terminate(self) -> None:
+        """As `systemctl stop` does: it ends its containers, then itself; started anew, it knows its images."""
+        assert self._process
+        self._process.terminate()
         self._process.wait()
 
     def stop(self) -> None:

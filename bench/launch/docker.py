@@ -11,16 +11,18 @@ import socket
 import struct
 import time
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import requests.exceptions
-from docker.errors import APIError, DockerException, NotFound
-from docker.types import DeviceRequest, LogConfig
+from docker.errors import APIError, NotFound
+from docker.types import DeviceRequest, LogConfig, Ulimit
 
-from bench import base_image, images
-from bench.container_engine import engine
-from bench.environment import cuda_devices
-from bench.errors import EngineLost, InputError, WorkerFailed
+from bench import base_image, engine_errors, images
+from bench.container_engine import address, engine, one_sentence
+from bench.engine_errors import LOST, explained, went_away
+from bench.environment import cuda_devices, read_text
+from bench.errors import EngineLost, EnvironmentUnavailable, InputError, WorkerFailed
 from bench.launch import Progress, Provision, owner, worker_environment
 from bench.launch.reaper import Reaper, force_away, sweep, sweep_dead
 from bench.paths import staged_worker_root
@@ -28,7 +30,6 @@ from workloads.contract import STUB
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     import docker
 
@@ -38,11 +39,10 @@ NOBODY = "65534:65534"
 WORKER, DATA, CACHE = "/bench/worker", "/bench/data", "/bench/cache"
 MEMORY_SHARE = 0.8
 PIDS = 4096
+SHARED_MEMORY_BYTES = 64 * 2**20  # of /dev/shm, which no workload uses: none loads data in processes of its own
 SCRATCH = "size=2g,mode=1777,exec,nosuid,nodev"  # exec: what torch.compile builds there is loaded
 _STDOUT = 1
 _HEADER = struct.Struct(">BxxxI")
-
-_LOST = (DockerException, requests.exceptions.RequestException, OSError)
 
 
 class DockerChannel:
@@ -63,6 +63,16 @@ class DockerChannel:
         api.start(container)
         state = api.inspect_container(container)["State"]
         self.pid = int(state["Pid"])
+
+    def refuse_foreign(self) -> None:
+        """The surest sign of a remote engine: its process is none of ours. Raises EnvironmentUnavailable."""
+        for _ in range(10):
+            if self._container in (read_text(Path(f"/proc/{self.pid}/cgroup")) or ""):
+                return
+            if not self._client.api.inspect_container(self._container)["State"]["Running"]:
+                return  # it has ended already: nothing is known
+            time.sleep(0.1)
+        raise engine_errors.elsewhere(address())
 
     def filenos(self) -> Sequence[int]:
         """The one socket."""
@@ -103,8 +113,9 @@ class DockerChannel:
                 if code is not None:
                     break
                 time.sleep(0.1)
-        except _LOST as error:
-            raise EngineLost(f"the Docker engine went away: {_line(error)}") from None
+            _still_serves()
+        except (*LOST, EnvironmentUnavailable) as error:
+            raise EngineLost(went_away(error)) from None
         if code is None:
             return "crashed", "closed its output and went on"
         if killed_for_memory:
@@ -126,7 +137,7 @@ class DockerChannel:
         with suppress(OSError):
             self._socket.close()
         self._keep.close()
-        with suppress(*_LOST):
+        with suppress(*LOST):
             force_away(self._client.api, self._container)
 
 
@@ -136,19 +147,26 @@ class DockerLauncher:
     name = "docker"
 
     def __init__(self, *, run_id: str, cache: Path, data: Path | None, base: str | None = None) -> None:
-        self._client = engine()
-        self.engine_version = str(self._client.version()["Version"])
+        self._client, info = _own_engine()
+        self.engine_version = str(info["ServerVersion"])
+        self._notes = tuple(filter(None, [engine_errors.seccomp_note(info)]))
         self._run_id, self._cache, self._data, self._base = run_id, cache, data, base
         self._root, self._owner = staged_worker_root(), owner.mine()
         self._images: dict[Named, str] = {}
         cache.chmod(0o1777)
-        with suppress(*_LOST):
+        with suppress(*LOST):
             sweep(self._client, run_id)  # what was killed between making a container and starting it
             sweep_dead(self._client)
         self._reaper = Reaper(run_id)
 
     def provide(self, frameworks: Sequence[Named], progress: Progress) -> dict[Named, Provision]:
         """Build the images on first use, or take the cells' own. Raises EnvironmentUnavailable, InputError."""
+        with one_sentence("having the images", self._client):
+            provisions = self._provisions(frameworks, progress)
+        self._images = {framework: str(provision.image) for framework, provision in provisions.items()}
+        return {framework: replace(provision, notes=self._notes) for framework, provision in provisions.items()}
+
+    def _provisions(self, frameworks: Sequence[Named], progress: Progress) -> dict[Named, Provision]:
         provisions = {}
         for framework in frameworks:
             if own := framework.get("image"):
@@ -166,7 +184,6 @@ class DockerLauncher:
             provisions[framework] = Provision(
                 framework=made.framework, version=made.version, image=made.id, base=made.base
             )
-        self._images = {framework: str(provision.image) for framework, provision in provisions.items()}
         return provisions
 
     def _own_image(self, name: str) -> str:
@@ -199,17 +216,24 @@ class DockerLauncher:
                 host_config=self._host_config(cpus, gpu=cell.device == "cuda"),
             )["Id"]
         except APIError as error:
-            raise WorkerFailed(f"the container could not be created: {_line(error)}", kind="crashed") from None
-        except _LOST as error:
-            raise EngineLost(f"the Docker engine went away: {_line(error)}") from None
+            words = f"the container could not be created: {explained(error, self._client)}"
+            raise WorkerFailed(words, kind="crashed") from None
+        except LOST as error:
+            raise EngineLost(went_away(error)) from None
         try:
-            return DockerChannel(self._client, container, image)
-        except _LOST as error:
-            with suppress(*_LOST):
+            channel = DockerChannel(self._client, container, image)
+            channel.refuse_foreign()
+            return channel
+        except EnvironmentUnavailable:
+            channel.remove()
+            raise
+        except LOST as error:
+            with suppress(*LOST):
                 force_away(api, container)
             if isinstance(error, APIError):
-                raise WorkerFailed(f"the container could not be started: {_line(error)}", kind="crashed") from None
-            raise EngineLost(f"the Docker engine went away: {_line(error)}") from None
+                words = f"the container could not be started: {explained(error, self._client)}"
+                raise WorkerFailed(words, kind="crashed") from None
+            raise EngineLost(went_away(error)) from None
 
     def _host_config(self, cpus: frozenset[int], *, gpu: bool) -> Any:
         mounts = [f"{self._root}:{WORKER}:ro", f"{self._cache}:{CACHE}:rw"]
@@ -228,6 +252,9 @@ class DockerLauncher:
             mem_limit=limit,
             memswap_limit=limit,
             tmpfs={"/tmp": SCRATCH},  # noqa: S108 - the container's own scratch
+            ipc_mode="private",
+            shm_size=SHARED_MEMORY_BYTES,
+            ulimits=[Ulimit(name="core", soft=0, hard=0)],  # a dump would go where the host's core_pattern says
             log_config=LogConfig(type=LogConfig.types.NONE),
             init=False,
             device_requests=_gpu_request() if gpu else None,
@@ -239,7 +266,7 @@ class DockerLauncher:
 
     def close(self) -> None:
         """Remove every container that still carries this run's label."""
-        with suppress(*_LOST):
+        with suppress(*LOST):
             sweep(self._client, self._run_id)
             self._reaper.dismiss()
         self._client.close()
@@ -270,5 +297,21 @@ def _text(value: object) -> str | None:
     return None if value is None else str(value)
 
 
-def _line(error: object) -> str:
-    return " ".join(str(getattr(error, "explanation", None) or error).split())[:300]
+def _own_engine() -> tuple[docker.DockerClient, dict[str, Any]]:
+    """This machine's engine and what it says of itself. Raises EnvironmentUnavailable, where it is another's too."""
+    where = address()
+    engine_errors.refuse_remote_address(where)
+    client = engine()
+    try:
+        with one_sentence("telling what it is", client):
+            info = client.info()
+        engine_errors.refuse_remote(where, info, kernel=os.uname().release, memory_bytes=_memory_total_bytes())
+    except EnvironmentUnavailable:
+        client.close()
+        raise
+    return client, info
+
+
+def _still_serves() -> None:
+    """An engine that is being stopped kills its workers: that is no failure of theirs, and it takes nobody new then."""
+    engine(timeout_s=1).close()
