@@ -1,4 +1,4 @@
-"""A hostile worker: what it tries from inside its container, and what happens. The table is printed: pytest -s or -rP."""
+"""A hostile worker: what it tries from inside its container, and what happens. pytest -s or -rP shows the table."""
 
 from __future__ import annotations
 
@@ -79,8 +79,10 @@ def call(x86, arm64, *arguments):
 def attempt(action):
     try:
         return action() or "done"
+    except socket.gaierror:
+        return "gaierror"
     except OSError as error:
-        return errno.errorcode.get(error.errno, type(error).__name__) if type(error) is not socket.gaierror else "gaierror"
+        return errno.errorcode.get(error.errno, type(error).__name__)
     except ValueError:
         return "ValueError"
 def write(path, size=1):
@@ -146,13 +148,14 @@ tried = {
     "reach the Docker socket": lambda: os.stat("/var/run/docker.sock") and "done",
     "raise the limit of core dumps": lambda: resource.setrlimit(resource.RLIMIT_CORE, (1, 1)),
 }
-print(json.dumps({what: str(attempt(action)) for what, action in tried.items() if what in sys.argv[3:] or not sys.argv[3:]}))
+wanted = sys.argv[3:] or list(tried)
+print(json.dumps({what: str(attempt(tried[what])) for what in wanted}))
 for path in ("/dev/shm/probe", "/tmp/probe", "/bench/cache/probe"):
     os.path.exists(path) and os.unlink(path)
 """
 HARMLESS = (
     "write /", "write /usr/lib", "write /etc/passwd", "write past the shared memory", "open a raw socket",
-    "see the harness", "become root", "unshare a user namespace", "keyctl", "make a device",
+    "see the harness", "become root", "keyctl", "make a device", "unshare a user namespace",
 )  # fmt: skip
 BOMB = """
 import errno, os, signal
