@@ -65,7 +65,16 @@ def test_a_run_whose_engine_died_is_completed_by_resume_with_nothing_twice_and_n
     theirs.start()
     (tmp_path / "m.yaml").write_text(MATRIX)
     command = [sys.executable, "-m", "bench", "run"]
-    given = ["--matrix", tmp_path / "m.yaml", "--launcher", "docker", "--base", env["BASE"], "--out", tmp_path / "runs"]
+    given = [
+        "--matrix",
+        f"{tmp_path}/m.yaml",
+        "--out",
+        f"{tmp_path}/runs",
+        "--launcher",
+        "docker",
+        "--base",
+        env["BASE"],
+    ]
     with subprocess.Popen([*command, *given], env=env, stderr=subprocess.PIPE, text=True) as harness:
 
         def kept() -> list[str]:
