@@ -67,7 +67,7 @@ _KNOWN = (
     ),
     _Known(
         r"manifest for (?P<name>\S+) not found|manifest unknown",
-        "the registry has no image {name}; check its name and tag",
+        "the registry has no image {name}; check its name, and its tag or digest",
     ),
     _Known(
         r"pull access denied for (?P<name>[^\s,]+)|unauthorized|authentication required",
@@ -256,7 +256,7 @@ def _disk(client: Any) -> str:
     with suppress(*LOST):
         root = str(client.info()["DockerRootDir"])
         usage = shutil.disk_usage(root)
-        return f" ({root}: {usage.free / 1e9:.1f} GB free of {usage.total / 1e9:.1f})"
+        return f" ({root}: {usage.free / 1e6:,.0f} MB free of {usage.total / 1e6:,.0f})"
     return ""
 
 

@@ -220,9 +220,8 @@ def test_an_engine_behind_a_tunnel_gives_itself_away(
 def test_a_digest_that_is_not_served_and_bytes_that_break_one_are_told_apart(bench: Bench, registry: Registry) -> None:
     digest = registry.release("first")
     name = registry.official.rpartition(":")[0]
-    absent = "sha256:" + "0" * 64
-    said = bench("--base", f"{name}@{absent}")
-    assert "none of it was kept" in said or f"the registry has no image {name}@sha256:000000000000" in said
+    said = bench("--base", f"{name}@sha256:{'0' * 64}")
+    assert "the registry has no image of that name; check its name, and its tag or digest" in said
     kind, content = registry.blobs[digest]
     registry.blobs[digest] = (kind, content.replace(b'"schemaVersion": 2', b'"schemaVersion":  2'))
     said = bench("--base", f"{name}@{digest}")
@@ -258,7 +257,7 @@ def test_a_full_disk_is_told_with_its_size_and_what_to_free(bench: Bench, tight:
         run_build(client, what="a big image", path=str(dockerfile))
     print(caught.value)
     assert "the disk of the Docker engine is full (" in str(caught.value)
-    assert f"{tight.data}: 0.0 GB free of 0.0)" in str(caught.value)
+    assert re.search(rf"{tight.data}: \d+ MB free of 17\)", str(caught.value))
     assert "docker system df" in str(caught.value)
     assert "bench clean --images" in str(caught.value)
 
