@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError, ContainerError, DockerException, ImageNotFound
+from docker.utils import parse_repository_tag
 from requests.exceptions import RequestException
 
 from bench import paths
@@ -96,11 +97,16 @@ def _official(client: docker.DockerClient, held: str | None, progress: Progress)
             answer = hurried.api.inspect_distribution(OFFICIAL)  # type: ignore[no-untyped-call]
             held = f"{name}@{answer['Descriptor']['digest']}"
     progress(f"pulling {held} (the digest of {OFFICIAL})")
-    messages = list(client.api.pull(name, tag=held.rpartition("@")[2], stream=True, decode=True))
-    for message in messages:
+    return held, _pull(client, held)
+
+
+def _pull(client: docker.DockerClient, reference: str) -> str:
+    """The id of an image from its registry; what fails midway is in messages that docker-py's own pull ignores."""
+    repository, tag = parse_repository_tag(reference)
+    for message in list(client.api.pull(repository, tag=tag or "latest", stream=True, decode=True)):
         if "error" in message:
             raise EnvironmentUnavailable(str(message["error"]))
-    return held, str(client.images.get(held).id)
+    return str(client.images.get(reference).id)
 
 
 def _named(client: docker.DockerClient, base: str, progress: Progress) -> str:
@@ -110,8 +116,8 @@ def _named(client: docker.DockerClient, base: str, progress: Progress) -> str:
     except ImageNotFound:
         progress(f"pulling {base}")
     try:
-        return str(client.images.pull(base).id)
-    except (DockerException, RequestException) as error:
+        return _pull(client, base)
+    except (DockerException, RequestException, EnvironmentUnavailable) as error:
         raise EnvironmentUnavailable(
             f"the base image {base} is neither on this engine nor to be pulled ({explained(error, client)}); "
             f"give --base an image that docker images lists"
