@@ -118,4 +118,5 @@ def test_a_run_whose_engine_died_is_completed_by_resume_with_nothing_twice_and_n
     keys = [(one["comparison"], one["block"]) for one in after.blocks if not one["spoiled"]]
     assert len(keys) == len(set(keys))
     busy = "attempts did not give enough valid blocks" in resumed.stderr  # others use this machine
-    assert busy or (resumed.returncode, len(keys)) == (0, BLOCKS), resumed.stderr
+    assert busy or len(keys) == BLOCKS, resumed.stderr
+    assert resumed.returncode == 0 or "was spoiled" in resumed.stderr, resumed.stderr
