@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import platform
+import re
 import shutil
 import subprocess
 import tarfile
@@ -20,9 +21,9 @@ from docker.errors import APIError, ContainerError, DockerException, ImageNotFou
 from requests.exceptions import RequestException
 
 from bench import kept_base, network, paths
-from bench.container_engine import STAGE, engine, give_name, run_build, run_once
+from bench.container_engine import STAGE, engine, find_or_pull, give_name, pull, run_build, run_once
+from bench.engine_errors import explained, is_final
 from bench.errors import EnvironmentUnavailable
-from bench.foreign_image import find_or_pull
 from bench.launch import owner
 from bench.locks import PYTHONS
 
@@ -40,6 +41,8 @@ python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])' || exit
 command -v c++ > /dev/null || echo g++
 python3 -c 'import os, sysconfig as s; os.path.exists(s.get_path("include") + "/Python.h") or print("libpython3-dev")'
 """
+
+_NO_PROGRAM = re.compile("executable file not found|no such file or directory|exec format error")
 
 Progress = Callable[[str], None]
 
@@ -123,7 +126,9 @@ def _default(client: docker.DockerClient, record: dict[str, Any], progress: Prog
     try:
         reference, source = _official(client, held["reference"] if is_official else None, progress)
     except (DockerException, RequestException, EnvironmentUnavailable) as error:
-        reason = " ".join(str(getattr(error, "explanation", None) or error).split())[:160]
+        if is_final(error):
+            raise EnvironmentUnavailable(f"{OFFICIAL}: {explained(error, client)}") from None
+        reason = explained(error, client)
         progress(f"no image registry gives {OFFICIAL} ({reason}): the base is made here from Debian packages")
         reference, source = _made_name(), _made(client, progress)
         if is_official:
@@ -141,11 +146,7 @@ def _official(client: docker.DockerClient, held: str | None, progress: Progress)
             answer = hurried.api.inspect_distribution(OFFICIAL)  # type: ignore[no-untyped-call]
             held = f"{name}@{answer['Descriptor']['digest']}"
     progress(f"pulling {held} (the digest of {OFFICIAL})")
-    messages = list(client.api.pull(name, tag=held.rpartition("@")[2], stream=True, decode=True))
-    for message in messages:
-        if "error" in message:
-            raise EnvironmentUnavailable(str(message["error"]))
-    return held, str(client.images.get(held).id)
+    return held, pull(client, held)
 
 
 def _given(client: docker.DockerClient, base: str, progress: Progress) -> str:
@@ -176,12 +177,9 @@ def _probe(client: docker.DockerClient, source: str) -> tuple[str, list[str]]:
         )
     try:
         python, *missing = run_once(client, source, ["-c", _PROBE], entrypoint=["/bin/sh"], user="0").split()
-    except APIError as error:
-        reason = " ".join(str(error.explanation or error).split())[:200]
-        raise EnvironmentUnavailable(
-            f"the base image {source[:19]} cannot be run ({reason}); give --base another"
-        ) from None
-    except (ContainerError, ValueError):
+    except (ContainerError, APIError, ValueError) as error:
+        if isinstance(error, APIError) and not _NO_PROGRAM.search(str(error)):
+            raise EnvironmentUnavailable(f"the base image {source[:19]}: {explained(error, client)}") from None
         raise EnvironmentUnavailable(
             f"the base image {source[:19]} has no python3; give --base one with Python {PYTHONS[0]} to {PYTHONS[-1]}"
         ) from None

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
 import docker
-import requests.exceptions
 from docker.context import ContextAPI
-from docker.errors import ContainerError, DockerException
+from docker.errors import ContainerError, DockerException, ImageNotFound
+from docker.utils import parse_repository_tag
 
+from bench.engine_errors import LOST, explained, unreachable
 from bench.errors import EnvironmentUnavailable
 from bench.launch import owner
 
@@ -23,6 +24,7 @@ _CALL_LIMIT_S = 600
 _COLOURS = r"\x1b\[[0-9;]*m"
 _BUILDER_OWN_WORDS = r"\s*$|Step \d|\s*--->|Removing intermediate|(\[\d+/\d+\] )?STEP \d|--> |COMMIT "
 _DEFAULT_SOCKET = "unix:///var/run/docker.sock"
+_SAID = tuple(one for one in LOST if one is not OSError)  # a file that cannot be written is not the engine's
 
 
 def engine(*, timeout_s: int = _CALL_LIMIT_S) -> docker.DockerClient:
@@ -30,23 +32,25 @@ def engine(*, timeout_s: int = _CALL_LIMIT_S) -> docker.DockerClient:
 
     raises  EnvironmentUnavailable: no engine runs, or this user may not talk to it
     """
-    address = _address()
+    where = address()
     try:
-        with _closing(docker.DockerClient(base_url=address, timeout=_PING_LIMIT_S)) as probe:
+        with _closing(docker.DockerClient(base_url=where, timeout=_PING_LIMIT_S)) as probe:
             probe.ping()
-        return docker.DockerClient(base_url=address, timeout=timeout_s)
-    except (DockerException, requests.exceptions.RequestException, OSError, ValueError) as error:
-        raise EnvironmentUnavailable(_sentence(address, error)) from None
+        return docker.DockerClient(base_url=where, timeout=timeout_s)
+    except (*LOST, ValueError) as error:
+        raise EnvironmentUnavailable(unreachable(where, error)) from None
 
 
 @contextmanager
-def one_sentence(doing: str) -> Iterator[None]:
-    """Turn any error of the engine inside the block into EnvironmentUnavailable, which names what was being done."""
+def one_sentence(doing: str, client: docker.DockerClient | None = None) -> Iterator[None]:
+    """Turn any error of the engine inside the block into EnvironmentUnavailable, which names what was being done.
+
+    client  where it is given, a full disk is told with its size
+    """
     try:
         yield
-    except (DockerException, requests.exceptions.RequestException) as error:
-        reason = getattr(error, "explanation", None) or error
-        raise EnvironmentUnavailable(f"the Docker engine failed while {doing}: {_line(reason)}") from None
+    except _SAID as error:
+        raise EnvironmentUnavailable(f"the Docker engine failed while {doing}: {explained(error, client)}") from None
 
 
 def run_build(client: docker.DockerClient, *, what: str, **options: Any) -> str:
@@ -54,10 +58,10 @@ def run_build(client: docker.DockerClient, *, what: str, **options: Any) -> str:
 
     raises  EnvironmentUnavailable: the build's error, after the last thing that it printed
     """
-    return read_build(client.api.build(rm=True, forcerm=True, decode=True, **options), what=what)
+    return read_build(client.api.build(rm=True, forcerm=True, decode=True, **options), what=what, client=client)
 
 
-def read_build(messages: Iterable[dict[str, Any]], *, what: str) -> str:
+def read_build(messages: Iterable[dict[str, Any]], *, what: str, client: docker.DockerClient | None = None) -> str:
     """The id of the image that a builder says it made.
 
     raises  EnvironmentUnavailable: the build's error, after the last thing that it printed
@@ -70,8 +74,38 @@ def read_build(messages: Iterable[dict[str, Any]], *, what: str) -> str:
         failed = failed or message.get("error", "").strip()
         built = message.get("aux", {}).get("ID", built)
     if failed:
-        raise EnvironmentUnavailable(f"{what} cannot be built: {_line(printed)} ({_line(failed)})")
+        failed = printed if "no space left" in printed.lower() else failed
+        raise EnvironmentUnavailable(f"{what} cannot be built: {_line(printed)} ({explained(failed, client)})")
     return str(built)
+
+
+def find_or_pull(
+    client: docker.DockerClient, name: str, what: str, remedy: str, progress: Callable[[str], None]
+) -> str:
+    """The id of an image by name, name@digest or id; pulled where this engine does not have it.
+
+    what, remedy  how a sentence calls it, and what else the user can do
+    raises        EnvironmentUnavailable: it is neither here nor to be pulled
+    """
+    try:
+        return str(client.images.get(name).id)
+    except ImageNotFound:
+        progress(f"pulling {name}")
+    try:
+        return pull(client, name)
+    except (*_SAID, EnvironmentUnavailable) as error:
+        raise EnvironmentUnavailable(
+            f"{what} {name} is neither on this engine nor to be pulled ({explained(error, client)}); {remedy}"
+        ) from None
+
+
+def pull(client: docker.DockerClient, reference: str) -> str:
+    """The id of an image from its registry; what fails midway is in messages that docker-py's own pull ignores."""
+    repository, tag = parse_repository_tag(reference)
+    for message in list(client.api.pull(repository, tag=tag or "latest", stream=True, decode=True)):
+        if "error" in message:
+            raise EnvironmentUnavailable(str(message["error"]))
+    return str(client.images.get(reference).id)
 
 
 def run_once(client: docker.DockerClient, image: str, command: list[str], **options: Any) -> str:
@@ -126,7 +160,7 @@ def _build_cache(client: docker.DockerClient) -> list[dict[str, Any]]:
     return list(client.df().get("BuildCache") or [])
 
 
-def _address() -> str:
+def address() -> str:
     """DOCKER_HOST, or the docker command's current context, or the usual socket."""
     if os.environ.get("DOCKER_HOST"):
         return os.environ["DOCKER_HOST"]
@@ -135,19 +169,6 @@ def _address() -> str:
         return str(context.Host) if context and context.Host else _DEFAULT_SOCKET
     except (DockerException, OSError, ValueError):
         return _DEFAULT_SOCKET
-
-
-def _sentence(address: str, error: Exception) -> str:
-    text = str(error)
-    if "Permission denied" in text or "PermissionError" in text:
-        return (
-            f"this user may not talk to the Docker engine at {address}; "
-            f'add it to the group docker (sudo usermod -aG docker "$USER") and log in again, or use --launcher local'
-        )
-    return (
-        f"no Docker engine answers at {address} ({_line(error)}); "
-        f"start one (sudo systemctl start docker) or use --launcher local"
-    )
 
 
 def _line(error: object) -> str:

@@ -43,7 +43,7 @@ def describe(*, device: str, docker_engine: str | None = None, root: Path = Path
         "kernel": os.uname().release,
         "distribution": _distribution(root),
         "cpu": _cpu(root),
-        "memory_bytes": _memory_bytes(root),
+        "memory_bytes": memory_bytes(root),
         "virtualization": virtualization(root),
         "container": _detected("--container", root),
         "cgroup": cgroup.version(root=root),
@@ -197,7 +197,8 @@ def _distribution(root: Path) -> str | None:
     return found[1] if found else None
 
 
-def _memory_bytes(root: Path) -> int | None:
+def memory_bytes(root: Path) -> int | None:
+    """Of the whole machine, as /proc/meminfo has it, and with it an engine; None where that cannot be read."""
     found = re.search(r"^MemTotal:\s+(\d+) kB", read_text(root / "proc/meminfo") or "", re.MULTILINE)
     return int(found[1]) * 1024 if found else None
 

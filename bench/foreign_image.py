@@ -10,11 +10,11 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from docker.errors import APIError, ContainerError, DockerException, ImageNotFound
-from requests.exceptions import RequestException
+from docker.errors import APIError, ContainerError
 
-from bench.container_engine import run_once
-from bench.errors import EnvironmentUnavailable, InputError
+from bench.container_engine import find_or_pull, run_once
+from bench.engine_errors import explained
+from bench.errors import InputError
 from bench.locks import PYTHONS
 
 if TYPE_CHECKING:
@@ -52,27 +52,6 @@ def interpreter(labels: dict[str, str] | None) -> str:
     return "/opt/venv/bin/python" if (labels or {}).get("bench.image") else "python3"
 
 
-def find_or_pull(
-    client: docker.DockerClient, name: str, what: str, remedy: str, progress: Callable[[str], None]
-) -> str:
-    """The id of an image by name, name@digest or id; pulled where this engine does not have it.
-
-    what, remedy  how a sentence calls it, and what else the user can do
-    raises        EnvironmentUnavailable: it is neither here nor to be pulled
-    """
-    try:
-        return str(client.images.get(name).id)
-    except ImageNotFound:
-        progress(f"pulling {name}")
-    try:
-        return str(client.images.pull(name).id)
-    except (DockerException, RequestException) as error:
-        reason = " ".join(str(getattr(error, "explanation", None) or error).split())[:200]
-        raise EnvironmentUnavailable(
-            f"{what} {name} is neither on this engine nor to be pulled ({reason}); {remedy}"
-        ) from None
-
-
 def inspect(client: docker.DockerClient, name: str, framework: str, progress: Callable[[str], None]) -> Foreign:
     """Find or pull an image and try whether it can run the framework's worker.
 
@@ -102,9 +81,10 @@ def _probed(
             environment={"HOME": "/tmp", "NVIDIA_VISIBLE_DEVICES": "void"},  # noqa: S108
         )  # fmt: skip
     except (ContainerError, APIError) as error:
-        reason = " ".join(str(getattr(error, "explanation", None) or error).split())
-        absent = "executable file not found" in reason or "no such file or directory" in reason
-        why = f"it has no {python}" if absent else f"its {python} fails ({reason[-200:]})"
+        said = " ".join(str(getattr(error, "explanation", None) or error).split())
+        absent = "executable file not found" in said or "no such file or directory" in said
+        reason = said[-200:] if isinstance(error, ContainerError) else explained(error, client)
+        why = f"it has no {python}" if absent else f"its {python} fails ({reason})"
         raise InputError(
             f'image "{name}" cannot run a worker: {why}; it needs Python {PYTHONS[0]} or later, NumPy and its framework'
         ) from None

@@ -72,7 +72,7 @@ def build_all(*, wanted: Sequence[Wanted] = BOTH, base: str | None = None, progr
                     )
                     for one in wanted
                 ]
-                with one_sentence("having a base image"):
+                with one_sentence("having a base image", client):
                     base_image.choose(client, base=None, progress=progress)
                 for download in early:
                     download.result()
@@ -89,7 +89,7 @@ def build(
     base     any image with Python 3.11 to 3.13, by name or id; None for the default base
     """
     locks.check(framework=framework, version=version, flavour=flavour)
-    with closing(engine()) as client, one_sentence(f"building the image of {framework}"):
+    with closing(engine()) as client, one_sentence(f"building the image of {framework}", client):
         ground = base_image.choose(client, base=base, progress=progress)
         target = Target(ground.python, flavour=flavour)
         lock = locks.lock(framework=framework, version=version, target=target)

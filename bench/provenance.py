@@ -72,7 +72,7 @@ def header(
         "data": shared["data"],
         "comparisons": {one.id: _comparison(one, shared) for one in matrix.comparisons},
         "plans": {},
-        "notes": [*matrix.notes, *(note for one in provisions.values() for note in one.notes)],
+        "notes": list(dict.fromkeys([*matrix.notes, *(note for one in provisions.values() for note in one.notes)])),
     }
 
 

@@ -3,7 +3,10 @@
 The workers end by themselves, but the engine keeps an ended container until somebody removes it. This process waits on
 a pipe that only the harness holds, and costs nothing while it waits.
 
-    python -m bench.launch.reaper RUN_ID        stdin: `done` when there is nothing to remove, else its end
+    python -m bench.launch.reaper RUN_ID OWNER        stdin: `done` when there is nothing to remove, else its end
+
+It removes what its own harness made, and nothing of one that has resumed the run meanwhile. Where the engine is away,
+it waits for it longer than a worker lives without a word.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from bench.launch import owner
+from workloads.contract import SILENCE_LIMIT_S
 
 if TYPE_CHECKING:
     import docker
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 DONE = b"done"
 REMOVAL_LIMIT_S = 30
 SWEEPS = 4
+PATIENCE_S = 2 * SILENCE_LIMIT_S
 
 
 class Reaper:
@@ -31,7 +36,7 @@ class Reaper:
 
     def __init__(self, run_id: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.launch.reaper", run_id],
+            [sys.executable, "-m", "bench.launch.reaper", run_id, owner.mine()],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -54,16 +59,22 @@ def main() -> None:
     if sys.stdin.buffer.read() == DONE:
         return
     from bench.container_engine import engine
+    from bench.engine_errors import LOST
+    from bench.errors import EnvironmentUnavailable
 
-    with closing(engine()) as client:
-        for _ in range(SWEEPS):  # the engine may still be creating what the harness asked for last
-            sweep(client, sys.argv[1])
-            time.sleep(1)
+    _, run_id, whose = sys.argv
+    swept, deadline = 0, time.monotonic() + PATIENCE_S
+    while swept < SWEEPS and time.monotonic() < deadline:  # the engine may still be creating what was asked for last
+        with suppress(EnvironmentUnavailable, *LOST), closing(engine()) as client:
+            sweep(client, run_id, whose=whose)
+            swept += 1
+        time.sleep(1)
 
 
-def sweep(client: docker.DockerClient, run_id: str) -> int:
-    """Remove all containers of a run; returns how many there were."""
-    left = client.api.containers(all=True, filters={"label": f"bench.run={run_id}"})
+def sweep(client: docker.DockerClient, run_id: str, *, whose: str | None = None) -> int:
+    """Remove all containers of a run, or those that one harness of it made; returns how many there were."""
+    labels = [f"bench.run={run_id}", *([f"{owner.LABEL}={whose}"] if whose else [])]
+    left = client.api.containers(all=True, filters={"label": labels})
     for container in left:
         force_away(client.api, container["Id"])
     return len(left)

@@ -361,7 +361,8 @@ class _Answer(BaseHTTPRequestHandler):
         name = self.path.rpartition("/")[2]
         digest = name if name.startswith("sha256:") else self.server.tagged
         kind, content = self.server.blobs.get(digest, ("text/plain", b"")) if name else ("application/json", b"{}")
-        self.send_response(200)
+        self.send_response(200 if content else 404)
+        content = content or b'{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]}'
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Docker-Content-Digest", digest)
