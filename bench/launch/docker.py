@@ -40,6 +40,7 @@ WORKER, DATA, CACHE = "/bench/worker", "/bench/data", "/bench/cache"
 MEMORY_SHARE = 0.8
 PIDS = 4096
 SHARED_MEMORY_BYTES = 64 * 2**20  # of /dev/shm, which no workload uses: none loads data in processes of its own
+NO_CORE_DUMPS = [Ulimit(name="core", soft=0, hard=0)]  # a dump would go where the host's core_pattern says
 SCRATCH = "size=2g,mode=1777,exec,nosuid,nodev"  # exec: what torch.compile builds there is loaded
 
 
@@ -56,7 +57,8 @@ class DockerLauncher:
         if gpu:
             podman.refuse_gpu(self._client)
         self.engine_version = podman.engine_version(self._client)
-        self._ends = podman.Ends if podman.is_podman(self._client) else Ends
+        self._is_podman = podman.is_podman(self._client)
+        self._ends = podman.Ends if self._is_podman else Ends
         self._notes = tuple(filter(None, [engine_errors.seccomp_note(self._info)]))
         self._run_id, self._cache, self._data, self._base = run_id, cache, data, base
         self._root, self._owner = staged_worker_root(), owner.mine()
@@ -169,7 +171,7 @@ class DockerLauncher:
             tmpfs={"/tmp": SCRATCH},  # noqa: S108 - the container's own scratch
             ipc_mode="private",
             shm_size=SHARED_MEMORY_BYTES,
-            ulimits=[Ulimit(name="core", soft=0, hard=0)],  # a dump would go where the host's core_pattern says
+            ulimits=None if self._is_podman else NO_CORE_DUMPS,  # Podman drops its defaults where one limit is named
             log_config=LogConfig(type=LogConfig.types.NONE),
             init=False,
             **gpus.host_options(gpu),

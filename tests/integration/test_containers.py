@@ -263,7 +263,7 @@ def test_the_next_run_and_clean_remove_what_a_dead_harness_left_and_nothing_else
 
 def test_an_image_that_is_absent_is_one_sentence(launcher: DockerLauncher) -> None:
     absent = Named.of("pytorch", {"image": "bench-absent:none"})
-    with pytest.raises(BenchError, match='image "bench-absent:none" is not on this machine; docker pull it first'):
+    with pytest.raises(BenchError, match="the image bench-absent:none is neither on this engine nor"):
         launcher.provide([Need(absent)], print)
 
 

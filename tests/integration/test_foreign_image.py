@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.docker, pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")]
 NAME = "team-bench:test"
 SITE = "$(python3 -c 'import sysconfig; print(sysconfig.get_path(\"purelib\"))')"
+WRAPPER = r"""printf '#!/bin/sh\nexec /opt/venv/bin/python "$@"\n'"""
 BROKEN = f"echo 'raise OSError(\"libcudart.so.13: cannot open\")' > {SITE}/torch/__init__.py"
 Derive = Callable[[str, str], str]
 
@@ -104,7 +105,7 @@ def test_a_teams_own_image_runs_by_its_id_and_the_report_says_whose_it_is(
 ) -> None:
     """A framework's environment on the PATH of an image without bench's labels, as a vendor's image has it."""
     built = images.build(framework="pytorch", progress=print)
-    derive(built.id, "ln -sf /opt/venv/bin/python /usr/local/bin/python3")
+    derive(built.id, f"{WRAPPER} > /usr/local/bin/python3 && chmod +x /usr/local/bin/python3")
     own = str(client.images.get(NAME).id)
     (tmp_path / "m.yaml").write_text(
         "compare: framework\naxes:\n"

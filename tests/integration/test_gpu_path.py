@@ -50,13 +50,14 @@ budget: {blocks: 2, per_comparison: 1h, total: 1h}
 OPEN = """
 import json, os, sys
 from pathlib import Path
+from bench.launch import Need
 from bench.launch.docker import DockerLauncher
 from bench.launch.group import Group
 from workloads.contract import Cell, Named
 cell = Cell(workload=Named.of("stub", {"bytes": 64}), framework=Named("stub"), device=sys.argv[1])
 launcher = DockerLauncher(run_id="gpu-path", cache=Path(sys.argv[2]), data=None, base=sys.argv[3])
 try:
-    launcher.provide([cell.framework], lambda words: None)
+    launcher.provide([Need.of(cell)], lambda words: None)
     with Group() as group:
         channel = launcher.start(cell=cell, cpus=frozenset(os.sched_getaffinity(0)), padding=0)
         group.add("stub", channel)

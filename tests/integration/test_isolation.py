@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from bench.engine_errors import seccomp_note
+from bench.launch import Need
 from bench.launch.docker import PIDS, SHARED_MEMORY_BYTES, DockerChannel, DockerLauncher
 from workloads.contract import Cell, Named
 
@@ -188,7 +189,7 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerLaunche
         path.mkdir(exist_ok=True)
         path.chmod(0o755)
     launcher = DockerLauncher(run_id=f"hostile-{os.getpid()}", cache=folder / "cache", data=folder / "data")
-    launcher.provide([CELL.framework], print)
+    launcher.provide([Need.of(CELL)], print)
     yield launcher
     launcher.close()
     gc.collect()
@@ -222,7 +223,7 @@ def test_everything_that_a_worker_may_not_do_fails_when_it_tries(
 
 def test_the_same_attempts_succeed_where_nothing_forbids_them(launcher: DockerLauncher) -> None:
     """The control: a probe that cannot succeed would prove nothing. In its own container, and harmless there."""
-    image = launcher._images[CELL.framework]
+    image = launcher._images[Need.of(CELL)]
     printed = launcher._client.containers.run(
         image, ["python3", "-c", PROBE, str(os.getpid()), str(SHARED_MEMORY_BYTES), *HARMLESS], entrypoint=[],
         remove=True, network_mode="none", security_opt=["seccomp=unconfined"], pid_mode="host", user="0",

@@ -24,8 +24,8 @@ from test_containers import PROBE
 from bench import base_image, matrix, provenance
 from bench.container_engine import engine
 from bench.errors import InputError, WorkerFailed
+from bench.launch import Need, podman
 from bench.launch import docker as launching
-from bench.launch import podman
 from bench.launch.docker import DockerLauncher
 from bench.launch.group import Group
 from bench.launch.provide import provide_all
@@ -87,7 +87,7 @@ def client(service: PodmanEngine) -> Iterator[docker.DockerClient]:
 def launcher(service: PodmanEngine, base: str, tmp_path: Path) -> Iterator[DockerLauncher]:
     tmp_path.chmod(0o755)
     launcher = DockerLauncher(run_id=RUN, cache=tmp_path, data=None, base=base)
-    launcher.provide([Named("stub")], print)
+    launcher.provide([Need(Named("stub"))], print)
     yield launcher
     launcher.close()
 
