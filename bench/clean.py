@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from bench import paths
 from bench.container_engine import STAGE, engine, one_sentence
 from bench.errors import EnvironmentUnavailable
-from bench.launch import owner
+from bench.launch import data_place, owner
 from bench.launch.reaper import dead, sweep_dead
 
 if TYPE_CHECKING:
@@ -57,6 +57,10 @@ def _of_engine(client: docker.DockerClient, *, images: bool, dry_run: bool) -> I
     for container in dead(client) if dry_run else sweep_dead(client):
         why = f"of run {container['Labels']['bench.run']}, whose harness has ended"
         yield Left(kind="container", name=container["Id"][:12], why=why)
+    for kind, name in data_place.left_behind(client):
+        if not dry_run:
+            data_place.remove(client, kind, name)
+        yield Left(kind=kind, name=name[:40], why="of a run whose harness has ended")
     stages = client.api.images(filters={"dangling": True, "label": [STAGE]})
     for stage in stages:
         if owner.is_gone(stage["Labels"][STAGE].rpartition("/")[0]):

@@ -45,7 +45,7 @@ def cli() -> None:
     is_flag=False,
     flag_value="default",
     metavar="[NAME|FILE]",
-    help="A built-in matrix (quick, default) or a YAML file; with no value: default.",
+    help="A built-in matrix (quick, default, containers, gpu) or a YAML file; with no value: default.",
 )
 @click.option(
     "--launcher", type=click.Choice(["auto", "docker", "local"]), help="Where workers run.  [default: the matrix's]"
@@ -94,7 +94,8 @@ def run(
             folder = runs.resume(begun, view=view)
         else:
             if matrix is None:
-                raise InputError("nothing to run; give --matrix (built-in: quick, default), or --resume RUN")
+                known = ", ".join(matrices.built_in())
+                raise InputError(f"nothing to run; give --matrix (built-in: {known}), or --resume RUN")
             loaded = matrices.load(matrix, yes=yes).with_options(
                 device=device, seed=seed, budget_total_s=duration_s(budget)
             )

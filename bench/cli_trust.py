@@ -102,8 +102,10 @@ def compare(before: Path, after: Path, fail_above: str | None, kind: str, out: P
 
 
 @click.command()
-@click.option("--matrix", is_flag=False, flag_value="default", metavar="[NAME|FILE]", required=True,
-              help="A built-in matrix (quick, default) or a YAML file; with no value: default.")  # fmt: skip
+@click.option(
+    "--matrix", is_flag=False, flag_value="default", metavar="[NAME|FILE]", required=True,
+    help="A built-in matrix (quick, default, containers, gpu) or a YAML file; with no value: default.",
+)  # fmt: skip
 @click.option("--launcher", type=click.Choice(["auto", "docker", "local"]), help="As for bench run.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Instead of the matrix's device.")
 @click.option("--budget", metavar="TIME", help="Stop after this much measuring: 90s, 10m, 1h.")

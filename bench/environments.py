@@ -21,6 +21,8 @@ from bench.pip_client import PipFailed, pip, uv, uv_binary
 if TYPE_CHECKING:
     from bench.wheelhouse import Wheelhouse
 
+# Headers for custom operators, and PyTorch's own tests; images/*/Dockerfile remove the same.
+UNUSED = {"tensorflow": "tensorflow/include", "pytorch": "torch/test"}
 _MARKER = "bench.json"  # written last: an environment without it is unfinished
 
 Progress = Callable[[str], None]
@@ -61,6 +63,7 @@ def environment(*, framework: str, version: str | None = None, flavour: str = "c
         shutil.rmtree(folder, ignore_errors=True)
         _make(folder)
         _install(folder, wheels)
+        _drop_unused(folder, framework)
         return _finish(folder, wheels)
 
 
@@ -95,6 +98,12 @@ def _install(folder: Path, wheels: Wheelhouse) -> None:
             f"{wheels.framework} {wheels.version} cannot be installed from {wheels.path}: {failure}; "
             f"remove that folder, and it is downloaded again"
         ) from None
+
+
+def _drop_unused(folder: Path, framework: str) -> None:
+    """What the image leaves out too: a fifth of the files, used by no workload."""
+    for unused in folder.glob(f"lib/python3*/site-packages/{UNUSED[framework]}"):
+        shutil.rmtree(unused)
 
 
 def _finish(folder: Path, wheels: Wheelhouse) -> Environment:

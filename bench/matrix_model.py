@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
 
-LAUNCHERS = ("auto", "docker", "local")
+LAUNCHERS = ("auto", "docker", "local", "docker-volume", "docker-image")
 SCHEDULES = ("lockstep", "serial")
 # The axes on which arms may differ and still do the same work.
 COMPARABLE = ("framework", "mode", "precision", "device", "threads", "division", "launcher")
@@ -183,7 +183,10 @@ class Axes(_Model):
     device: list[Device] = _axis("auto is cuda where there is one, else cpu", [Cell.device])
     threads: list[Threads] = _axis("CPU threads of an arm", [Cell.threads])
     division: list[Division] = _axis("matched: both implementations equal, line for line", [Cell.division])
-    launcher: list[Launcher] = _axis("auto is docker where an engine answers, else local", [Cell.launcher])
+    launcher: list[Launcher] = _axis(
+        "auto is docker where an engine answers, else local; docker-volume and docker-image hold the data elsewhere",
+        [Cell.launcher],
+    )
 
 
 def _absent() -> Any:

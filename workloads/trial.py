@@ -48,8 +48,9 @@ class Trial:
     ) -> tuple[Trial, dict[str, Any]]:
         """Import, build, take the first step. `framework` is the cell's, or `reference`; `gpu` is the one found here.
 
-        returns  import_s, build_s, first_step_s; whether the compile cache was empty before; versions; effective flags;
-                 parameter count; inputs' SHA-256; timer_ns, the cost of a pair of readings of the clock; gpu as found
+        returns  import_s, data_s (reading or making the inputs), build_s, first_step_s; whether the compile cache was
+                 empty before; versions; effective flags; parameter count; inputs' SHA-256; timer_ns, the cost of a pair
+                 of readings of the clock; gpu as found
         """
         named = Cell.from_json(cell)
         os.environ.update(thread_variables(named.threads))  # NumPy and OpenMP read them when they load
@@ -60,12 +61,13 @@ class Trial:
         spec, twin = imported
         runtime.configure(named)
         folder = Path(data) if data else None
-        weights, batches = inputs(spec, named, seed, folder, POOL_BATCHES)
+        (weights, batches), data_s = _timed(lambda: inputs(spec, named, seed, folder, POOL_BATCHES))
         program, build_s = _timed(lambda: twin.build(cell=named, weights=weights, batches=batches))
         trial = cls(named, framework, seed, folder, runtime, spec, twin, program)
         first, first_step_s = _timed(lambda: program.fetch(trial._step()))
         return trial, {
             "import_s": import_s,
+            "data_s": data_s,
             "build_s": build_s,
             "first_step_s": first_step_s,
             "cache_empty": cache_empty,

@@ -53,27 +53,27 @@ class DockerLauncher:
         self, *, run_id: str, cache: Path, data: Path | None, base: str | None = None, gpu: bool = False
     ) -> None:
         """Raises EnvironmentUnavailable: no engine of this machine; InputError: it gives no `gpu`, which is wanted."""
-        self._client, self._info = _own_engine()
+        self.client, self._info = _own_engine()
         if gpu:
-            podman.refuse_gpu(self._client)
-        self.engine_version = podman.engine_version(self._client)
-        self._is_podman = podman.is_podman(self._client)
+            podman.refuse_gpu(self.client)
+        self.engine_version = podman.engine_version(self.client)
+        self._is_podman = podman.is_podman(self.client)
         self._ends = podman.Ends if self._is_podman else Ends
         self._notes = tuple(filter(None, [engine_errors.seccomp_note(self._info)]))
-        self._run_id, self._cache, self._data, self._base = run_id, cache, data, base
-        self._root, self._owner = staged_worker_root(), owner.mine()
-        self._images: dict[Need, str] = {}
+        self._cache, self.data, self._base, self._root = cache, data, base, staged_worker_root()
+        self.labels = {"bench.run": run_id, owner.LABEL: owner.mine()}
+        self.images: dict[Need, str] = {}
         cache.chmod(0o1777)
         with suppress(*LOST):
-            sweep(self._client, run_id)  # what was killed between making a container and starting it
-            sweep_dead(self._client)
+            sweep(self.client, run_id)  # what was killed between making a container and starting it
+            sweep_dead(self.client)
         self._reaper = Reaper(run_id)
 
     def provide(self, needs: Sequence[Need], progress: Progress) -> dict[Need, Provision]:
         """Build the images on first use, or take the cells' own. Raises EnvironmentUnavailable, InputError."""
-        with one_sentence("having the images", self._client):
+        with one_sentence("having the images", self.client):
             provisions = self._provisions(needs, progress)
-        self._images |= {need: str(provision.image) for need, provision in provisions.items()}
+        self.images |= {need: str(provision.image) for need, provision in provisions.items()}
         return {need: replace(one, notes=(*one.notes, *self._notes)) for need, one in provisions.items()}
 
     def _provisions(self, needs: Sequence[Need], progress: Progress) -> dict[Need, Provision]:
@@ -89,20 +89,20 @@ class DockerLauncher:
         """The user's own image, or the base for a stub, which needs the standard library alone; else None."""
         framework = need.framework
         if own := framework.get("image"):
-            found = foreign_image.inspect(self._client, str(own), framework.name, progress)
+            found = foreign_image.inspect(self.client, str(own), framework.name, progress)
             version, asked = found.versions[framework.name], framework.get("version")
             if asked and version.partition("+")[0] != asked:
                 raise InputError(f'image "{own}" holds {framework.name} {version}, not {asked}; leave version out')
             return Provision(framework=framework.name, version=version, image=found.id, notes=found.notes)
         if framework.name == STUB:
-            ground = base_image.choose(self._client, base=self._base, progress=progress)
+            ground = base_image.choose(self.client, base=self._base, progress=progress)
             return Provision(framework=STUB, version=ground.python, image=ground.id, base=ground.id)
         return None
 
     def start(self, *, cell: Cell, cpus: frozenset[int], padding: int) -> DockerChannel:
         """A fresh container. Raises WorkerFailed where it cannot start, EngineLost where no engine answers."""
-        image = self._images[Need.of(cell)]
-        api = self._client.api
+        image = self.images[Need.of(cell)]
+        api = self.client.api
         try:
             gpu = self._gpu_request(cell)
             container = api.create_container(
@@ -120,7 +120,7 @@ class DockerLauncher:
                     padding=padding,
                     inherited={"HOME": "/tmp", "USER": "nobody", **gpus.variables(gpu)},  # noqa: S108
                 ),
-                labels={"bench.run": self._run_id, owner.LABEL: self._owner},
+                labels=self.labels,
                 host_config=self._host_config(cpus, gpu=gpu),
             )["Id"]
         except APIError as error:
@@ -128,7 +128,7 @@ class DockerLauncher:
         except LOST as error:
             raise EngineLost(went_away(error)) from None
         try:
-            channel = DockerChannel(self._client, container, image, self._ends(api, container), gpu)
+            channel = DockerChannel(self.client, container, image, self._ends(api, container), gpu)
             channel.refuse_foreign()
             return channel
         except EnvironmentUnavailable:
@@ -145,7 +145,7 @@ class DockerLauncher:
         """What the engine could not do, in words with a remedy."""
         if words := gpus.sentence(str(error.explanation or error)):
             return WorkerFailed(words, kind="no_gpu")
-        return WorkerFailed(f"the container could not be {doing}: {explained(error, self._client)}", kind="crashed")
+        return WorkerFailed(f"the container could not be {doing}: {explained(error, self.client)}", kind="crashed")
 
     def _gpu_request(self, cell: Cell) -> GpuRequest | None:
         """How this engine is asked for the cell's GPU."""
@@ -153,11 +153,9 @@ class DockerLauncher:
         return GpuRequest(uuid=uuid, way=gpus.way(uuid, self._info)) if uuid else None
 
     def _host_config(self, cpus: frozenset[int], *, gpu: GpuRequest | None) -> Any:
-        mounts = [f"{self._root}:{WORKER}:ro", f"{self._cache}:{CACHE}:rw"]
-        if self._data:
-            mounts.append(f"{self._data}:{DATA}:ro")
+        mounts = [f"{self._root}:{WORKER}:ro", f"{self._cache}:{CACHE}:rw", *self.data_mounts()]
         limit = int(_memory_total_bytes() * MEMORY_SHARE)
-        return self._client.api.create_host_config(
+        return self.client.api.create_host_config(
             binds=mounts,
             auto_remove=True,
             network_mode="none",
@@ -177,16 +175,24 @@ class DockerLauncher:
             **gpus.host_options(gpu),
         )
 
+    def data_mounts(self) -> list[str]:
+        """The host's folder, read-only."""
+        return [f"{self.data}:{DATA}:ro"] if self.data else []
+
     def data_path(self, data: Path | None, cell: Cell) -> str | None:
         """Where the data is mounted."""
         return DATA if data else None
 
-    def close(self) -> None:
-        """Remove every container that still carries this run's label."""
+    def remove_containers(self) -> None:
+        """Every one that still carries this run's label."""
         with suppress(*LOST):
-            sweep(self._client, self._run_id)
+            sweep(self.client, self.labels["bench.run"])
             self._reaper.dismiss()
-        self._client.close()
+
+    def close(self) -> None:
+        """Remove them all, and let the engine go."""
+        self.remove_containers()
+        self.client.close()
 
 
 def _python(api: Any, image: str) -> str:

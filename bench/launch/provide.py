@@ -48,22 +48,25 @@ def provide(
 
     `auto` is docker where an engine answers and the images can be had, else local, and says why.
     """
-    if name in ("auto", "docker"):
+    if name != "local":
         try:
-            docker = _docker(place, gpu=_any_cuda(needs))
+            docker = _docker(name, place, gpu=_any_cuda(needs))
             return docker, _provided(docker, needs, view)
         except EnvironmentUnavailable as reason:
-            if name == "docker":
+            if name != "auto":
                 raise
             view.say(f"launcher: local, because {reason}")
     local = LocalLauncher(cache=place.cache)
     return local, _provided(local, needs, view)
 
 
-def _docker(place: provenance.Place, *, gpu: bool) -> Provider:
+def _docker(name: str, place: provenance.Place, *, gpu: bool) -> Provider:
+    from bench.launch.data_place import BakedLauncher, VolumeLauncher
     from bench.launch.docker import DockerLauncher
 
-    return DockerLauncher(run_id=place.run_id, cache=place.cache, data=place.data, base=place.base, gpu=gpu)
+    kinds = {kind.name: kind for kind in (VolumeLauncher, BakedLauncher)}
+    launcher = kinds.get(name, DockerLauncher)
+    return launcher(run_id=place.run_id, cache=place.cache, data=place.data, base=place.base, gpu=gpu)
 
 
 def _provided(launcher: Provider, needs: Sequence[Need], view: View) -> dict[Need, Provision]:

@@ -94,13 +94,13 @@ def sweep_dead(client: docker.DockerClient) -> list[dict[str, Any]]:
     return left
 
 
-def force_away(api: Any, container: str) -> None:
-    """Remove a container, running or not; returns when it is gone, whoever removed it."""
+def force_away(api: Any, container: str, *, volumes: bool = True) -> None:
+    """Remove a container, running or not, and its unnamed volumes; returns when it is gone, whoever removed it."""
     from docker.errors import APIError, NotFound
 
     with suppress(NotFound):
         try:
-            api.remove_container(container, force=True, v=True)
+            api.remove_container(container, force=True, v=volumes)
         except APIError as error:
             if error.status_code != HTTPStatus.CONFLICT:
                 raise

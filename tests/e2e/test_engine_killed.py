@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from second_engine import SecondEngine
 
 from bench import base_image
 from bench.container_engine import engine
 from bench.store import read
-from tests.second_engine import SecondEngine
 
 pytestmark = [pytest.mark.docker, pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")]
 BLOCKS = 2

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.container_engine import engine
 from bench.store import read
 
 MATRIX = """\
@@ -23,7 +25,7 @@ axes:
 budget: {blocks: 6, per_comparison: 1h, total: 1h}
 """
 BENCH = (sys.executable, "-m", "bench")
-STARTUP = ("start_s", "import_s", "build_s", "first_step_s")
+STARTUP = ("start_s", "import_s", "data_s", "build_s", "first_step_s")
 
 
 def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -104,3 +106,37 @@ def test_one_launcher_for_all_leaves_nothing_to_compare(tmp_path: Path) -> None:
     done = bench("run", "--matrix", tmp_path / "m.yaml", "--out", tmp_path / "runs", "--launcher", "local")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
+
+
+PLACES = """\
+name: places
+compare: launcher
+baseline: docker
+axes:
+  workload: [mnist_cnn]
+  framework: [pytorch]
+  launcher: [docker, docker-volume, docker-image]
+budget: {blocks: 1}
+"""
+
+
+@pytest.mark.docker
+@pytest.mark.framework
+def test_data_in_a_volume_or_in_the_image_is_the_same_data_and_nothing_of_it_is_left(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text(PLACES)
+    done = bench("run", "--matrix", tmp_path / "m.yaml", "--out", tmp_path / "runs")
+    (folder,) = (tmp_path / "runs").iterdir()
+    stored = read(folder)
+    arms = stored.blocks[0]["arms"]
+    assert {arm: outcome["status"] for arm, outcome in arms.items()} == dict.fromkeys(arms, "measured"), done.stderr
+    assert len({outcome["inputs_sha256"] for outcome in arms.values()}) == 1
+    assert all(outcome["data_s"] > 0 for outcome in arms.values())
+    recorded = {key: image["image"] for key, image in stored.run["images"].items()}
+    assert len(set(recorded.values())) == 1, "the data is no part of what is recorded as the image"
+    assert len({outcome["image"] for outcome in arms.values()}) == 2, "one arm ran in an image with the data"
+    with closing(engine()) as client:
+        run = stored.run["id"]
+        assert client.volumes.list(filters={"label": f"bench.run={run}"}) == []
+        assert client.images.list(filters={"label": f"bench.run={run}"}) == []
+        assert client.containers.list(all=True, filters={"label": f"bench.run={run}"}) == []
+    assert all(one["parity"]["status"] == "passed" for one in document(folder)["contrasts"])

@@ -103,18 +103,18 @@ def open_(group: Group) -> dict[str, Any]:
 
 
 def ours(launcher: DockerLauncher) -> list[str]:
-    found = launcher._client.api.containers(all=True, filters={"label": f"bench.run={RUN}"})
+    found = launcher.client.api.containers(all=True, filters={"label": f"bench.run={RUN}"})
     return [container["Id"] for container in found]
 
 
 def inside(launcher: DockerLauncher, container: str, *command: str) -> str:
-    api = launcher._client.api
+    api = launcher.client.api
     return str(api.exec_start(api.exec_create(container, list(command))["Id"]).decode())
 
 
 def test_the_engine_has_been_told_to_wall_the_container_off(launcher: DockerLauncher, channel: DockerChannel) -> None:
     (container,) = ours(launcher)
-    told = launcher._client.api.inspect_container(container)
+    told = launcher.client.api.inspect_container(container)
     host, config = told["HostConfig"], told["Config"]
     assert host["NetworkMode"] == "none"
     assert config["NetworkDisabled"]
@@ -170,7 +170,7 @@ def test_a_worker_that_is_killed_for_memory_says_so(
     launcher: DockerLauncher, channel: DockerChannel, group: Group
 ) -> None:
     (container,) = ours(launcher)
-    launcher._client.api.update_container(container, mem_limit=48 * 2**20, memswap_limit=48 * 2**20)
+    launcher.client.api.update_container(container, mem_limit=48 * 2**20, memswap_limit=48 * 2**20)
     with pytest.raises(WorkerFailed, match="was killed for memory by the kernel, at its container's limit") as caught:
         open_(group)
     assert caught.value.kind == "oom"
@@ -180,7 +180,7 @@ def test_a_worker_that_is_killed_by_hand_crashed_with_its_signal(
     launcher: DockerLauncher, channel: DockerChannel, group: Group
 ) -> None:
     open_(group)
-    launcher._client.api.kill(ours(launcher)[0])
+    launcher.client.api.kill(ours(launcher)[0])
     with pytest.raises(WorkerFailed, match="crashed with signal 9") as caught:
         group.ask("pytorch", "warm", limit_s=30, steps=1)
     assert caught.value.kind == "crashed"
@@ -219,7 +219,7 @@ def test_closing_the_launcher_removes_what_its_groups_left(tmp_path: Path) -> No
     own = DockerLauncher(run_id=f"{RUN}-own", cache=tmp_path, data=None)
     own.provide([Need.of(CELL)], print)
     channel = own.start(cell=CELL, cpus=frozenset({CPU}), padding=0)
-    api = own._client.api
+    api = own.client.api
     label = {"label": f"bench.run={RUN}-own"}
     assert len(api.containers(all=True, filters=label)) == 1
     again = DockerLauncher(run_id=f"{RUN}-own", cache=tmp_path, data=None)
@@ -245,7 +245,7 @@ def test_the_next_run_and_clean_remove_what_a_dead_harness_left_and_nothing_else
             api.create_container(image, ["true"], labels={"bench.run": f"{RUN}-left", owner.LABEL: who})
 
     own = DockerLauncher(run_id=f"{RUN}-sweeps", cache=tmp_path, data=None)
-    api = own._client.api
+    api = own.client.api
     image = own.provide([Need.of(CELL)], print)[Need.of(CELL)].image
     try:
         leave(api, str(image))
@@ -257,7 +257,7 @@ def test_the_next_run_and_clean_remove_what_a_dead_harness_left_and_nothing_else
         assert f"of run {RUN}-left, whose harness has ended" in done.stdout
         assert left(api) == {foreign, owner.mine()}
     finally:
-        reaper.sweep(own._client, f"{RUN}-left")
+        reaper.sweep(own.client, f"{RUN}-left")
         own.close()
 
 

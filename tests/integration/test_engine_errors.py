@@ -17,19 +17,19 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import docker
 import pytest
+from second_engine import SecondEngine
 
 from bench import base_image
 from bench.container_engine import address, engine, one_sentence, run_build
 from bench.engine_errors import deepest, explained, unreachable, went_away
 from bench.errors import EnvironmentUnavailable
-from tests.integration.test_images import Registry, client, registry
-from tests.second_engine import SecondEngine
 
-__all__ = ["client", "registry"]  # fixtures
+if TYPE_CHECKING:
+    from stand_in_registry import Registry
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NOBODY = 65534

@@ -36,13 +36,6 @@ def collected() -> Iterator[None]:
     gc.collect()
 
 
-@pytest.fixture(scope="module")
-def client() -> Iterator[docker.DockerClient]:
-    client = images.engine()
-    yield client
-    client.close()
-
-
 @pytest.fixture
 def derive(client: docker.DockerClient) -> Iterator[Derive]:
     """Make an image of somebody's own, from a parent and one command; removed afterwards."""

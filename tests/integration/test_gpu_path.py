@@ -61,7 +61,7 @@ try:
     with Group() as group:
         channel = launcher.start(cell=cell, cpus=frozenset(os.sched_getaffinity(0)), padding=0)
         group.add("stub", channel)
-        told = launcher._client.api.inspect_container(channel._container)
+        told = launcher.client.api.inspect_container(channel._container)
         gpu = channel.gpu
         opened = group.ask("stub", "open", limit_s=60, cell=cell.to_json(), framework="stub", seed=0, data=None,
                            cpus=[], gpu=gpu.uuid if gpu else None)

@@ -1,30 +1,26 @@
-"""Images of both frameworks, built on this machine's engine; and bases that are odd, tampered with or out of reach."""
+"""Images of both frameworks, built on this machine's engine."""
 
 from __future__ import annotations
 
 import dataclasses
 import gc
 import hashlib
-import io
 import json
-import platform
+import re
 import subprocess
 import sys
-import tarfile
-import threading
 import zipfile
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 
 import docker
 import pytest
 
-from bench import base_image, images, wheelhouse
-from bench.base_image import choose
-from bench.container_engine import run_build
+from bench import base_image, images, locks, wheelhouse
+from bench.environments import environment
 from bench.errors import EnvironmentUnavailable, InputError
-from bench.images import Image
+from bench.images import Image, Wanted
+from bench.locks import Lock, Pin
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODULES = {"tensorflow": "tensorflow", "pytorch": "torch"}
@@ -38,13 +34,6 @@ def collected() -> Iterator[None]:
     """Such sockets go within the test that left them."""
     yield
     gc.collect()
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[docker.DockerClient]:
-    client = images.engine()
-    yield client
-    client.close()
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +108,39 @@ def test_code_against_pythons_headers_compiles_in_both_images_as_torch_compile_n
 
 @pytest.mark.docker
 @pytest.mark.framework
+def test_an_image_says_where_it_comes_from_and_what_it_holds(built: list[Image], client: docker.DockerClient) -> None:
+    for image in built:
+        config = client.images.get(image.id).attrs["Config"]
+        labels = config["Labels"]
+        own = {key.removeprefix("org.opencontainers.image."): value for key, value in labels.items()}
+        assert own["version"] == image.version
+        assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", own["revision"])
+        assert re.match(r"(https?|ssh|git|pkg):|[\w.-]+@", own["source"])
+        assert own["base.digest"] == image.base
+        assert labels["bench.lock"] == locks.committed_lock(image.framework).digest
+        versions = json.loads(labels["bench.versions"])
+        assert {"python", "numpy"} < versions.keys()
+        assert versions["python"] == "3.11"
+        assert config["User"] == "65534:65534"
+
+
+@pytest.mark.docker
+@pytest.mark.framework
+def test_an_image_holds_no_more_than_its_base_and_a_bare_environment(
+    built: list[Image], client: docker.DockerClient
+) -> None:
+    """Within a tenth of what the same wheels take where `local` installs them; no cache of pip or uv beside it."""
+    for image in built:
+        bare = environment(framework=image.framework, progress=print).python.parents[1]
+        size = sum(path.lstat().st_size for path in bare.rglob("*") if not path.is_dir())
+        base = client.images.get(image.base).attrs["Size"]
+        assert image.size_bytes == pytest.approx(base + size, rel=0.1)
+        found = hardened(client, image.id, "sh", "-c", "ls -d /root/.cache /opt/cache /wheelhouse 2>/dev/null; true")
+        assert found == ""
+
+
+@pytest.mark.docker
+@pytest.mark.framework
 def test_a_second_build_takes_under_three_seconds_with_the_interpreters_start(built: list[Image]) -> None:
     code = "from bench import images; print(*(i.id for i in images.build_all(progress=lambda _: None)))"
     done = subprocess.run(
@@ -144,7 +166,7 @@ def test_either_builder_makes_the_same_image_and_leaves_no_cache(
     if builder == "legacy":
         monkeypatch.setattr(images, "buildkit", lambda *_, **__: False)
     try:
-        image = images._build(client, wheels, default_base)
+        image = images._build(client, wheels, lock_of("0.0.2"), default_base)
         assert image == images.find("pytorch", "0.0.2")
         assert (image.base, image.flavour) == (default_base.id, "cpu")
         assert (
@@ -166,7 +188,12 @@ def small_wheelhouse(folder: Path, python: str) -> wheelhouse.Wheelhouse:
         archive.writestr(f"{info}/RECORD", f"small/__init__.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     (folder / "requirements.txt").write_text(f"small==1.0 --hash=sha256:{digest}\n")
-    return wheelhouse.Wheelhouse(folder, "pytorch", "0.0.2", python, "none", ())
+    return wheelhouse.Wheelhouse(folder, "pytorch", "0.0.2", "cpu", python, "none", ())
+
+
+def lock_of(version: str) -> Lock:
+    """The lock that such a wheelhouse would have been gathered for."""
+    return Lock("pytorch", "cpu", version, (Pin("torch", version, ("0" * 64,)),), committed=False)
 
 
 @pytest.mark.docker
@@ -180,9 +207,9 @@ def test_a_build_that_fails_says_why_and_leaves_no_stage_behind(
 ) -> None:
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
     (tmp_path / "requirements.txt").write_text(f"numpy==0.0.1 --hash=sha256:{'0' * 64}\n")
-    wheels = wheelhouse.Wheelhouse(tmp_path, "pytorch", "0.0.1", default_base.python, "none", ())
+    wheels = wheelhouse.Wheelhouse(tmp_path, "pytorch", "0.0.1", "cpu", default_base.python, "none", ())
     with pytest.raises(EnvironmentUnavailable, match=r"the image of pytorch 0\.0\.1 cannot be built.*numpy"):
-        images._build(client, wheels, default_base)
+        images._build(client, wheels, lock_of("0.0.1"), default_base)
     assert client.images.list(filters={"label": "bench.stage", "dangling": True}) == []
     assert images.find("pytorch", "0.0.1") is None
 
@@ -192,7 +219,7 @@ def test_bad_input_is_refused_before_any_work(framework: str, version: str | Non
     with pytest.raises(InputError, match=r"jax|newest"):
         images.build(framework=framework, version=version, progress=pytest.fail)
     with pytest.raises(InputError, match=r"jax|newest"):
-        images.build_all(wanted=[(framework, version)], progress=pytest.fail)
+        images.build_all(wanted=[Wanted(framework, version)], progress=pytest.fail)
 
 
 # The engine
@@ -219,206 +246,3 @@ def test_a_socket_without_permission_names_the_group(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(docker, "DockerClient", refuse)
     with pytest.raises(EnvironmentUnavailable, match="sudo usermod -aG docker"):
         images.engine()
-
-
-# The base
-
-
-@pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is remembered of earlier choices, and nothing of this test's."""
-    monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
-
-
-@pytest.fixture(scope="module")
-def default_base(client: docker.DockerClient) -> base_image.Base:
-    return choose(client, base=None, progress=print)
-
-
-@pytest.fixture
-def derive(client: docker.DockerClient, default_base: base_image.Base) -> Iterator[Callable[[str], str]]:
-    """Make an odd image by one command on the default base; all its names are removed afterwards."""
-    made: list[str] = []
-
-    def on_default_base(run: str) -> str:
-        dockerfile = io.BytesIO(f"FROM {default_base.tag}\nRUN {run}\n".encode())
-        made.append(run_build(client, what="an odd base", fileobj=dockerfile, network_mode="none"))
-        return made[-1]
-
-    yield on_default_base
-    for image in made:
-        client.images.remove(image, force=True)
-
-
-@pytest.mark.docker
-@pytest.mark.usefixtures("own_cache")
-@pytest.mark.parametrize(
-    "case",
-    [
-        ("rm -f /usr/bin/python3* /usr/local/bin/python3*", "has no python3; give --base one with Python 3.11 to 3.13"),
-        (
-            "printf '#!/bin/sh\\necho 3.9\\n' > /usr/local/bin/python3 && chmod +x /usr/local/bin/python3",
-            "has Python 3.9;",
-        ),
-        (
-            "rm -rf /usr/bin/c++ /usr/bin/apt-get /usr/include/python3*",
-            "a base with g.. libpython3-dev on sha256.* cannot be built: .*apt-get: not found.* give --base an image",
-        ),
-    ],
-)
-def test_a_base_that_cannot_serve_is_refused_in_one_sentence(
-    client: docker.DockerClient, derive: Callable[[str], str], case: tuple[str, str]
-) -> None:
-    run, sentence = case
-    with pytest.raises(EnvironmentUnavailable, match=sentence) as refused:
-        choose(client, base=derive(run), progress=print)
-    assert "\n" not in str(refused.value)
-
-
-@pytest.mark.docker
-def test_a_base_may_be_given_by_name_or_id(
-    client: docker.DockerClient, default_base: base_image.Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
-    for given in (default_base.tag, default_base.id):
-        assert choose(client, base=given, progress=print) == default_base
-    assert not base_image.is_settled()  # a base given once is no default
-
-
-@pytest.mark.docker
-def test_a_base_that_is_nowhere_is_one_sentence(
-    client: docker.DockerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
-    with pytest.raises(
-        EnvironmentUnavailable, match=r"the base image 127\.0\.0\.1:9/nothing:1 is neither on this engine"
-    ):
-        choose(client, base="127.0.0.1:9/nothing:1", progress=print)
-
-
-@pytest.mark.docker
-def test_where_no_registry_answers_the_base_is_made_here_and_says_so(
-    client: docker.DockerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
-    monkeypatch.setattr(base_image, "OFFICIAL", NOWHERE)
-    said: list[str] = []
-    first = choose(client, base=None, progress=said.append)
-    assert "the base is made here from Debian packages" in said[0]
-    said.clear()
-    assert choose(client, base=None, progress=said.append) == first
-    assert said == []
-
-
-@pytest.mark.docker
-def test_a_missing_mmdebstrap_is_one_sentence_with_the_command(
-    client: docker.DockerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(base_image, "OFFICIAL", NOWHERE)
-    monkeypatch.setattr(base_image, "_made_name", lambda: "bench-base:absent")
-    with pytest.raises(EnvironmentUnavailable, match="sudo apt-get install mmdebstrap"):
-        choose(client, base=None, progress=print)
-
-
-class Registry(ThreadingHTTPServer):
-    """An image registry on this machine, with one repository whose tag can be moved."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Answer)
-        self.blobs: dict[str, tuple[str, bytes]] = {}
-        self.tagged = ""
-        self.official = f"127.0.0.1:{self.server_port}/python:3.11-slim-bookworm"
-
-    def put(self, content: bytes, kind: str = "application/octet-stream") -> dict[str, object]:
-        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        self.blobs[digest] = (kind, content)
-        return {"mediaType": kind, "size": len(content), "digest": digest}
-
-    def release(self, text: str) -> str:
-        """Move the tag to a new image that holds one file with `text`; gives its digest."""
-        buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w") as tar:
-            entry = tarfile.TarInfo("release")
-            entry.size = len(text)
-            tar.addfile(entry, io.BytesIO(text.encode()))
-        kind = "application/vnd.docker.distribution.manifest.v2+json"
-        layer = self.put(buffer.getvalue(), "application/vnd.docker.image.rootfs.diff.tar")
-        machine = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
-        rootfs = {"type": "layers", "diff_ids": [layer["digest"]]}
-        config = json.dumps({"architecture": machine, "os": "linux", "config": {}, "rootfs": rootfs}).encode()
-        described = self.put(config, "application/vnd.docker.container.image.v1+json")
-        manifest = {"schemaVersion": 2, "mediaType": kind, "config": described, "layers": [layer]}
-        self.tagged = str(self.put(json.dumps(manifest).encode(), kind)["digest"])
-        return self.tagged
-
-
-class _Answer(BaseHTTPRequestHandler):
-    server: Registry
-
-    def do_GET(self) -> None:
-        name = self.path.rpartition("/")[2]
-        digest = name if name.startswith("sha256:") else self.server.tagged
-        kind, content = self.server.blobs.get(digest, ("text/plain", b"")) if name else ("application/json", b"{}")
-        self.send_response(200 if content else 404)
-        content = content or b'{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]}'
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("Docker-Content-Digest", digest)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(content)
-
-    do_HEAD = do_GET  # noqa: N815
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        pass
-
-
-@pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch, client: docker.DockerClient) -> Iterator[Registry]:
-    server = Registry()
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    monkeypatch.setattr(base_image, "OFFICIAL", server.official)
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
-    for image in client.images.list(server.official.rpartition(":")[0]):
-        client.images.remove(str(image.id), force=True)
-
-
-@pytest.mark.docker
-def test_the_digest_of_the_official_base_is_recorded_at_the_first_pull_and_held(
-    registry: Registry, client: docker.DockerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
-    digest = registry.release("first")
-    first = base_image._default(client, base_image._load(), print)
-    held = base_image._load()["default"]
-    assert held == {"reference": f"{registry.official.rpartition(':')[0]}@{digest}", "source": first}
-    assert registry.release("second") != digest  # the tag moves on
-    client.images.remove(held["reference"], force=True)
-    assert base_image._default(client, base_image._load(), print) == first
-    assert base_image._load()["default"] == held
-
-
-@pytest.mark.docker
-def test_a_held_digest_outlives_a_registry_that_is_down_for_a_day(
-    registry: Registry, client: docker.DockerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
-    monkeypatch.setattr(base_image, "_made", lambda *_: "sha256:made-here")
-    registry.release("first")
-    first = base_image._default(client, base_image._load(), print)
-    held = base_image._load()["default"]
-    client.images.remove(held["reference"], force=True)
-    blobs, registry.blobs = registry.blobs, {}
-    said: list[str] = []
-    assert base_image._default(client, base_image._load(), said.append) == "sha256:made-here"
-    assert "no image registry gives" in said[-1]
-    assert base_image._load()["default"] == held
-    registry.blobs = blobs
-    assert base_image._default(client, base_image._load(), print) == first

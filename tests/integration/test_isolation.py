@@ -204,7 +204,7 @@ def worker(launcher: DockerLauncher) -> Iterator[DockerChannel]:
 
 def inside(launcher: DockerLauncher, worker: DockerChannel, code: str, *arguments: object) -> tuple[str, int]:
     """What a program in the worker's container prints, and its exit status."""
-    api = launcher._client.api
+    api = launcher.client.api
     made = api.exec_create(worker._container, ["python3", "-c", code, *map(str, arguments)])["Id"]
     printed = api.exec_start(made).decode()
     return printed, int(api.exec_inspect(made)["ExitCode"])
@@ -223,8 +223,8 @@ def test_everything_that_a_worker_may_not_do_fails_when_it_tries(
 
 def test_the_same_attempts_succeed_where_nothing_forbids_them(launcher: DockerLauncher) -> None:
     """The control: a probe that cannot succeed would prove nothing. In its own container, and harmless there."""
-    image = launcher._images[Need.of(CELL)]
-    printed = launcher._client.containers.run(
+    image = launcher.images[Need.of(CELL)]
+    printed = launcher.client.containers.run(
         image, ["python3", "-c", PROBE, str(os.getpid()), str(SHARED_MEMORY_BYTES), *HARMLESS], entrypoint=[],
         remove=True, network_mode="none", security_opt=["seccomp=unconfined"], pid_mode="host", user="0",
         shm_size=2 * SHARED_MEMORY_BYTES,
@@ -248,7 +248,7 @@ def test_a_fork_bomb_ends_at_the_limit_and_the_host_goes_on(launcher: DockerLaun
 
 def test_memory_ends_at_the_limit_and_the_hog_alone_is_killed(launcher: DockerLauncher, worker: DockerChannel) -> None:
     limit = 192 * 2**20  # the real one is most of the machine's memory
-    launcher._client.api.update_container(worker._container, mem_limit=limit, memswap_limit=limit)
+    launcher.client.api.update_container(worker._container, mem_limit=limit, memswap_limit=limit)
     began = time.monotonic()
     _, status = inside(launcher, worker, HOG)
     print(f"memory hog: exit status {status} after {time.monotonic() - began:.1f} s")
@@ -256,7 +256,7 @@ def test_memory_ends_at_the_limit_and_the_hog_alone_is_killed(launcher: DockerLa
 
 
 def test_the_engine_was_told_so_and_filters_system_calls(launcher: DockerLauncher, worker: DockerChannel) -> None:
-    told = launcher._client.api.inspect_container(worker._container)
+    told = launcher.client.api.inspect_container(worker._container)
     host: dict[str, Any] = told["HostConfig"]
     assert host["ShmSize"] == SHARED_MEMORY_BYTES
     assert host["IpcMode"] == "private"

@@ -11,7 +11,7 @@ import numpy as np
 from bench.store import Store, StoredRun, read
 
 ROUNDS = 12
-SECONDS = {"start_s": 0.06, "import_s": 2.5, "build_s": 0.4, "first_step_s": 0.9}
+SECONDS = {"start_s": 0.06, "import_s": 2.5, "data_s": 0.3, "build_s": 0.4, "first_step_s": 0.9}
 COLD = {"import_s": 3.1, "build_s": 0.5, "first_step_s": 7.25}
 NOISE = {"tensorflow": 0.011, "pytorch": 0.008}
 

@@ -91,6 +91,7 @@ class StubTrial(trial.Trial):
         first_step_ns = opened._steps(1)[0]
         return opened, {
             "import_s": 0.0,
+            "data_s": 0.0,
             "build_s": build_s,
             "first_step_s": first_step_ns / 1e9,
             "cache_empty": None,  # nothing is compiled
