@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import io
 import tarfile
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.container_engine import one_sentence, run_build
-from bench.engine_errors import LOST
 from bench.launch import owner
 from bench.launch.docker import DATA, DockerLauncher
 from bench.launch.reaper import force_away
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
 
     from bench.launch import Need, Progress, Provision
 
+BAKED = {"bench.data": "baked", "bench.recipe": "with data"}  # it inherits all labels, and is not its base
 _DOCKERFILE = b"ARG BASE\nFROM ${BASE}\nUSER root\nCOPY data/ /bench/data/\nUSER 65534:65534\n"
 
 
@@ -50,12 +49,9 @@ class VolumeLauncher(DockerLauncher):
         """The volume, read-only."""
         return [f"{self._volume}:{DATA}:ro"] if self.data else []
 
-    def close(self) -> None:
-        """Also remove the volume, after the containers that may use it."""
-        self.remove_containers()
-        with suppress(*LOST):
-            self.client.api.remove_volume(self._volume, force=True)
-        super().close()
+    def remove_data(self) -> None:
+        """The volume."""
+        self.client.api.remove_volume(self._volume, force=True)
 
 
 class BakedLauncher(DockerLauncher):
@@ -76,7 +72,7 @@ class BakedLauncher(DockerLauncher):
                 self.images[need] = run_build(
                     self.client, what=f"the image of {need} with its data", fileobj=context, custom_context=True,
                     buildargs={"BASE": self.images[need]}, network_mode="none",
-                    labels={**self.labels, "bench.data": "baked"},
+                    labels={**self.labels, **BAKED},
                 )  # fmt: skip
                 self._baked.append(self.images[need])
         return provisions
@@ -89,13 +85,10 @@ class BakedLauncher(DockerLauncher):
         """None: the image holds it."""
         return []
 
-    def close(self) -> None:
-        """Also remove the images with the data, after their containers."""
-        self.remove_containers()
+    def remove_data(self) -> None:
+        """The images with the data."""
         for image in self._baked:
-            with suppress(*LOST):
-                self.client.api.remove_image(image, force=True)
-        super().close()
+            self.client.api.remove_image(image, force=True)
 
 
 def left_behind(client: docker.DockerClient) -> list[tuple[str, str]]:

@@ -183,16 +183,17 @@ class DockerLauncher:
         """Where the data is mounted."""
         return DATA if data else None
 
-    def remove_containers(self) -> None:
-        """Every one that still carries this run's label."""
+    def close(self) -> None:
+        """Remove every container that still carries this run's label, and then what only they may have used."""
         with suppress(*LOST):
             sweep(self.client, self.labels["bench.run"])
             self._reaper.dismiss()
-
-    def close(self) -> None:
-        """Remove them all, and let the engine go."""
-        self.remove_containers()
+        with suppress(*LOST):
+            self.remove_data()
         self.client.close()
+
+    def remove_data(self) -> None:
+        """Nothing: the host's folder stays."""
 
 
 def _python(api: Any, image: str) -> str:

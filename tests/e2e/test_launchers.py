@@ -111,11 +111,11 @@ def test_one_launcher_for_all_leaves_nothing_to_compare(tmp_path: Path) -> None:
 PLACES = """\
 name: places
 compare: launcher
-baseline: docker
+baseline: docker-volume
 axes:
-  workload: [mnist_cnn]
+  workload: [{name: mnist_cnn, evaluate_steps: 5}]
   framework: [pytorch]
-  launcher: [docker, docker-volume, docker-image]
+  launcher: [docker-volume, docker-image]
 budget: {blocks: 1}
 """
 

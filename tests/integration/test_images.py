@@ -135,7 +135,7 @@ def test_an_image_holds_no_more_than_its_base_and_a_bare_environment(
         size = sum(path.lstat().st_size for path in bare.rglob("*") if not path.is_dir())
         base = client.images.get(image.base).attrs["Size"]
         assert image.size_bytes == pytest.approx(base + size, rel=0.1)
-        found = hardened(client, image.id, "sh", "-c", "ls -d /root/.cache /opt/cache /wheelhouse 2>/dev/null; true")
+        found = hardened(client, image.id, "sh", "-c", "ls -d ~root/.cache /opt/cache /wheelhouse 2>/dev/null; true")
         assert found == ""
 
 
