@@ -65,8 +65,27 @@ def _of_engine(client: docker.DockerClient, *, images: bool, dry_run: bool) -> I
     for stage in stages:
         if owner.is_gone(stage["Labels"][STAGE].rpartition("/")[0]):
             yield _remove_image(client, stage, "stage", "of a build that was killed", dry_run=dry_run)
+    for image in () if images else _superseded(client):
+        yield _remove_image(client, image, "image", "whose name went to a newer build", dry_run=dry_run)
     for image in _ours(client) if images else ():
         yield _remove_image(client, image, "image", "asked for", dry_run=dry_run)
+
+
+def _superseded(client: docker.DockerClient) -> Iterator[dict[str, Any]]:
+    """Images of bench without a name, where no run is under way that may have begun with one; data is its run's."""
+    if _a_run_lives(client):
+        return
+    for image in client.api.images(filters={"dangling": True, "label": ["bench.image"]}):
+        if "bench.data" not in image["Labels"]:
+            yield image
+
+
+def _a_run_lives(client: docker.DockerClient) -> bool:
+    for folder in paths.cache_root().glob("compile/*"):
+        with _nobody_holds(folder) as free:
+            if not free:
+                return True
+    return bool(client.api.containers(all=True, filters={"label": ["bench.run"]}))
 
 
 def _ours(client: docker.DockerClient) -> Iterator[dict[str, Any]]:
