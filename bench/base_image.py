@@ -21,7 +21,7 @@ from docker.errors import APIError, ContainerError, DockerException, ImageNotFou
 from requests.exceptions import RequestException
 
 from bench import kept_base, network, paths
-from bench.container_engine import STAGE, engine, find_or_pull, give_name, pull, run_build, run_once
+from bench.container_engine import engine, find_or_pull, give_name, pull, run_build, run_once
 from bench.engine_errors import explained, is_final
 from bench.errors import EnvironmentUnavailable
 from bench.launch import owner
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 OFFICIAL = "python:3.11-slim-bookworm"
 OFFICIAL_PYTHON = "3.11"  # what OFFICIAL and a made base hold: their wheels can be fetched beforehand
 REPOSITORY = "bench-base"
+STAGE_OF_BASE = "bench.base.stage"  # never the label of a stage: all that stands on the base inherits it
 _REGISTRY_LIMIT_S = 15
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 # Prints the Python version, then the Debian packages that torch.compile would miss: a compiler, Python.h.
@@ -72,9 +73,12 @@ def is_settled() -> bool:
     return "default" in _load()
 
 
-def held() -> dict[str, Any]:
-    """What bench holds to: the default base, and every base that was made ready, by its source."""
-    return _load()
+def held_for(images: set[str]) -> dict[str, Any]:
+    """The part of it that concerns these bases: the default only where it is one of them."""
+    record = _load()
+    ready = {source: one for source, one in record.get("ready", {}).items() if one["id"] in images}
+    default = record.get("default", {})
+    return {"ready": ready, **({"default": default} if default.get("source") in ready else {})}
 
 
 def hold(record: dict[str, Any]) -> None:
@@ -205,7 +209,7 @@ def _with_packages(client: docker.DockerClient, source: str, missing: list[str],
             use_config_proxy=True, labels={"bench.base.source": source},
         )  # fmt: skip
     except EnvironmentUnavailable as failure:
-        client.images.prune(filters={"dangling": True, "label": f"{STAGE}={stage}"})
+        client.images.prune(filters={"dangling": True, "label": f"{STAGE_OF_BASE}={stage}"})
         raise EnvironmentUnavailable(
             f"{failure}; where containers reach no Debian mirror, give --base an image that has {packages} already"
         ) from None

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from docker.errors import APIError
+
 from bench import paths
 from bench.container_engine import STAGE, engine, one_sentence
 from bench.errors import EnvironmentUnavailable
@@ -30,12 +32,13 @@ HALF_MADE_S = 86_400  # no download and no build of ours takes a day
 
 @dataclass(frozen=True, kw_only=True)
 class Left:
-    """One thing that was found: what it is, why it may go, and how much it holds where that is known."""
+    """One thing that was found: what it is, why it may go, how much it holds where that is known, and why it stays."""
 
     kind: str
     name: str
     why: str
     size_bytes: int | None = None
+    stays: str | None = None
 
 
 def clean(*, images: bool = False, dry_run: bool = False) -> tuple[list[Left], str | None]:
@@ -63,29 +66,10 @@ def _of_engine(client: docker.DockerClient, *, images: bool, dry_run: bool) -> I
         yield Left(kind=kind, name=name[:40], why="of a run whose harness has ended")
     stages = client.api.images(filters={"dangling": True, "label": [STAGE]})
     for stage in stages:
-        if owner.is_gone(stage["Labels"][STAGE].rpartition("/")[0]):
+        if "bench.image" not in stage["Labels"] and owner.is_gone(stage["Labels"][STAGE].rpartition("/")[0]):
             yield _remove_image(client, stage, "stage", "of a build that was killed", dry_run=dry_run)
-    for image in () if images else _superseded(client):
-        yield _remove_image(client, image, "image", "whose name went to a newer build", dry_run=dry_run)
     for image in _ours(client) if images else ():
         yield _remove_image(client, image, "image", "asked for", dry_run=dry_run)
-
-
-def _superseded(client: docker.DockerClient) -> Iterator[dict[str, Any]]:
-    """Images of bench without a name, where no run is under way that may have begun with one; data is its run's."""
-    if _a_run_lives(client):
-        return
-    for image in client.api.images(filters={"dangling": True, "label": ["bench.image"]}):
-        if "bench.data" not in image["Labels"]:
-            yield image
-
-
-def _a_run_lives(client: docker.DockerClient) -> bool:
-    for folder in paths.cache_root().glob("compile/*"):
-        with _nobody_holds(folder) as free:
-            if not free:
-                return True
-    return bool(client.api.containers(all=True, filters={"label": ["bench.run"]}))
 
 
 def _ours(client: docker.DockerClient) -> Iterator[dict[str, Any]]:
@@ -96,10 +80,14 @@ def _ours(client: docker.DockerClient) -> Iterator[dict[str, Any]]:
 
 def _remove_image(client: docker.DockerClient, image: dict[str, Any], kind: str, why: str, *, dry_run: bool) -> Left:
     names = [name for name in image.get("RepoTags") or [] if name != "<none>:<none>"]
-    if not dry_run:
-        for name in names or [image["Id"]]:
+    stays = None
+    try:
+        for name in () if dry_run else names or [image["Id"]]:
             client.api.remove_image(name)  # by name: another name of the same image keeps it
-    return Left(kind=kind, name=", ".join(names) or image["Id"][:19], why=why, size_bytes=int(image["Size"]))
+    except APIError as error:
+        stays = " ".join(str(error.explanation or error).split())[:200]
+    name = ", ".join(names) or image["Id"][:19]
+    return Left(kind=kind, name=name, why=why, size_bytes=int(image["Size"]), stays=stays)
 
 
 def _of_cache(*, dry_run: bool) -> Iterator[Left]:
@@ -116,7 +104,11 @@ def _of_cache(*, dry_run: bool) -> Iterator[Left]:
 @contextmanager
 def _nobody_holds(folder: Path) -> Iterator[bool]:
     """Whether no living run holds the folder (`paths.held`); none can take it meanwhile."""
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:  # its run has just ended
+        yield False
+        return
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield True
@@ -130,4 +122,5 @@ def _remove_folder(folder: Path, kind: str, why: str, *, dry_run: bool) -> Left:
     size = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
     if not dry_run:
         shutil.rmtree(folder, ignore_errors=True)
-    return Left(kind=kind, name=str(folder), why=why, size_bytes=size)
+    stays = "files of a container's user are in it; sudo rm -r" if folder.exists() and not dry_run else None
+    return Left(kind=kind, name=str(folder), why=why, size_bytes=size, stays=stays)

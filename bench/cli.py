@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,8 @@ FORMATS = ("table", "markdown", "csv", "json")
 def main() -> None:
     """Run the command; every BenchError becomes one sentence and its exit code, here and nowhere else."""
     try:
-        code = cli.main(standalone_mode=False)
+        with _certificates():
+            code = cli.main(standalone_mode=False)
     except click.ClickException as error:
         error.show()
         code = error.exit_code
@@ -31,6 +34,15 @@ def main() -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED
     sys.exit(code or 0)
+
+
+def _certificates() -> contextlib.AbstractContextManager[None]:
+    """Those of BENCH_CA_BUNDLE, for every verb; nothing is imported where it is not set."""
+    if not os.environ.get("BENCH_CA_BUNDLE"):
+        return contextlib.nullcontext()
+    from bench.network import trusting
+
+    return trusting(None)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -183,11 +195,13 @@ def clean(images: bool, dry_run: bool) -> None:
     found, unseen = cleaning.clean(images=images, dry_run=dry_run)
     for one in found:
         size = "" if one.size_bytes is None else f", {one.size_bytes / 1e6:,.0f} MB"
-        click.echo(f"{'would remove' if dry_run else 'removed'} {one.kind} {one.name} ({one.why}{size})")
+        done = "could not remove" if one.stays else "would remove" if dry_run else "removed"
+        click.echo(f"{done} {one.kind} {one.name} ({one.why}{size}){f': {one.stays}' if one.stays else ''}")
     if not found:
         click.echo("nothing to clean")
     if unseen:
         click.echo(f"containers and images were not looked at: {unseen}", err=True)
+    sys.exit(3 if any(one.stays for one in found) else 0)
 
 
 @cli.group()

@@ -38,12 +38,10 @@ def build(
     frameworks: tuple[str, ...], flavour: str, version: str | None, base: str | None, ca_bundle: Path | None, kind: str
 ) -> None:
     """Build the images that are missing or out of date."""
-    from bench.errors import InputError
     from bench.images import Wanted, build_all
     from bench.network import trusting
 
-    if version is not None and len(frameworks) != 1:
-        raise InputError("--version is of one framework; name it: bench images build pytorch --version 2.13.0")
+    _refuse_ambiguous(version, frameworks, "build")
     wanted = [Wanted(name, version, flavour) for name in dict.fromkeys(frameworks or ("tensorflow", "pytorch"))]
     with trusting(ca_bundle):
         found = build_all(wanted=wanted, base=base, progress=say)
@@ -82,12 +80,14 @@ def lock(frameworks: tuple[str, ...], flavour: str | None, upgrade: bool, ca_bun
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @the_frameworks
 @click.option("--flavour", type=FLAVOURS, default="cpu", show_default=True)
-def save(file: Path, frameworks: tuple[str, ...], flavour: str) -> None:
+@click.option("--version", metavar="RELEASE", help="Of the one FRAMEWORK, exactly.  [default: the locked one]")
+def save(file: Path, frameworks: tuple[str, ...], flavour: str, version: str | None) -> None:
     """Write images with their base into FILE, for a machine without a network."""
     from bench import transport
 
-    saved = transport.save(file, frameworks=frameworks or ("tensorflow", "pytorch"), flavour=flavour, progress=say)
-    _show(saved, "table")
+    _refuse_ambiguous(version, frameworks, "save images.tar")
+    wanted = frameworks or ("tensorflow", "pytorch")
+    _show(transport.save(file, frameworks=wanted, flavour=flavour, version=version, progress=say), "table")
 
 
 @images.command("load")
@@ -98,6 +98,13 @@ def load(file: Path, kind: str) -> None:
     from bench import transport
 
     _show(transport.load(file, progress=say), kind)
+
+
+def _refuse_ambiguous(version: str | None, frameworks: tuple[str, ...], verb: str) -> None:
+    from bench.errors import InputError
+
+    if version is not None and len(frameworks) != 1:
+        raise InputError(f"--version is of one framework; name it: bench images {verb} pytorch --version {version}")
 
 
 def _show(found: list[Any], kind: str) -> None:

@@ -11,16 +11,18 @@ from typing import IO, Any
 
 import docker
 from docker.context import ContextAPI
-from docker.errors import ContainerError, DockerException, ImageNotFound
-from docker.utils import parse_repository_tag
+from docker.errors import APIError, ContainerError, DockerException, ImageNotFound
+from docker.types import LogConfig
+from docker.utils import kwargs_from_env, parse_repository_tag
 
 from bench.engine_errors import LOST, explained, unreachable
-from bench.errors import EnvironmentUnavailable
+from bench.errors import EnvironmentUnavailable, InputError
 from bench.launch import owner
 
 STAGE = "bench.stage"  # label of a stage that only a build needs; its value says whose it is
 _PING_LIMIT_S = 5
 _CALL_LIMIT_S = 600
+_ONCE_PIDS = 4096
 _COLOURS = r"\x1b\[[0-9;]*m"
 _BUILDER_OWN_WORDS = r"\s*$|Step \d|\s*--->|Removing intermediate|(\[\d+/\d+\] )?STEP \d|--> |COMMIT "
 _DEFAULT_SOCKET = "unix:///var/run/docker.sock"
@@ -34,9 +36,10 @@ def engine(*, timeout_s: int = _CALL_LIMIT_S) -> docker.DockerClient:
     """
     where = address()
     try:
-        with _closing(docker.DockerClient(base_url=where, timeout=_PING_LIMIT_S)) as probe:
+        tls = _tls()
+        with _closing(docker.DockerClient(base_url=where, timeout=_PING_LIMIT_S, tls=tls)) as probe:
             probe.ping()
-        return docker.DockerClient(base_url=where, timeout=timeout_s)
+        return docker.DockerClient(base_url=where, timeout=timeout_s, tls=tls)
     except (*LOST, ValueError) as error:
         raise EnvironmentUnavailable(unreachable(where, error)) from None
 
@@ -91,6 +94,8 @@ def find_or_pull(
         return str(client.images.get(name).id)
     except ImageNotFound:
         progress(f"pulling {name}")
+    except APIError as error:
+        raise InputError(f'{what} "{name}": {explained(error)}; {remedy}') from None
     try:
         return pull(client, name)
     except (*_SAID, EnvironmentUnavailable) as error:
@@ -114,13 +119,16 @@ def run_once(client: docker.DockerClient, image: str, command: list[str], **opti
     raises  ContainerError: it ended with an error; APIError: it could not be started
     """
     labels = {"bench.run": "probe", owner.LABEL: owner.mine()}
-    container = client.containers.create(image, command, network_mode="none", labels=labels, **options)
+    container = client.containers.create(
+        image, command, network_mode="none", labels=labels, security_opt=["no-new-privileges"], pids_limit=_ONCE_PIDS,
+        log_config=LogConfig(type=LogConfig.types.JSON), **options,
+    )  # fmt: skip
     try:
         container.start()
         status = int(container.wait()["StatusCode"])
         said, errors = (container.logs(stdout=out, stderr=not out).decode(errors="replace") for out in (True, False))
     finally:
-        container.remove(force=True)  # docker-py's own `remove` leaves one that never started
+        container.remove(force=True, v=True)  # docker-py's own `remove` leaves one that never started
     if status:
         raise ContainerError(container, status, command, image, errors)
     return said
@@ -161,14 +169,27 @@ def _build_cache(client: docker.DockerClient) -> list[dict[str, Any]]:
 
 
 def address() -> str:
-    """DOCKER_HOST, or the docker command's current context, or the usual socket."""
+    """DOCKER_HOST, or the docker command's context, or the usual socket."""
     if os.environ.get("DOCKER_HOST"):
         return os.environ["DOCKER_HOST"]
+    context = _context()
+    return str(context.Host) if context and context.Host else _DEFAULT_SOCKET
+
+
+def _tls() -> Any:
+    """How the engine proves itself: DOCKER_TLS_VERIFY with DOCKER_CERT_PATH beside DOCKER_HOST, else the context's."""
+    if os.environ.get("DOCKER_HOST"):
+        return kwargs_from_env().get("tls") or False
+    context = _context()
+    return (context.TLSConfig if context else None) or False
+
+
+def _context() -> Any:
     try:
-        context = ContextAPI.get_current_context()
-        return str(context.Host) if context and context.Host else _DEFAULT_SOCKET
+        name = os.environ.get("DOCKER_CONTEXT")
+        return ContextAPI.get_context(name) if name else ContextAPI.get_current_context()
     except (DockerException, OSError, ValueError):
-        return _DEFAULT_SOCKET
+        return None
 
 
 def _line(error: object) -> str:

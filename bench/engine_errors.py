@@ -222,6 +222,13 @@ def seccomp_note(info: dict[str, Any]) -> str | None:
     return f"the Docker engine filters system calls by a profile of its owner ({profile}), not by its default one"
 
 
+def limits_note(info: dict[str, Any]) -> str | None:
+    """What a reader of the run should know where the engine cannot hold containers to their limits."""
+    limits = {"MemoryLimit": "memory", "SwapLimit": "swap", "PidsLimit": "processes", "CPUSet": "processors"}
+    lacking = [what for key, what in limits.items() if info.get(key) is False]
+    return f"the Docker engine does not limit {' and '.join(lacking)} of a container here" if lacking else None
+
+
 def deepest(text: str) -> str:
     """The reason under all that engine, shim and runtime wrapped around it."""
     inner = re.sub(rf"(?:{_WRAPPERS}): ", "", text)

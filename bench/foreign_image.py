@@ -88,7 +88,12 @@ def _probed(
         raise InputError(
             f'image "{name}" cannot run a worker: {why}; it needs Python {PYTHONS[0]} or later, NumPy and its framework'
         ) from None
-    return dict(json.loads(said.rpartition(_MARK)[2]))
+    try:
+        return dict(json.loads(said.partition(_MARK)[2].partition("\n")[0]))
+    except ValueError:
+        raise InputError(
+            f'image "{name}" cannot run a worker: importing {" and ".join(modules)} ended its {python} without a word'
+        ) from None
 
 
 def _refuse_lacking(name: str, framework: str, found: dict[str, Any]) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tarfile
 import tempfile
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+from docker.errors import APIError
 
 from bench import base_image, locks, paths, wheelhouse
 from bench.container_engine import STAGE, buildkit, engine, give_name, one_sentence, run_build
@@ -106,6 +109,12 @@ def build(
             return _build(client, wheels, lock, ground)
 
 
+def origin(client: docker.DockerClient, image: Image) -> tuple[str | None, tuple[str, ...]]:
+    """The hash of an image's lock, and what a report should say of where its wheels came from."""
+    labels = client.images.get(image.id).labels
+    return labels.get("bench.lock"), tuple(json.loads(labels.get("bench.notes", "[]")))
+
+
 def list_images() -> list[Image]:
     """All images of bench on the engine, newest first."""
     with closing(engine()) as client, one_sentence("listing images"):
@@ -165,7 +174,7 @@ def _build(client: docker.DockerClient, wheels: Wheelhouse, lock: Lock, base: Ba
     """Build, tag and label; the first stage, gigabytes with the legacy builder, is removed whatever happens."""
     stage = f"{owner.mine()}/{uuid.uuid4().hex}"
     arguments = {"BASE": base.tag, "STAGE": stage, "FLAVOUR": lock.flavour}
-    labels = _content(lock, base) | oci_labels(lock, base)
+    labels = _content(lock, base) | oci_labels(lock, base) | {"bench.notes": json.dumps(wheels.notes)}
     try:
         with tempfile.TemporaryFile(dir=paths.cache_root()) as context:
             _write_context(context, wheels)
@@ -179,12 +188,18 @@ def _build(client: docker.DockerClient, wheels: Wheelhouse, lock: Lock, base: Ba
                     client, what=what, fileobj=context, custom_context=True, network_mode="none", **recipe
                 )  # fmt: skip
     finally:
-        client.images.prune(filters={"dangling": True, "label": f"{STAGE}={stage}"})
-        client.images.prune(filters={"dangling": True, "label": STAGE, "until": "24h"})  # of builds that were killed
+        _prune(client, {"label": f"{STAGE}={stage}"})
+        _prune(client, {"label": STAGE, "until": "24h"})  # of builds that were killed
     found = _current(client, lock, base)
     if found is None:
         raise EnvironmentUnavailable(f"the image of {lock.framework} was removed while it was built; build it again")
     return found
+
+
+def _prune(client: docker.DockerClient, which: dict[str, str]) -> None:
+    """Stages without a name; the engine does one at a time, and a build is none the worse for one that stays."""
+    with paths.exclusive("prune"), suppress(APIError):
+        client.images.prune(filters={"dangling": True, **which})
 
 
 def _write_context(context: IO[bytes], wheels: Wheelhouse) -> None:

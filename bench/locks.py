@@ -162,7 +162,7 @@ def check(*, framework: str, version: str | None = None, python: str = PYTHONS[0
     if flavour == "cuda" and platform.machine() != "x86_64":
         raise EnvironmentUnavailable(
             f"the locks of flavour cuda are for x86_64 and this machine is {platform.machine()}; "
-            f"name an image with CUDA of your own instead: framework: [{{name: {framework}, image: …}}]"
+            f"choose --device cpu, or name an image with CUDA: framework: [{{name: {framework}, image: …}}]"
         )
     if version is not None and not _VERSION.fullmatch(version):
         raise InputError(

@@ -60,6 +60,6 @@ def proxies() -> dict[str, str]:
 def _refuse_unreadable(path: Path, origin: str) -> None:
     try:
         ssl.create_default_context(cafile=str(path))
-    except (OSError, ssl.SSLError) as error:
-        why = error.strerror or "it holds no PEM certificate" if isinstance(error, OSError) else str(error)
+    except OSError as error:
+        why = error.strerror or "it holds no PEM certificate"
         raise InputError(f"{origin} {path}: {why}; name a file of certificates in PEM format") from None

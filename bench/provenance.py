@@ -47,7 +47,7 @@ def header(
     machine = environment.describe(device=_device(matrix), docker_engine=launcher.engine_version)
     images = {name: provision.to_json() for name, provision in provisions.items()}
     shared = {
-        "images": images,
+        "images": {name: {**image, "notes": None} for name, image in images.items()},  # words decide nothing
         "workloads": paths.staged_worker_root().name,
         "data": dataset.sha256 if dataset else None,
         "machine": environment.machine_key(machine),

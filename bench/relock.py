@@ -83,10 +83,17 @@ def _compile(command: Sequence[str], framework: str, flavour: str, stdin: str = 
     pip's folders are left out of every other lock: 2.13.0+cpu found there would pass for 2.13.0.
     """
     cpu_torch = (framework, flavour) == ("pytorch", "cpu")
-    sources = [[TORCH_INDEX], pip_folders()] if cpu_torch else [[]]
+    sources = [lambda: [TORCH_INDEX], pip_folders] if cpu_torch else [list]
     for number, source in enumerate(sources):
-        common = ["--quiet", "--no-header", "--no-annotate", f"--python-version={PYTHON}", *pip_indexes(), *source]
         try:
+            common = [
+                "--quiet",
+                "--no-header",
+                "--no-annotate",
+                f"--python-version={PYTHON}",
+                *pip_indexes(),
+                *source(),
+            ]
             return uv(*command, *common, stdin=stdin, timeout_s=_LIMIT_S)
         except PipFailed as failure:
             if number == len(sources) - 1:

@@ -29,18 +29,24 @@ _MEMBER = "bench.json"
 Progress = Callable[[str], None]
 
 
-def save(file: Path, *, frameworks: Sequence[str], flavour: str, progress: Progress) -> list[Image]:
-    """Write the newest image of each framework, and the base they stand on. Raises InputError: one was never built."""
+def save(
+    file: Path, *, frameworks: Sequence[str], flavour: str, version: str | None = None, progress: Progress
+) -> list[Image]:
+    """Write the newest image of each framework, and the base they stand on. Raises InputError: one was never built.
+
+    version  of the one framework; None for the locked one
+    """
     chosen = []
     for framework in dict.fromkeys(frameworks):
-        found = images.find(framework, flavour=flavour)
+        found = images.find(framework, version, flavour)
         if found is None:
-            raise InputError(f"there is no image of {framework} ({flavour}) to save; bench images build makes it")
+            which = f"{framework} {version or 'as locked'} ({flavour})"
+            raise InputError(f"there is no image of {which} to save; bench images build makes it")
         chosen.append(found)
     contents = {
         "schema": SCHEMA,
         "images": [asdict(one) for one in chosen],
-        "base": base_image.held(),
+        "base": base_image.held_for({one.base for one in chosen}),
         "locks": {path.name: path.read_text() for path in sorted(locks.resolved_folder().glob("*.lock"))},
     }
     partial = file.with_name(f".{file.name}.part")
@@ -72,13 +78,17 @@ def load(file: Path, *, progress: Progress) -> list[Image]:
         progress(f"loading {', '.join(map(images.tag_of, promised))} from {file}")
         with file.open("rb") as stored:
             client.images.load(stored)  # requests sends a file piece by piece
-        there = {entry["Id"] for entry in client.api.images()}
+        there = {name: entry["Id"] for entry in client.api.images() for name in entry["RepoTags"] or []}
     for one in promised:
-        if one.id not in there:
-            raise EnvironmentUnavailable(
-                f"{file} promised {one.framework} {one.version} as {one.id[:19]}, which the engine does not have now; "
-                f"the file may be cut short: copy it again"
+        found = there.get(images.tag_of(one))
+        if found != one.id:
+            why = (
+                "this engine's image store gives other ids than the one that it was saved from (the containerd store "
+                "and Docker's own do): save it from an engine with the same store"
+                if found
+                else "the file may be cut short: copy it again"
             )
+            raise EnvironmentUnavailable(f"{file} promised {images.tag_of(one)} as {one.id[:19]}: {why}")
     base_image.hold(contents["base"])
     for name, text in contents["locks"].items():
         locks.take_resolved(name, text)

@@ -7,8 +7,10 @@ Exit codes are those of `bench run`; without a GPU, 2 and one sentence. No host 
 
 from __future__ import annotations
 
+import getpass
 import json
 import re
+import socket
 import subprocess
 import sys
 import tarfile
@@ -25,6 +27,7 @@ DOCKER_FACTS = (
     "ServerVersion", "Driver", "CgroupDriver", "CgroupVersion", "DefaultRuntime", "CDISpecDirs", "DiscoveredDevices",
     "KernelVersion", "OperatingSystem", "Architecture", "NCPU", "MemTotal", "SecurityOptions",
 )  # fmt: skip
+PROCESSES = re.compile(r"(?m)^( *)Processes *(?::.*)?\n(?:\1 +.*\n)*")  # of others: their programs and paths
 PRIVATE = re.compile(r"(?im)^(\s*(?:serial number|board id|host name|user name)[^:]*: ).*$")
 
 
@@ -64,9 +67,18 @@ def keep(file: Path, *command: str) -> int:
     except OSError as error:
         file.write_text(f"{command[0]}: {error.strerror}\n")
         return 127
-    file.write_text(PRIVATE.sub(r"\1withheld", file.read_text()))
-    file.with_suffix(".log").write_text("".join(said) + f"exit status {process.returncode}\n")
+    file.write_text(without_names(file.read_text()))
+    file.with_suffix(".log").write_text(without_names("".join(said)) + f"exit status {process.returncode}\n")
     return process.returncode
+
+
+def without_names(text: str) -> str:
+    """Neither the host's name, the user's nor their home folder, nor serial numbers and what else ran on the GPU."""
+    text = PRIVATE.sub(r"\1withheld", PROCESSES.sub("", text))
+    for name, instead in ((str(Path.home()), "~"), (socket.gethostname(), "HOST"), (getpass.getuser(), "USER")):
+        if len(name) > 1:
+            text = re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w-])", instead, text)
+    return text
 
 
 def pack(run: Path | None, kept: Path, out: Path) -> Path:

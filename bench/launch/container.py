@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from docker.errors import NotFound
+
 from bench import engine_errors
 from bench.container_engine import address, engine
 from bench.engine_errors import LOST, went_away
@@ -61,16 +63,20 @@ class DockerChannel:
         self._keep, self._socket = attached, _raw(attached)
         self._buffer = bytearray()
         self._ends = ends
-        api.start(container)
-        state = api.inspect_container(container)["State"]
-        self.pid = int(state["Pid"])
+        try:
+            api.start(container)
+            self.pid = _pid(api, container)
+        except BaseException:
+            self._socket.close()
+            attached.close()
+            raise
 
     def refuse_foreign(self) -> None:
         """The surest sign of a remote engine: its process is none of ours. Raises EnvironmentUnavailable."""
         for _ in range(10):
             if self._container in (read_text(Path(f"/proc/{self.pid}/cgroup")) or ""):
                 return
-            if not self._client.api.inspect_container(self._container)["State"]["Running"]:
+            if not self.pid or not _pid(self._client.api, self._container):
                 return  # it has ended already: nothing is known
             time.sleep(0.1)
         raise engine_errors.elsewhere(address())
@@ -132,6 +138,14 @@ class DockerChannel:
         self._keep.close()
         with suppress(*LOST):
             force_away(self._client.api, self._container)
+
+
+def _pid(api: Any, container: str) -> int:
+    """On the host; 0 for one that has ended, which the engine may have removed by now."""
+    try:
+        return int(api.inspect_container(container)["State"]["Pid"])
+    except NotFound:
+        return 0
 
 
 def _raw(attached: Any) -> socket.socket:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import tarfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.container_engine import one_sentence, run_build
 from bench.launch import owner
@@ -49,10 +49,6 @@ class VolumeLauncher(DockerLauncher):
         """The volume, read-only."""
         return [f"{self._volume}:{DATA}:ro"] if self.data else []
 
-    def remove_data(self) -> None:
-        """The volume."""
-        self.client.api.remove_volume(self._volume, force=True)
-
 
 class BakedLauncher(DockerLauncher):
     """The data as one more layer of the image."""
@@ -74,21 +70,11 @@ class BakedLauncher(DockerLauncher):
                     buildargs={"BASE": self.images[need]}, network_mode="none",
                     labels={**self.labels, **BAKED},
                 )  # fmt: skip
-                self._baked.append(self.images[need])
         return provisions
-
-    def __init__(self, **options: Any) -> None:
-        self._baked: list[str] = []
-        super().__init__(**options)
 
     def data_mounts(self) -> list[str]:
         """None: the image holds it."""
         return []
-
-    def remove_data(self) -> None:
-        """The images with the data."""
-        for image in self._baked:
-            self.client.api.remove_image(image, force=True)
 
 
 def left_behind(client: docker.DockerClient) -> list[tuple[str, str]]:
@@ -119,7 +105,7 @@ def _fill(client: docker.DockerClient, volume: str, image: str, data: Path, labe
             _add_folder(tar, data, ".")
         api.put_archive(container, DATA, archive.getvalue())
     finally:
-        force_away(api, container, volumes=False)
+        force_away(api, container)
 
 
 def _add_folder(tar: tarfile.TarFile, folder: Path, name: str) -> None:

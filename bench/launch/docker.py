@@ -16,7 +16,7 @@ from docker.errors import APIError
 from docker.types import LogConfig, Ulimit
 
 from bench import base_image, engine_errors, environment, foreign_image, images
-from bench.container_engine import address, engine, one_sentence
+from bench.container_engine import address, engine, one_sentence, run_once
 from bench.engine_errors import LOST, explained, went_away
 from bench.errors import EngineLost, EnvironmentUnavailable, InputError, WorkerFailed
 from bench.launch import GpuRequest, Need, Progress, Provision, owner, podman, worker_environment
@@ -52,14 +52,16 @@ class DockerLauncher:
     def __init__(
         self, *, run_id: str, cache: Path, data: Path | None, base: str | None = None, gpu: bool = False
     ) -> None:
-        """Raises EnvironmentUnavailable: no engine of this machine; InputError: it gives no `gpu`, which is wanted."""
+        """Raises EnvironmentUnavailable: no engine of this machine, or none that gives the `gpu` that is wanted."""
         self.client, self._info = _own_engine()
         if gpu:
             podman.refuse_gpu(self.client)
         self.engine_version = podman.engine_version(self.client)
         self._is_podman = podman.is_podman(self.client)
         self._ends = podman.Ends if self._is_podman else Ends
-        self._notes = tuple(filter(None, [engine_errors.seccomp_note(self._info)]))
+        self._notes = tuple(
+            filter(None, [engine_errors.seccomp_note(self._info), engine_errors.limits_note(self._info)])
+        )
         self._cache, self.data, self._base, self._root = cache, data, base, staged_worker_root()
         self.labels = {"bench.run": run_id, owner.LABEL: owner.mine()}
         self.images: dict[Need, str] = {}
@@ -82,7 +84,10 @@ class DockerLauncher:
         wanted = [images.Wanted(one.framework.name, _text(one.framework.get("version")), one.flavour) for one in ours]
         built = images.build_all(wanted=wanted, base=self._base, progress=progress) if wanted else []
         for need, made in zip(ours, built, strict=True):
-            found[need] = Provision(framework=made.framework, version=made.version, image=made.id, base=made.base)
+            lock, notes = images.origin(self.client, made)
+            found[need] = Provision(
+                framework=made.framework, version=made.version, image=made.id, base=made.base, lock=lock, notes=notes
+            )
         return {need: provision for need, provision in found.items() if provision}
 
     def _not_ours(self, need: Need, progress: Progress) -> Provision | None:
@@ -111,6 +116,7 @@ class DockerLauncher:
                 entrypoint=[],
                 user=NOBODY,
                 stdin_open=True,
+                healthcheck=None if self._is_podman else {"test": ["NONE"]},  # an image's own would run beside slices
                 detach=False,
                 network_disabled=True,
                 working_dir="/tmp",  # noqa: S108 - the container's own scratch
@@ -153,7 +159,8 @@ class DockerLauncher:
         return GpuRequest(uuid=uuid, way=gpus.way(uuid, self._info)) if uuid else None
 
     def _host_config(self, cpus: frozenset[int], *, gpu: GpuRequest | None) -> Any:
-        mounts = [f"{self._root}:{WORKER}:ro", f"{self._cache}:{CACHE}:rw", *self.data_mounts()]
+        mounts = [f"{self._root}:{WORKER}:{self._option('ro')}", f"{self._cache}:{CACHE}:{self._option('rw')}"]
+        mounts += self.data_mounts()
         limit = int(_memory_total_bytes() * MEMORY_SHARE)
         return self.client.api.create_host_config(
             binds=mounts,
@@ -177,23 +184,39 @@ class DockerLauncher:
 
     def data_mounts(self) -> list[str]:
         """The host's folder, read-only."""
-        return [f"{self.data}:{DATA}:ro"] if self.data else []
+        return [f"{self.data}:{DATA}:{self._option('ro')}"] if self.data else []
+
+    def _option(self, access: str) -> str:
+        """Of a mount: where SELinux holds containers apart, the folder is labelled as one that they may share."""
+        return f"{access},z" if "name=selinux" in (self._info.get("SecurityOptions") or []) else access
 
     def data_path(self, data: Path | None, cell: Cell) -> str | None:
         """Where the data is mounted."""
         return DATA if data else None
 
     def close(self) -> None:
-        """Remove every container that still carries this run's label, and then what only they may have used."""
+        """Remove every container and all data that still carry this run's label, and what workers compiled."""
         with suppress(*LOST):
             sweep(self.client, self.labels["bench.run"])
             self._reaper.dismiss()
         with suppress(*LOST):
-            self.remove_data()
+            self._empty_cache()
         self.client.close()
 
-    def remove_data(self) -> None:
-        """Nothing: the host's folder stays."""
+    def _empty_cache(self) -> None:
+        """What workers compiled belongs to their user, so that nobody but root or they can remove it."""
+        if os.geteuid() != 0 and self.images and any(self._cache.iterdir()):
+            image = next(iter(self.images.values()))
+            code = f"import glob, shutil; [shutil.rmtree(path, True) for path in glob.glob('{CACHE}/*')]"
+            binds = [f"{self._cache}:{CACHE}:{self._option('rw')}"]
+            run_once(
+                self.client,
+                image,
+                ["-c", code],
+                entrypoint=[_python(self.client.api, image)],
+                user=NOBODY,
+                volumes=binds,
+            )
 
 
 def _python(api: Any, image: str) -> str:

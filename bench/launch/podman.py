@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from bench.container_engine import read_build
-from bench.errors import InputError
+from bench.errors import EnvironmentUnavailable
 
 if TYPE_CHECKING:
     import docker
@@ -33,11 +33,11 @@ def engine_version(client: docker.DockerClient) -> str:
 
 
 def refuse_gpu(client: docker.DockerClient) -> None:
-    """Raises InputError on Podman, where a container that asked for a GPU starts without one and nobody says so."""
+    """Raises EnvironmentUnavailable on Podman, whose containers start without the GPU and nobody says so."""
     if is_podman(client):
-        raise InputError(
+        raise EnvironmentUnavailable(
             "device cuda: Podman's Docker-compatible interface accepts a request for a GPU and attaches none; "
-            "point DOCKER_HOST at a Docker engine, or choose --device cpu"
+            "point DOCKER_HOST at a Docker engine, or choose --launcher local or --device cpu"
         )
 
 

@@ -44,7 +44,7 @@ def provide_all(
 def provide(
     name: str, needs: Sequence[Need], place: provenance.Place, view: View
 ) -> tuple[Launcher, dict[Need, Provision]]:
-    """One launcher, with what these needs take. Raises EnvironmentUnavailable; InputError: Podman gives no GPU.
+    """One launcher, with what these needs take. Raises EnvironmentUnavailable.
 
     `auto` is docker where an engine answers and the images can be had, else local, and says why.
     """

@@ -72,12 +72,26 @@ def main() -> None:
 
 
 def sweep(client: docker.DockerClient, run_id: str, *, whose: str | None = None) -> int:
-    """Remove all containers of a run, or those that one harness of it made; returns how many there were."""
+    """Remove all containers and data of a run, or those that one harness of it made; returns how many containers."""
     labels = [f"bench.run={run_id}", *([f"{owner.LABEL}={whose}"] if whose else [])]
     left = client.api.containers(all=True, filters={"label": labels})
     for container in left:
         force_away(client.api, container["Id"])
+    sweep_data(client.api, labels)
     return len(left)
+
+
+def sweep_data(api: Any, labels: list[str]) -> None:
+    """Remove volumes and images that hold a run's data; one that is gone, or in use, is passed over."""
+    from docker.errors import APIError
+
+    for volume in api.volumes(filters={"label": labels})["Volumes"] or []:
+        with suppress(APIError):
+            api.remove_volume(volume["Name"], force=True)
+    for image in api.images(filters={"label": labels}):
+        if "bench.data" in image["Labels"]:
+            with suppress(APIError):
+                api.remove_image(image["Id"], force=True)
 
 
 def dead(client: docker.DockerClient) -> list[dict[str, Any]]:
@@ -94,13 +108,13 @@ def sweep_dead(client: docker.DockerClient) -> list[dict[str, Any]]:
     return left
 
 
-def force_away(api: Any, container: str, *, volumes: bool = True) -> None:
+def force_away(api: Any, container: str) -> None:
     """Remove a container, running or not, and its unnamed volumes; returns when it is gone, whoever removed it."""
     from docker.errors import APIError, NotFound
 
     with suppress(NotFound):
         try:
-            api.remove_container(container, force=True, v=volumes)
+            api.remove_container(container, force=True, v=True)
         except APIError as error:
             if error.status_code != HTTPStatus.CONFLICT:
                 raise

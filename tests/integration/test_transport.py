@@ -100,6 +100,8 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path: Path) -> None:
 
 def test_an_image_that_was_never_built_cannot_be_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "find", lambda *_, **__: None)
-    with pytest.raises(InputError, match=r"there is no image of pytorch \(cpu\) to save; bench images build makes it"):
+    with pytest.raises(
+        InputError, match=r"there is no image of pytorch as locked \(cpu\) to save; bench images build makes it"
+    ):
         transport.save(tmp_path / "images.tar", frameworks=["pytorch"], flavour="cpu", progress=pytest.fail)
     assert list(tmp_path.iterdir()) == []
