@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from workloads.contract import Cell, Unsupported
-from workloads.runtime.cuda import cudnn_version, kernels
+from workloads.cuda import cudnn_version, kernels
 
 
 def prepare(cell: Cell) -> None:

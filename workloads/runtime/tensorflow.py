@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from workloads.contract import Cell, Unsupported
+from workloads.cuda import cudnn_version, kernels
 from workloads.runtime import DTYPES
-from workloads.runtime.cuda import cudnn_version, kernels
 
 _functions: list[Any] = []
 
