@@ -198,6 +198,7 @@ class DockerLauncher:
         """Remove every container and all data that still carry this run's label, and what workers compiled."""
         with suppress(*LOST):
             sweep(self.client, self.labels["bench.run"])
+            sweep(self.client, self.labels["bench.run"], whose=self.labels[owner.LABEL])  # the data too
             self._reaper.dismiss()
         with suppress(*LOST):
             self._empty_cache()

@@ -77,19 +77,26 @@ def sweep(client: docker.DockerClient, run_id: str, *, whose: str | None = None)
     left = client.api.containers(all=True, filters={"label": labels})
     for container in left:
         force_away(client.api, container["Id"])
-    sweep_data(client.api, labels)
+    _sweep_data(client.api, labels, whose)
     return len(left)
 
 
-def sweep_data(api: Any, labels: list[str]) -> None:
-    """Remove volumes and images that hold a run's data; one that is gone, or in use, is passed over."""
+def _sweep_data(api: Any, labels: list[str], whose: str | None) -> None:
+    """Remove volumes and images that hold a run's data: of one harness, or of those that have ended.
+
+    Another launcher of a living harness may hold its data under the same run. One in use is passed over.
+    """
     from docker.errors import APIError
 
+    def may_go(made: dict[str, str]) -> bool:
+        return whose is not None or owner.is_gone(made.get(owner.LABEL, ""))
+
     for volume in api.volumes(filters={"label": labels})["Volumes"] or []:
-        with suppress(APIError):
-            api.remove_volume(volume["Name"], force=True)
+        if may_go(volume["Labels"]):
+            with suppress(APIError):
+                api.remove_volume(volume["Name"], force=True)
     for image in api.images(filters={"label": labels}):
-        if "bench.data" in image["Labels"]:
+        if "bench.data" in image["Labels"] and may_go(image["Labels"]):
             with suppress(APIError):
                 api.remove_image(image["Id"], force=True)
 
