@@ -13,11 +13,11 @@ from pathlib import Path
 
 import nvml_stub as nvml_stubs
 import pytest
+from absent import absent
 
 from bench.errors import BenchError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-REQUIRED = os.environ.get("BENCH_REQUIRE") == "1"  # .ci/run: what is absent is a failure there
 
 Edit = Callable[[Path, str, str], None]
 
@@ -27,9 +27,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     absences = {"docker": _no_engine, "podman": _no_podman, "framework": _no_frameworks, "network": _no_index}
     for marker, absence in absences.items():
         if item.get_closest_marker(marker) and (reason := absence()):
-            if REQUIRED:
-                pytest.fail(f"BENCH_REQUIRE=1, and {reason}", pytrace=False)
-            pytest.skip(reason)
+            absent(reason)
 
 
 @cache
@@ -76,7 +74,7 @@ def _no_index() -> str | None:
 def nvml_stub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a libnvidia-ml.so.1 that replays a trace: what LD_LIBRARY_PATH takes."""
     if reason := nvml_stubs.absence():
-        pytest.fail(f"BENCH_REQUIRE=1, and {reason}") if REQUIRED else pytest.skip(reason)
+        absent(str(reason))
     return nvml_stubs.build(tmp_path_factory.mktemp("nvml")).parent
 
 

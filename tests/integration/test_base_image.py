@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,13 +23,6 @@ MODULES = {"tensorflow": "tensorflow", "pytorch": "torch"}
 # docker-py leaves the socket of a streamed answer to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 NOWHERE = "127.0.0.1:9/python:3.11-slim-bookworm"  # a registry that refuses at once
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """Such sockets go within the test that left them."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture

@@ -61,13 +61,6 @@ print(json.dumps({
 """
 
 
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """Such sockets go within the test that left them."""
-    yield
-    gc.collect()
-
-
 @pytest.fixture(scope="module")
 def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerLauncher]:
     folder = tmp_path_factory.mktemp("shared")

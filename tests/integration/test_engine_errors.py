@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import os
 import re
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import docker
 import pytest
-from second_engine import SecondEngine
+from second_engine import SecondEngine, require
 
 from bench import base_image
 from bench.container_engine import address, engine, one_sentence, run_build
@@ -46,13 +45,6 @@ MATRIX = (
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 Bench = Callable[..., str]
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """Such sockets go within the test that left them."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture
@@ -231,8 +223,7 @@ def test_a_digest_that_is_not_served_and_bytes_that_break_one_are_told_apart(ben
 @pytest.fixture(scope="module")
 def tight() -> Iterator[SecondEngine]:
     """An engine with a disk of 16 MB."""
-    if os.getuid() != 0 or not shutil.which("dockerd"):
-        pytest.skip("needs root and dockerd")
+    require()
     folder = Path(tempfile.mkdtemp(prefix="small-disk-"))
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)], check=True)
     try:

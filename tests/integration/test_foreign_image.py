@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import json
 import subprocess
@@ -27,13 +26,6 @@ SITE = "$(python3 -c 'import sysconfig; print(sysconfig.get_path(\"purelib\"))')
 WRAPPER = r"""printf '#!/bin/sh\nexec /opt/venv/bin/python "$@"\n'"""
 BROKEN = f"echo 'raise OSError(\"libcudart.so.13: cannot open\")' > {SITE}/torch/__init__.py"
 Derive = Callable[[str, str], str]
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """Such sockets go within the test that left them."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture

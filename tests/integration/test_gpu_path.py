@@ -74,13 +74,6 @@ finally:
 Begin = Callable[..., AbstractContextManager[SecondEngine]]
 
 
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """Such sockets go within the test that left them."""
-    yield
-    gc.collect()
-
-
 @pytest.fixture(scope="module")
 def begin(nvml_stub: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Begin]:
     """Start an engine that has the base image, and NVIDIA's hook and runtime, or stubs of them, or neither."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import hashlib
 import json
 import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import docker
@@ -27,13 +25,6 @@ MODULES = {"tensorflow": "tensorflow", "pytorch": "torch"}
 # docker-py leaves the socket of a streamed answer to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 NOWHERE = "127.0.0.1:9/python:3.11-slim-bookworm"  # a registry that refuses at once
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """Such sockets go within the test that left them."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture(scope="module")

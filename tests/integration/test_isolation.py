@@ -175,13 +175,6 @@ except OSError as error:
 HOG = "held = []\nwhile True: held.append(bytearray(2**24))"
 
 
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """Such sockets go within the test that left them."""
-    yield
-    gc.collect()
-
-
 @pytest.fixture(scope="module")
 def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerLauncher]:
     folder = tmp_path_factory.mktemp("shared")

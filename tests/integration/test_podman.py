@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import os
 import signal
@@ -51,13 +50,6 @@ budget: {blocks: 2, total: 20s}
 CPU = max(os.sched_getaffinity(0))
 RUN = f"test-podman-{os.getpid()}"
 GONE_S = 10  # after a kill -9
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """Such sockets go within the test that left them."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture(scope="module")

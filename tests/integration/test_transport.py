@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import subprocess
@@ -24,13 +23,6 @@ if TYPE_CHECKING:
 
 # docker-py leaves the socket of a streamed answer to the garbage collector.
 pytestmark = [pytest.mark.docker, pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")]
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """Such sockets go within the test that left them."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from absent import absent
 from small_wheels import make_wheel
 
 from bench import network
@@ -45,7 +46,7 @@ class Private(SimpleHTTPRequestHandler):
 def authority(tmp_path: Path) -> tuple[Path, Path]:
     """A certificate that nobody knows, for this machine, and its key."""
     if shutil.which("openssl") is None:
-        pytest.skip("openssl, which makes the certificate, is not installed")
+        absent("openssl, which makes the certificate, is not installed")
     certificate, key = tmp_path / "ca.pem", tmp_path / "key.pem"
     subject = ["-subj", "/CN=a company's own", "-addext", "subjectAltName=IP:127.0.0.1"]
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
