@@ -131,7 +131,7 @@ def test_a_loop_that_costs_microseconds_fails_the_observer_s_row(monkeypatch: py
 
     def logging(self: StubTrial, count: int) -> list[int]:
         for _ in range(count):
-            sum(range(200))  # some microseconds a step
+            sum(range(4000))  # tens of microseconds a step, on any machine
         return kept(self, count)
 
     monkeypatch.setattr(StubTrial, "_steps", logging)
