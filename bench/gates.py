@@ -92,6 +92,7 @@ class Facts:
     others_s          that which was not the arms'
     steal_s           time that the host kept from `cpus`, summed over them
     pressure_cpu_s    time in which some task of the machine waited for a processor; likewise memory and io
+    foreign           the programs that computed on the arms' GPUs and are no arm's: pid, name, memory_bytes
     gpu               what telemetry.machine.OfGpu says, by its names; None where no arm uses a GPU
     """
 
@@ -106,6 +107,7 @@ class Facts:
     pressure_memory_s: float | None
     pressure_io_s: float | None
     gpu: Mapping[str, float | None] | None
+    foreign: Sequence[Mapping[str, Any]] | None
     arms: Mapping[str, ArmFacts]
     nulls: Mapping[str, str] = field(default_factory=dict)
 
@@ -139,6 +141,9 @@ def _of_machine(facts: Facts) -> Iterator[str]:
     if _over(facts.steal_s, whole_s, STEAL_SHARE):
         yield f"steal: the host kept {_percent(facts.steal_s, whole_s)} of {cpus} (limit {100 * STEAL_SHARE:.0f} %)"
     yield from _of_gpu(facts)
+    for program in facts.foreign or ():
+        name = program["name"] or "one"
+        yield f"other program: {name} (process {program['pid']}) computed on the arms' GPU (limit none)"
 
 
 def _of_gpu(facts: Facts) -> Iterator[str]:

@@ -7,6 +7,7 @@ before the next one starts. Lockstep is one company of all arms, serial is compa
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,7 @@ class Bench:
     seed: int
     data: Path | None
     schedule: str = "lockstep"
+    soak_s: float | None = None  # of every arm in every block; None: where something is read that needs one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +206,7 @@ def advised(failure: WorkerFailed, kind: str) -> WorkerFailed:
 
 def start(bench: Bench, group: Group, arm: Arm, padding: int, outcomes: dict[str, dict[str, Any]]) -> None:
     """A fresh worker for `arm`, opened alone, so that its import, build and first step are its own."""
-    began = time.monotonic()
+    began_ns = time.monotonic_ns()
     try:
         channel = bench.launcher.start(cell=arm.cell, cpus=bench.arm_cpus, padding=padding)
     except WorkerFailed as failure:
@@ -224,7 +226,8 @@ def start(bench: Bench, group: Group, arm: Arm, padding: int, outcomes: dict[str
         cpus=sorted(bench.arm_cpus),
         gpu=channel.gpu.uuid if channel.gpu else None,
     )
-    start_s = time.monotonic() - began - opened["open_s"]  # process or container, and its Python
+    opened_ns = time.monotonic_ns()
+    start_s = (opened_ns - began_ns) / 1e9 - opened["open_s"]  # process or container, and its Python
     opened.pop("pid")
     outcomes[arm.id] = {
         "status": "measured",
@@ -233,9 +236,17 @@ def start(bench: Bench, group: Group, arm: Arm, padding: int, outcomes: dict[str
         "log": "",
         "image": channel.image,
         "start_s": round(start_s, 6),
+        "spans": _opening_spans(began_ns, opened_ns, opened),
         **opened,
         "gpu": {**opened["gpu"], "request": channel.gpu.way} if channel.gpu else None,
     }
+
+
+def _opening_spans(began_ns: int, opened_ns: int, opened: Mapping[str, Any]) -> dict[str, list[int]]:
+    """When it came up, and when it built and first ran its step, which is when compilers work; CLOCK_MONOTONIC, ns."""
+    built_ns = opened_ns - round((opened["open_s"] - opened["import_s"] - opened["data_s"]) * 1e9)
+    ran_ns = built_ns + round((opened["build_s"] + opened["first_step_s"]) * 1e9)
+    return {"start": [began_ns, built_ns], "compile": [built_ns, min(ran_ns, opened_ns)]}
 
 
 def ask(group: Group, arm: str, verb: str, *, limit_s: float, **args: Any) -> dict[str, Any]:
@@ -249,7 +260,9 @@ def ask(group: Group, arm: str, verb: str, *, limit_s: float, **args: Any) -> di
 def _warm(group: Group, arm: str, plan: Plan, block: Block) -> None:
     steps = plan.warm_steps[arm]
     limit_s = SLICE_LIMIT_S + SLICE_LIMIT_FACTOR * steps * plan.step_ns[arm] * 1e-9
+    began_ns = time.monotonic_ns()
     warmed = ask(group, arm, "warm", limit_s=limit_s, steps=steps)
+    block.outcomes[arm]["spans"]["warm_up"] = [began_ns, time.monotonic_ns()]
     block.outcomes[arm] |= {
         "warm_steps": steps,
         "slice_steps": plan.slices.steps[arm],
@@ -275,7 +288,8 @@ def _take_turns(
                 answer = _slice(group, arm, plan, turn_sync, stretch)
                 block.samples += rows(answer, arm, number, position, turn_sync, plan.slices.steps[arm])
         block.rounds = number + 1
-    block.stretches.append(stretch.facts())
+    foreign = bench.sampler.foreign() if bench.sampler and stretch.on_gpu else None
+    block.stretches.append(stretch.facts(foreign))
 
 
 def _slice(group: Group, arm: str, plan: Plan, sync: str, stretch: Stretch) -> dict[str, Any]:
@@ -307,10 +321,11 @@ def rows(
 
 
 def _close(bench: Bench, group: Group, arm: Arm, block: Block) -> None:
-    """Where there is a GPU, a soak for its slow telemetry; then the trial's last figures."""
-    soak = None
-    if arm.cell.device == "cuda":
-        soak = ask(group, arm.id, "soak", limit_s=SLICE_LIMIT_S + SOAK_S, seconds=SOAK_S)
+    """A soak, where something is read that moves too slowly for slices; then the trial's last figures."""
+    soak, soak_s = None, _soak_s(bench, arm)
+    if soak_s:
+        with bench.sampler.soaking() if bench.sampler else nullcontext():
+            soak = ask(group, arm.id, "soak", limit_s=SLICE_LIMIT_S + soak_s, seconds=soak_s)
     if bench.sampler:
         bench.sampler.unwatch(arm.id)
     closed = ask(group, arm.id, "close", limit_s=CLOSE_LIMIT_S)
@@ -319,3 +334,12 @@ def _close(bench: Bench, group: Group, arm: Arm, block: Block) -> None:
         "peak_memory_bytes": closed["max_rss_bytes"] if device_peak is None else device_peak,
         "soak": soak,
     }
+
+
+def _soak_s(bench: Bench, arm: Arm) -> float:
+    """How long this arm soaks: as asked; else only where its GPU, a replay or the processors' energy is read."""
+    sampler = bench.sampler
+    if bench.soak_s is not None or sampler is None:
+        return bench.soak_s or 0.0
+    slow = sampler.source == "replay" or sampler.package_energy_null is None
+    return SOAK_S if slow or arm.cell.device == "cuda" else 0.0

@@ -16,9 +16,10 @@ from bench.errors import InputError
 from bench.matrix_cells import expand
 from bench.matrix_file import Document, built_in
 from bench.matrix_model import schema, seconds
+from bench.telemetry import DEFAULT_HZ
 from workloads.contract import AXES, Cell
 
-__all__ = ["Arm", "Budget", "Comparison", "Matrix", "built_in", "load", "schema", "seconds"]
+__all__ = ["Arm", "Budget", "Comparison", "Matrix", "Telemetry", "built_in", "load", "schema", "seconds"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,18 @@ class Budget:
     max_blocks: int = 40
     per_comparison_s: float = 300.0
     total_s: float = 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Telemetry:
+    """What is read beside the measurement.
+
+    hz      readings a second
+    soak_s  how long each arm runs on in every block, outside the ratios; None: where something slow is read
+    """
+
+    hz: float = DEFAULT_HZ
+    soak_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +67,7 @@ class Matrix:
     budget: Budget
     seed: int
     schedule: str = "lockstep"
+    telemetry: Telemetry = Telemetry()
     notes: tuple[str, ...] = ()
 
     @property
@@ -107,6 +121,7 @@ class Matrix:
             "budget": asdict(self.budget),
             "seed": self.seed,
             "schedule": self.schedule,
+            "telemetry": asdict(self.telemetry),
             "notes": list(self.notes),
         }
 
@@ -123,6 +138,7 @@ class Matrix:
             budget=Budget(**plain["budget"]),
             seed=plain["seed"],
             schedule=plain.get("schedule", "lockstep"),  # a run of an earlier version knew no other
+            telemetry=Telemetry(**plain.get("telemetry", {})),
             notes=tuple(plain["notes"]),
         )
 
@@ -153,6 +169,7 @@ def load(name_or_path: str, *, yes: bool = False) -> Matrix:
         budget=_budget(document),
         seed=file.seed,
         schedule=file.schedule,
+        telemetry=Telemetry(hz=file.telemetry.hz, soak_s=file.telemetry.soak),
         notes=(*notes, *more),
     )
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from bench import yaml_source
 from bench.errors import InputError
-from bench.matrix_model import BudgetGiven, Framework, MatrixFile
+from bench.matrix_model import BudgetGiven, Framework, MatrixFile, TelemetryGiven
 from bench.yaml_source import Node, quoted
 from workloads.contract import AXES
 
@@ -160,6 +160,7 @@ _KEYS: dict[str, Sequence[str]] = {
     "matrix": tuple(MatrixFile.model_fields),
     "axis": AXES,
     "budget": tuple(BudgetGiven.model_fields),
+    "telemetry": tuple(TelemetryGiven.model_fields),
     "framework": tuple(Framework.model_fields),
 }
 _WORDS = {word for words in _KEYS.values() for word in words}

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError, core_schema
 
 import workloads
+from bench.telemetry import DEFAULT_HZ, MAXIMUM_HZ
 from bench.yaml_source import quoted
 from workloads.contract import DEVICES, DIVISIONS, FRAMEWORKS, MODES, PHASES, PRECISIONS, STUB, Cell, Value
 
@@ -29,6 +30,7 @@ SCHEDULES = ("lockstep", "serial")
 COMPARABLE = ("framework", "mode", "precision", "device", "threads", "division", "launcher")
 SEED_LIMIT = 2**32 - 1
 DURATION_LIMIT_S = 30 * 86_400.0
+SOAK_LIMIT_S = 600.0
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)\Z")
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -107,6 +109,19 @@ def _listed(value: Any) -> Any:
 
 def _duration(value: Any) -> float:
     return seconds(value)
+
+
+def _soak(value: Any) -> float | None:
+    """None: where something is read that moves too slowly for slices; 0: never; else seconds."""
+    if value in ("auto", "off"):
+        return None if value == "auto" else 0.0
+    try:
+        found = seconds(value)
+    except ValueError:
+        raise ValueError(f"{quoted(str(value))} is no length of a soak; write auto, off or a duration as 3s") from None
+    if found > SOAK_LIMIT_S:
+        raise ValueError(f"{quoted(str(value))} is too long for a soak of every arm in every block; write up to 10m")
+    return found
 
 
 def _baseline(value: Any) -> Any:
@@ -218,6 +233,16 @@ class BudgetGiven(_Model):
     total: Duration = Field(default=3600.0, description="90s, 5m, 1h or seconds")
 
 
+class TelemetryGiven(_Model):
+    """What is read beside the measurement."""
+
+    hz: Annotated[float, Field(gt=0, le=MAXIMUM_HZ)] = Field(default=DEFAULT_HZ, description="readings a second")
+    soak: Annotated[float | None, BeforeValidator(_soak, json_schema_input_type=float | str)] = Field(
+        default=None,
+        description="how long each arm runs on in every block for what moves slowly: auto, off, or a duration as 3s",
+    )
+
+
 class MatrixFile(_Model):
     """A matrix: what to measure, against what, and for how long."""
 
@@ -234,6 +259,7 @@ class MatrixFile(_Model):
     include: list[Entry] = Field(default=[], description="cells beside the product; absent axes take their first value")
     exclude: list[Entry] = Field(default=[], description="cells to leave out of the product")
     budget: BudgetGiven = BudgetGiven()
+    telemetry: TelemetryGiven = TelemetryGiven()
     threads: Threads | None = Field(default=None, description="short for axes: {threads: [n]}")
     schedule: Annotated[str, _Choice(lambda: SCHEDULES)] = Field(
         default="lockstep", description="serial: arms that do not fit into memory together, one after another"

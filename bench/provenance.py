@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from bench.launch import Launcher, Provision
     from bench.matrix import Matrix
 
-HZ = 10
-
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
@@ -67,7 +65,7 @@ def header(
         "schedule": matrix.schedule,
         "matrix": matrix.resolved() | {"budget": asdict(matrix.budget)},
         "environment": machine,
-        "telemetry": {"source": nvml.source(), "hz": HZ},
+        "telemetry": {"source": nvml.source(), "hz": matrix.telemetry.hz},
         "images": images,
         "data": shared["data"],
         "comparisons": {one.id: _comparison(one, shared) for one in matrix.comparisons},

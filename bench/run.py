@@ -124,7 +124,7 @@ def _carry_on(
         threads = {arm.cell.threads for one in matrix.comparisons for arm in one.arms}
         arm_cpus, control_cpus = environment.cpusets(max(threads))
         stack.enter_context(environment.confined(control_cpus))
-        sampler = stack.enter_context(Sampler(writer.folder, provenance.HZ, set(control_cpus)))
+        sampler = stack.enter_context(Sampler(writer.folder, matrix.telemetry.hz, set(control_cpus)))
         folder = dataset.folder if dataset else None
         bench = {
             count: Bench(
@@ -134,6 +134,7 @@ def _carry_on(
                 seed=matrix.seed,
                 data=folder,
                 schedule=matrix.schedule,
+                soak_s=matrix.telemetry.soak_s,
             )
             for count in threads
         }

@@ -69,11 +69,12 @@ class Stretch:
         self._tallies = {arm: _Tally(compiled_before=compilations[arm]) for arm in self._cells}
         self._cpus = tuple(sorted(cpus))
         channels = {arm: group.channel(arm) for arm in self._cells}
+        self._gpus = {channel.gpu.uuid for channel in channels.values() if channel.gpu}
         self._clocks = {arm: cpu_clock(channel.pid) for arm, channel in channels.items()}
         self._watch = Watch(
             cpus=self._cpus,
             arms={arm: (channel.pid, channel.scope) for arm, channel in channels.items()},
-            gpu=any(cell.device == "cuda" for cell in self._cells.values()),
+            gpu=self.on_gpu,
         )
         self._idle_from: dict[str, int | None] = {}
         self._began_ns = 0
@@ -93,8 +94,16 @@ class Stretch:
     def _cpu_ns_of_others(self, arm: str) -> dict[str, int | None]:
         return {other: _cpu_ns(clock) for other, clock in self._clocks.items() if other != arm}
 
-    def facts(self) -> gates.Facts:
-        """End."""
+    @property
+    def on_gpu(self) -> bool:
+        """Whether any of the arms uses a GPU."""
+        return any(cell.device == "cuda" for cell in self._cells.values())
+
+    def facts(self, foreign: Mapping[str, Any] | None = None) -> gates.Facts:
+        """End.
+
+        foreign  what Sampler.foreign says of other programs; None where nobody has asked
+        """
         gained = self._watch.gained()
         on_cpu = peak.cpu_flops_per_s(self._cpus)
         on_gpu = peak.gpu_flops_per_s(*gained.gpu_size) if gained.gpu_size else None
@@ -109,9 +118,24 @@ class Stretch:
             **gained.machine._asdict(),
             others_s=None if busy_s is None else busy_s - sum(own.cpu_s for own in arms.values()),
             gpu=gained.gpu._asdict() if gained.gpu else None,
+            foreign=self._foreign(foreign),
             arms=arms,
-            nulls=self._watch.nulls | self._uncounted(),
+            nulls=self._watch.nulls | self._uncounted() | self._unseen(foreign),
         )
+
+    def _foreign(self, told: Mapping[str, Any] | None) -> tuple[dict[str, Any], ...] | None:
+        """The others' programs on the arms' GPUs; None where that is not known."""
+        if told is None or not self._gpus or self._gpus & told["nulls"].keys():
+            return None
+        seen = (told["programs"].get(uuid, {}) for uuid in sorted(self._gpus))
+        return tuple({"pid": int(pid), **program} for programs in seen for pid, program in programs.items())
+
+    def _unseen(self, told: Mapping[str, Any] | None) -> dict[str, str]:
+        if not self._gpus:
+            return {}
+        nulls = dict.fromkeys(self._gpus, "no sampler was asked") if told is None else told["nulls"]
+        reasons = {nulls[uuid] for uuid in self._gpus if uuid in nulls}
+        return {"foreign": "; ".join(sorted(reasons))} if reasons else {}
 
     def _of_slices(self, arm: str) -> dict[str, Any]:
         tally, flops = self._tallies[arm], step_flops(self._cells[arm])

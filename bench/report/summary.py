@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from bench import schedule, stats
-from bench.report import contrasts, frames, words
+from bench.report import contrasts, frames, soaks, words
 from bench.report.contrasts import Comparison, Json
 
 if TYPE_CHECKING:
@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "bench.report/1"
 
-_NOT_SAMPLED = {
-    "gpu_util_percent": "no GPU was read: telemetry source {source}",
-    "joules_per_item": "no energy counter was read: telemetry source {source}",
-}
+_OF_SOAK = ("gpu_util_percent", "joules_per_item")
 _SCALARS: dict[str, Callable[[float], float]] = {
     "import_s": float,
     "build_s": float,
@@ -37,6 +34,7 @@ def summarise(run: StoredRun) -> Json:
     """The document that `bench report --format json` prints."""
     samples = frames.read(run)
     comparisons = _comparisons(run, samples)
+    soaked = soaks.read(run)
     plain = run.run
     return {
         "schema": SCHEMA,
@@ -51,8 +49,8 @@ def summarise(run: StoredRun) -> Json:
             "matrix": plain.get("matrix", {}).get("name"),
         },
         "environment": plain["environment"],
-        "telemetry": {"source": plain["telemetry"]["source"], "hz": plain["telemetry"]["hz"]},
-        "cells": [_cell(one, arm, run) for one in comparisons for arm in one.entry["arms"]],
+        "telemetry": _telemetry(plain["telemetry"], soaked),
+        "cells": [_cell(one, arm, run, soaked) for one in comparisons for arm in one.entry["arms"]],
         "contrasts": contrasts.contrasts(comparisons, samples, run),
         "failures": [failure for one in comparisons for failure in _failures(one)],
         "notes": list(plain.get("notes", [])),
@@ -84,12 +82,20 @@ def _comparisons(run: StoredRun, samples: frames.Frames) -> list[Comparison]:
     ]
 
 
-def _cell(one: Comparison, arm: str, run: StoredRun) -> Json:
+def _telemetry(told: Json, soaked: soaks.Soaks) -> Json:
+    """Where readings came from: a replay is never called hardware, whatever else was read."""
+    sources = {told["source"], *soaked.sources}
+    source = next(name for name in ("replay", "nvml", "none") if name in sources)
+    return {"source": source, "hz": told["hz"], "refresh_s": soaked.refresh_s()}
+
+
+def _cell(one: Comparison, arm: str, run: StoredRun, soaked: soaks.Soaks) -> Json:
     trials = one.trials[one.trials["arm"] == arm]
     measured = one.outcomes(arm, "measured")
     failed = one.outcomes(arm, "failed")
     last = measured[-1] if measured else (failed or [{}])[-1]
-    metrics, nulls = _metrics(trials, run.run["telemetry"]["source"])
+    metrics, nulls = _metrics(trials)
+    _add_soak(metrics, nulls, soaked.of.get((one.id, arm), []), len(trials), run.run["telemetry"]["source"])
     _add_cold(metrics, nulls, run.run.get("plans", {}).get(one.id, {}), arm)
     evaluation = _evaluation(one, arm)
     if evaluation is None:
@@ -114,7 +120,7 @@ def _evaluation(one: Comparison, arm: str) -> Json | None:
     return next((evaluations[arm] for evaluations in found if evaluations.get(arm)), None)
 
 
-def _metrics(trials: pd.DataFrame, source: str) -> tuple[Json, dict[str, str]]:
+def _metrics(trials: pd.DataFrame) -> tuple[Json, dict[str, str]]:
     """Medians over trials, and for every null its reason."""
     nulls: dict[str, str] = {}
     metrics: Json = {}
@@ -131,10 +137,17 @@ def _metrics(trials: pd.DataFrame, source: str) -> tuple[Json, dict[str, str]]:
         metrics[name] = kind(reported.median()) if len(reported) else None
         if reported.empty:
             nulls[name] = "not reported by the worker" if len(trials) else "no valid block"
-    for name, reason in _NOT_SAMPLED.items():
-        metrics[name] = None
-        nulls[name] = reason.format(source=source)
     return metrics, nulls
+
+
+def _add_soak(metrics: Json, nulls: dict[str, str], own: list[soaks.Soak], blocks: int, source: str) -> None:
+    """What the arm's soaks tell, and the two figures of it that stand among the others."""
+    metrics["soak"], reasons = soaks.of_cell(own, blocks=blocks, source=source)
+    nulls |= reasons
+    for name in _OF_SOAK:
+        metrics[name] = metrics["soak"][name]["median"]
+        if metrics[name] is None:
+            nulls[name] = reasons[f"soak.{name}"]
 
 
 def _add_cold(metrics: Json, nulls: dict[str, str], plan: Json, arm: str) -> None:

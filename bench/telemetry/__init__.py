@@ -1,9 +1,10 @@
 """What the arms and the GPUs do while a run goes on, read by one process of its own and kept a file a block.
 
-A block's file is Parquet with the columns of COLUMNS. A row is one reading of one arm (`gpu` null) or of one GPU
-(`arm` null), stamped with CLOCK_MONOTONIC, which host and containers share; what was not read is null. The meaning
-and unit of each column stand with `usage.Reading` and `nvml.Reading`. How it was sampled, and why what is null is
-null, is in the file's metadata: see `meta`.
+A block's file is Parquet with the columns of COLUMNS. A row is one reading of one arm (`gpu` null), of one GPU (`arm`
+null), of what one arm has of one GPU (both there) or of the processors' energy (neither), stamped with CLOCK_MONOTONIC,
+which host and containers share; what was not read is null. The meaning and unit of each column stand with
+`usage.Reading`, `gpu_reading.Reading`, `programs.Share` and `rapl.Packages`. How it was sampled, and why what is null
+is null, is in the file's metadata: see `meta`.
 """
 
 from __future__ import annotations
@@ -16,26 +17,35 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from bench.telemetry import nvml, usage
+from bench.telemetry import gpu_reading, nvml, programs, usage
 
-SCHEMA = "bench.telemetry/1"
-COLUMNS = ("t_ns", "arm", "gpu", *usage.Reading._fields, *nvml.Reading._fields)
-MAXIMUM_HZ = 100
+SCHEMA = "bench.telemetry/2"
+COLUMNS = (
+    *("t_ns", "arm", "gpu"),
+    *usage.Reading._fields,
+    *gpu_reading.Reading._fields,
+    *programs.Share._fields,
+    "package_energy_uj",
+)
+DEFAULT_HZ, SOAK_HZ, MAXIMUM_HZ = 10.0, 50.0, 100.0
+LIVE = ".sampler-{}.csv"  # in the folder telemetry/, while a block lasts; with the number of the process that writes it
 
 _METADATA_KEY = b"bench.telemetry"
 _START_LIMIT_S = 30.0  # NVML without persistence mode wakes the driver first
 _ANSWER_LIMIT_S = 10.0
+_AROUND_S = 0.15  # a soak: longer than an energy counter stands still
 
 
 class Sampler:
     """The sampler process of a run, as its harness sees it; if it dies the run goes on and `fault` says why."""
 
-    def __init__(self, out: Path, hz: float = 10, cpus: AbstractSet[int] | None = None) -> None:
+    def __init__(self, out: Path, hz: float = DEFAULT_HZ, cpus: AbstractSet[int] | None = None) -> None:
         """Prepare, without starting anything.
 
         out    the run folder; readings go to its folder telemetry/
@@ -43,7 +53,7 @@ class Sampler:
         cpus   where the process may run; None leaves it where this one may
         """
         if not 0 < hz <= MAXIMUM_HZ:
-            raise ValueError(f"{hz} readings a second cannot be had; choose up to {MAXIMUM_HZ}")
+            raise ValueError(f"{hz:g} readings a second cannot be had; choose up to {MAXIMUM_HZ:g}")
         self._folder = out / "telemetry"
         self._hz, self._cpus = hz, cpus
         self._process: subprocess.Popen[bytes] | None = None
@@ -51,6 +61,7 @@ class Sampler:
         self.fault: str | None = None
         self.source: nvml.Source = "none"
         self.gpus: list[dict[str, Any]] = []
+        self.package_energy_null: str | None = "no sampler runs"
 
     def __enter__(self) -> Self:
         try:
@@ -84,6 +95,29 @@ class Sampler:
         """
         self._say({"verb": "unwatch", "arm": arm})
         self._hear(_ANSWER_LIMIT_S)
+
+    @contextlib.contextmanager
+    def soaking(self) -> Iterator[None]:
+        """Read faster while an arm soaks and just before and after, since an energy is known as its changes are.
+
+        A soak is no part of a ratio: what this costs the arms is nobody's figure.
+        """
+        self._say({"verb": "rate", "hz": max(self._hz, SOAK_HZ)})
+        time.sleep(_AROUND_S)
+        try:
+            yield
+            time.sleep(_AROUND_S)
+        finally:
+            self._say({"verb": "rate", "hz": self._hz})
+
+    def foreign(self) -> dict[str, Any]:
+        """Whose programs computed on the GPUs since the last flush and were no arm's; asks the driver once more.
+
+        returns  programs: of each GPU by UUID, a program's number to name, memory_bytes, first_ns and last_ns;
+                 nulls: of each GPU of which that cannot be told, why
+        """
+        self._say({"verb": "foreign"})
+        return self._hear(_ANSWER_LIMIT_S) or {"programs": {}, "nulls": {}}
 
     def flush_block(self, name: str) -> Path | None:
         """End a block: all that was read since the last flush, as telemetry/<name>.parquet.
@@ -139,6 +173,7 @@ class Sampler:
         hello = self._hear(_START_LIMIT_S)
         if hello is not None:
             self.source, self.gpus = hello["source"], hello["gpus"]
+            self.package_energy_null = hello["package_energy_null"]
 
     def _say(self, message: dict[str, Any]) -> None:
         if self._process is None or self._process.stdin is None:
@@ -196,8 +231,9 @@ def _environment() -> dict[str, str]:
 def meta(path: Path) -> dict[str, Any]:
     """How a block was sampled.
 
-    returns  source, hz, ticks, late (readings that fell out), seconds, sampler_cpu_s, scopes by arm, gpus,
-             and nulls: "<arm or gpu>.<column>" or "<arm>" to the reason why it is null
+    returns  source, hz, ticks, late (readings that fell out), seconds, sampler_cpu_s, gpu_read_s (spent in NVML),
+             nvml_opened_ns (CLOCK_MONOTONIC), scopes by arm, gpus, foreign (Sampler.foreign's programs), and nulls:
+             "<arm or gpu>.<column>", "<arm>", "<column>" or "gpus" to the reason why it is null
     """
     import pyarrow.parquet as pq  # here, because the sampler process imports this module too
 
@@ -216,11 +252,12 @@ def summary(path: Path) -> dict[str, dict[str, Any]]:
     """
     import pyarrow.parquet as pq
 
-    columns = ["t_ns", "arm", *usage.Reading._fields]
-    rows = pq.read_table(path, columns=columns).to_pylist()
+    table = pq.ParquetFile(path)
+    columns = {"t_ns", "arm", "gpu", *usage.Reading._fields} & set(table.schema_arrow.names)  # older files have fewer
+    rows = table.read(columns=sorted(columns)).to_pylist()
     by_arm: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        if row["arm"] is not None:
+        if row["arm"] is not None and row["gpu"] is None:
             by_arm.setdefault(row["arm"], []).append(row)
     return {arm: _summed(readings) for arm, readings in by_arm.items()}
 
@@ -243,7 +280,7 @@ def _summed(readings: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _growth(readings: list[dict[str, Any]], column: str) -> int | None:
     """What a counter gained between its first and last reading; None with fewer than two."""
-    values = [row[column] for row in readings if row[column] is not None]
+    values = [row[column] for row in readings if row.get(column) is not None]
     return values[-1] - values[0] if len(values) > 1 else None
 
 

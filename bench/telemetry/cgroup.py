@@ -103,6 +103,8 @@ _SOURCES: dict[str, tuple[Source, ...]] = {
     "memory_peak_bytes": (Source("memory", "memory.max_usage_in_bytes"), Source(UNIFIED, "memory.peak")),
     "throttled": (Source("cpu", "cpu.stat", b"nr_throttled "), Source(UNIFIED, "cpu.stat", b"nr_throttled ")),
     "pressure_cpu_us": (Source(UNIFIED, "cpu.pressure", b"total="),),  # its first line is "some"
+    "pressure_memory_us": (Source(UNIFIED, "memory.pressure", b"total="),),
+    "pressure_io_us": (Source(UNIFIED, "io.pressure", b"total="),),
 }
 
 
@@ -180,12 +182,13 @@ class ControlGroup:
                     raise Gone("the control group was removed") from error
                 self.nulls[field] = str(error)
         if switches:
-            values["involuntary_switches"] = self._switches.read(self._pids())
+            values["involuntary_switches"] = self._switches.read(self.pids())
             if values["involuntary_switches"] is None:
                 self.nulls["involuntary_switches"] = "no member process could be read"
         return Reading(**values)
 
-    def _pids(self) -> list[int]:
+    def pids(self) -> list[int]:
+        """The members of the group, by their numbers here; none once it is gone."""
         for members in self._members:
             try:
                 return [int(word) for word in members.read_text().split()]

@@ -9,30 +9,15 @@ Source: NVML API Reference Guide, "Device Queries".
 from __future__ import annotations
 
 import ctypes
+import time
 from typing import Any, Literal, NamedTuple
+
+from bench.telemetry import gpu_reading
+from bench.telemetry.gpu_reading import Program, Reading, Unwrapped
 
 Source = Literal["nvml", "replay", "none"]
 LIBRARY = "libnvidia-ml.so.1"
 _REPLAY_WORDS = ("stub", "replay")
-
-
-class Reading(NamedTuple):
-    """What one GPU said at one moment; None is "not measured", never 0.
-
-    gpu_util_percent       share of the last sample period (1/6 to 1 s, by product) with a kernel running: no occupancy
-    gpu_memory_used_bytes  of all processes, without what the driver reserves (memory info v2)
-    power_mw               board power, mW; the average of a second on Ampere and later, except GA100
-    energy_mj              mJ since the driver was loaded; moves about every 100 ms
-    sm_clock_mhz           clock of the streaming multiprocessors, MHz
-    temperature_c          of the GPU's die, °C
-    """
-
-    gpu_util_percent: int | None = None
-    gpu_memory_used_bytes: int | None = None
-    power_mw: int | None = None
-    energy_mj: int | None = None
-    sm_clock_mhz: int | None = None
-    temperature_c: int | None = None
 
 
 class State(NamedTuple):
@@ -81,15 +66,28 @@ class Size(NamedTuple):
 
 
 class Gpus:
-    """All GPUs of this machine, open for reading; never raises, and keeps the reason of every null once."""
+    """All GPUs of this machine, open for reading; never raises, and keeps the reason of every null once.
+
+    source     where readings come from
+    devices    of every GPU: index, uuid, name, driver, memory_bytes, power_is (what power_mw is, or None), and
+               instances: the parts of one that is partitioned (MIG), each with uuid, name and memory_bytes
+    nulls      "<uuid>.<field>" to the reason why it is, or was at some time, null; "gpus" where NVML does not answer
+    errors     (uuid, field) to NVML's number of what keeps the field null now
+    opened_ns  when NVML was loaded, CLOCK_MONOTONIC
+    """
 
     def __init__(self, api: Any = None) -> None:
         """Open NVML; `api` stands in for the module pynvml in tests."""
         self.source: Source = "none"
         self.devices: list[dict[str, Any]] = []
         self.nulls: dict[str, str] = {}
+        self.errors: dict[tuple[str, str], int] = {}
+        self.opened_ns = time.monotonic_ns()
         self._handles: list[Any] = []
+        self._read_too: list[tuple[str, Any]] = []  # every GPU and every instance of one, by UUID
         self._unsupported: set[tuple[str, str]] = set()
+        self._unwrapped: dict[tuple[str, str], Unwrapped] = {}
+        self._seen_us: dict[str, int] = {}
         self._api = api or _binding()
         if self._api is None:
             return
@@ -98,27 +96,125 @@ class Gpus:
             self._open()
         except self._api.NVMLError as error:
             self.nulls["gpus"] = str(error)
-            self.devices, self._handles = [], []
+            self.devices, self._handles, self._read_too = [], [], []
+        self._calls = gpu_reading.calls(self._api)
+        self._field_values = gpu_reading.field_values(self._api)
 
     def _open(self) -> None:
         api = self._api
         driver = api.nvmlSystemGetDriverVersion()
         for index in range(api.nvmlDeviceGetCount()):
-            handle = api.nvmlDeviceGetHandleByIndex(index)
-            name, uuid = api.nvmlDeviceGetName(handle), api.nvmlDeviceGetUUID(handle)
+            try:
+                handle = api.nvmlDeviceGetHandleByIndex(index)
+                device = self._describe(handle)
+            except api.NVMLError as error:
+                self.nulls[f"GPU {index}"] = str(error)
+                continue
             self._handles.append(handle)
-            device = {"index": index, "uuid": uuid, "name": name, "driver": driver}
-            total = self._field(handle, uuid, "memory_bytes", lambda handle: self._memory(handle).total)
-            self.devices.append({**device, "memory_bytes": total})
+            self._read_too.append((device["uuid"], handle))
+            power_is = gpu_reading.power_is(self._or_none(api.nvmlDeviceGetArchitecture, handle), device["name"])
+            known = {"index": index, "driver": driver, "power_is": power_is, "instances": self._instances(handle)}
+            self.devices.append({**device, **known})
         if self.devices:
             self.source = "replay" if _is_replay(driver, *(device["name"] for device in self.devices)) else "nvml"
 
+    def _describe(self, handle: Any) -> dict[str, Any]:
+        name, uuid = self._api.nvmlDeviceGetName(handle), self._api.nvmlDeviceGetUUID(handle)
+        total = self._field(
+            handle, uuid, "memory_bytes",
+            lambda gpu: self._api.nvmlDeviceGetMemoryInfo(gpu, version=self._api.nvmlMemory_v2).total,
+        )  # fmt: skip
+        return {"uuid": uuid, "name": name, "memory_bytes": total}
+
+    def _instances(self, handle: Any) -> list[dict[str, Any]]:
+        """The parts of a GPU that is partitioned; what only the whole has is null for them."""
+        api = self._api
+        if not (self._or_none(api.nvmlDeviceGetMigMode, handle) or (0,))[0]:
+            return []
+        found = []
+        for index in range(self._or_none(api.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
+            part = self._or_none(api.nvmlDeviceGetMigDeviceHandleByIndex, handle, index)
+            if part is not None:  # this place is taken
+                found.append(self._describe(part))
+                self._read_too.append((found[-1]["uuid"], part))
+        return found
+
     def read(self) -> list[tuple[str, Reading]]:
-        """A reading of every GPU, by UUID; a field that fails is None, and one not supported is not asked for again."""
-        return [
-            (device["uuid"], Reading(*(self._field(handle, device["uuid"], *query) for query in self._queries())))
-            for device, handle in zip(self.devices, self._handles, strict=True)
-        ]
+        """A reading of every GPU and instance, by UUID; what fails is None, what is not supported not asked again."""
+        return [(uuid, self._reading(handle, uuid)) for uuid, handle in self._read_too]
+
+    def _reading(self, handle: Any, uuid: str) -> Reading:
+        values = self._asked_together(handle, uuid)
+        for fields, ask in self._calls:
+            if (uuid, fields[0]) in self._unsupported:
+                continue
+            try:
+                answers = ask(handle)
+            except self._api.NVMLError as error:
+                for field in fields:
+                    self._failed(uuid, field, error)
+                continue
+            for field, answer in zip(fields, answers, strict=True):
+                self.errors.pop((uuid, field), None)
+                values[field] = int(answer)
+        return Reading(**values)
+
+    def _asked_together(self, handle: Any, uuid: str) -> dict[str, int | None]:
+        """What one nvmlDeviceGetFieldValues answers, each with a return value of its own."""
+        wanted = [name for name in self._field_values if (uuid, name) not in self._unsupported]
+        values: dict[str, int | None] = {}
+        if not wanted:
+            return values
+        try:
+            answers = self._api.nvmlDeviceGetFieldValues(handle, [self._field_values[name] for name in wanted])
+        except self._api.NVMLError as error:
+            for name in wanted:
+                self._failed(uuid, name, error)
+            return values
+        for name, answer in zip(wanted, answers, strict=True):
+            if answer.nvmlReturn:
+                self._failed(uuid, name, self._api.NVMLError(answer.nvmlReturn))
+                continue
+            self.errors.pop((uuid, name), None)
+            value, bits = gpu_reading.value_of(answer)
+            values[name] = self._unwrap(uuid, name, value, bits) if name in gpu_reading.WRAPPING else value
+        return values
+
+    def _unwrap(self, uuid: str, name: str, value: int, bits: int) -> int:
+        return self._unwrapped.setdefault((uuid, name), Unwrapped())(value, bits)
+
+    def programs(self) -> list[tuple[str, tuple[Program, ...] | None]]:
+        """Who computes on every GPU or instance, by UUID; None where it is not told, and `nulls` says why."""
+        return [(uuid, self._programs(handle, uuid)) for uuid, handle in self._read_too]
+
+    def _programs(self, handle: Any, uuid: str) -> tuple[Program, ...] | None:
+        running = self._running(handle, uuid)
+        if running is None:
+            return None
+        use = self._use_by_process(handle, uuid) if running else {}
+        return tuple(Program(one.pid, one.usedGpuMemory, use.get(one.pid)) for one in running)
+
+    def _use_by_process(self, handle: Any, uuid: str) -> dict[int, int]:
+        """The share of time in which each process' kernels ran, in percent, since the last question."""
+        if (uuid, "arm_sm_util_percent") in self._unsupported:
+            return {}
+        try:
+            samples = self._api.nvmlDeviceGetProcessUtilization(handle, self._seen_us.get(uuid, 0))
+        except self._api.NVMLError as error:
+            if error.value in (
+                self._api.NVML_SUCCESS,
+                self._api.NVML_ERROR_NOT_FOUND,
+            ):  # the binding's word for no rows
+                self.nulls.setdefault(
+                    f"{uuid}.arm_sm_util_percent", "at some time the driver had no row of any process"
+                )
+            else:
+                self._failed(uuid, "arm_sm_util_percent", error)
+            return {}
+        newest = sorted(samples, key=lambda one: one.timeStamp)
+        if newest:
+            self._seen_us[uuid] = newest[-1].timeStamp
+        return {one.pid: one.smUtil for one in newest}
 
     def states(self) -> list[tuple[dict[str, Any], State]]:
         """The state of every GPU, beside its entry in `devices`."""
@@ -136,15 +232,13 @@ class Gpus:
         found = []
         for device, handle in zip(self.devices, self._handles, strict=True):
             fields = {name: self._field(handle, device["uuid"], name, query) for name, query in queries}
-            found.append((device, State(**fields, programs=self._programs(handle, device["uuid"]))))
+            running = self._running(handle, device["uuid"])
+            programs = None if running is None else tuple(one.pid for one in running)
+            found.append((device, State(**fields, programs=programs)))
         return found
 
     def held_back(self) -> list[tuple[str, HeldBack]]:
-        """What has held every GPU back, by UUID.
-
-        The counters of hardware slowdown are left out: their fields have other numbers in other drivers (251 to 253,
-        or 269 to 271), and a wrong one reads something else. Those of the policies have stayed the same.
-        """
+        """What has held every GPU back, by UUID; see gpu_reading.field_values for the counters that are left out."""
         if not self.devices:
             return []
         api = self._api
@@ -177,29 +271,24 @@ class Gpus:
         (answer,) = self._api.nvmlDeviceGetFieldValues(handle, [field])
         if answer.nvmlReturn:
             raise self._api.NVMLError(answer.nvmlReturn)
-        return int(answer.value.ullVal)
+        return gpu_reading.value_of(answer)[0]
 
-    def _programs(self, handle: Any, uuid: str) -> tuple[int, ...] | None:
+    def _running(self, handle: Any, uuid: str) -> list[Any] | None:
+        """The processes that compute on it; None with the reason kept where it is not told."""
+        if (uuid, "programs") in self._unsupported:
+            return None
         try:
-            return tuple(one.pid for one in self._api.nvmlDeviceGetComputeRunningProcesses(handle))
+            return list(self._api.nvmlDeviceGetComputeRunningProcesses(handle))
         except self._api.NVMLError as error:
-            self.nulls.setdefault(f"{uuid}.programs", str(error))
+            self._failed(uuid, "programs", error)
             return None
 
-    def _queries(self) -> list[tuple[str, Any]]:
-        """The fields of a Reading, in its order, each with the call that answers it."""
-        api = self._api
-        return [
-            ("gpu_util_percent", lambda handle: api.nvmlDeviceGetUtilizationRates(handle).gpu),
-            ("gpu_memory_used_bytes", lambda handle: self._memory(handle).used),
-            ("power_mw", api.nvmlDeviceGetPowerUsage),
-            ("energy_mj", api.nvmlDeviceGetTotalEnergyConsumption),
-            ("sm_clock_mhz", lambda handle: api.nvmlDeviceGetClockInfo(handle, api.NVML_CLOCK_SM)),
-            ("temperature_c", lambda handle: api.nvmlDeviceGetTemperature(handle, api.NVML_TEMPERATURE_GPU)),
-        ]
-
-    def _memory(self, handle: Any) -> Any:
-        return self._api.nvmlDeviceGetMemoryInfo(handle, version=self._api.nvmlMemory_v2)
+    def _or_none(self, query: Any, *arguments: Any) -> Any:
+        """The answer, or None where there is none and nobody needs to know why."""
+        try:
+            return query(*arguments)
+        except self._api.NVMLError:
+            return None
 
     def _field(self, handle: Any, uuid: str, field: str, query: Any) -> int | None:
         """The answer, or None with its reason kept."""
@@ -208,10 +297,15 @@ class Gpus:
         try:
             return int(query(handle))
         except self._api.NVMLError as error:
-            self.nulls.setdefault(f"{uuid}.{field}", str(error))
-            if error.value in (self._api.NVML_ERROR_NOT_SUPPORTED, self._api.NVML_ERROR_FUNCTION_NOT_FOUND):
-                self._unsupported.add((uuid, field))
+            self._failed(uuid, field, error)
             return None
+
+    def _failed(self, uuid: str, field: str, error: Any) -> None:
+        """Keep why a field is null; one that this GPU does not have is not asked for again."""
+        self.errors[uuid, field] = error.value
+        self.nulls.setdefault(f"{uuid}.{field}", str(error))
+        if error.value in (self._api.NVML_ERROR_NOT_SUPPORTED, self._api.NVML_ERROR_FUNCTION_NOT_FOUND):
+            self._unsupported.add((uuid, field))
 
     def close(self) -> None:
         """Let NVML go; what it says then no longer matters."""
@@ -229,7 +323,7 @@ def source() -> Source:
 
 
 def devices() -> list[dict[str, Any]]:
-    """Every GPU: index, uuid, name, driver, memory_bytes (or None); empty where there is none."""
+    """Every GPU, as `Gpus.devices` has it; empty where there is none."""
     return _opened_once()[1]
 
 

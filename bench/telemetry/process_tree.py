@@ -67,10 +67,8 @@ class ProcessTree:
 
     def __init__(self, pid: int) -> None:
         """Open the files of `pid`; raises Gone where there is no such process."""
-        self.nulls = {
-            "throttled": "a local worker has no control group of its own",
-            "pressure_cpu_us": "a local worker has no control group of its own",
-        }
+        without = ("throttled", "pressure_cpu_us", "pressure_memory_us", "pressure_io_us")
+        self.nulls = dict.fromkeys(without, "a local worker has no control group of its own")
         if not Path("/proc/thread-self/children").exists():
             self.nulls["descendants"] = "this kernel lists no children (CONFIG_PROC_CHILDREN)"
         self._switches = Switches()
@@ -119,6 +117,12 @@ class ProcessTree:
             raise Gone(f"process {process.pid} is gone") from error
         process.close()
         self._tree.remove(process)
+
+    def pids(self) -> list[int]:
+        """The worker and its descendants, by their numbers here."""
+        if not self._tree:
+            return []
+        return [self._tree[0].pid, *descendants(self._tree[0].pid)]
 
     def close(self) -> None:
         """Close every descriptor."""

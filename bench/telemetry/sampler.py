@@ -4,11 +4,13 @@
 
     {"verb": "watch", "arm": …, "pid": …, "scope": "cgroup" | "process"}
     {"verb": "unwatch", "arm": …}    answered on stdout, once read: {}
+    {"verb": "rate", "hz": …}        from now on
+    {"verb": "foreign"}              answered on stdout: {"programs": {GPU: {number: {…}}}, "nulls": {GPU: why}}
     {"verb": "flush", "name": …}     answered on stdout: {"file": …, "meta": {…}}
 
-It appends CSV, the cheapest thing that can be written; `bench.telemetry.Sampler` turns it into Parquet between the
-measurements. It ends when its stdin closes or its parent is gone: nothing else has to stop it. Standard library
-alone, and pynvml where there is a GPU.
+It appends CSV, the cheapest thing that can be written, after every tick at once, so that `bench top` can read along;
+`bench.telemetry.Sampler` turns it into Parquet between the measurements. It ends when its stdin closes or its parent is
+gone: nothing else has to stop it. Standard library alone, and pynvml where there is a GPU.
 """
 
 from __future__ import annotations
@@ -22,12 +24,15 @@ import sys
 import time
 from typing import Any, TextIO
 
-from bench.telemetry import COLUMNS, nvml, usage
+from bench.telemetry import COLUMNS, LIVE, nvml, usage
 from bench.telemetry.cgroup import ControlGroup
+from bench.telemetry.gpu_reading import Reading as GpuReading
 from bench.telemetry.process_tree import ProcessTree
+from bench.telemetry.programs import Programs, Share
+from bench.telemetry.rapl import Packages
 
-_NO_ARM_READING = "," * (len(usage.Reading._fields) - 1)
-_NO_GPU_READING = "," * (len(nvml.Reading._fields) - 1)
+_NO_USAGE, _NO_GPU, _NO_SHARE = ("," * (len(kind._fields) - 1) for kind in (usage.Reading, GpuReading, Share))
+_PROGRAMS_NS = 1_000_000_000  # asked for so often, and whenever an arm comes or goes: it costs more than a reading
 _STDIN = 0
 _IDLE_WAIT_S = 1.0
 
@@ -41,7 +46,14 @@ class Recorder:
         self._scopes: dict[str, str] = {}
         self._nulls: dict[str, str] = {}
         self.gpus = nvml.Gpus()
+        self._programs = Programs(self.gpus)
+        self._packages = Packages()
         self._begin()
+
+    @property
+    def energy_null(self) -> str | None:
+        """Why the processors' energy cannot be read; None where it can."""
+        return self._packages.null
 
     @property
     def idle(self) -> bool:
@@ -58,10 +70,12 @@ class Recorder:
             self._nulls[arm] = str(gone)
             return
         self._read_arm(arm, switches=True)
+        self._read_programs()
 
     def unwatch(self, arm: str) -> None:
         """Read this arm a last time, while it still runs."""
         if arm in self._arms:
+            self._read_programs()
             self._read_arm(arm, switches=True)
             self._forget(arm)
 
@@ -69,9 +83,23 @@ class Recorder:
         """Read everything once."""
         for arm in list(self._arms):
             self._read_arm(arm)
-        for uuid, reading in self.gpus.read():
-            self._write("", uuid, _NO_ARM_READING, _csv(reading))
+        self._read_gpus()
+        energy_uj = self._packages.read()
+        if energy_uj is not None:
+            self._write(energy_uj=energy_uj)
+        self._file.flush()
         self._ticks += 1
+
+    def foreign(self) -> dict[str, Any]:
+        """Who computed on the GPUs and was no arm's, since the last flush, and of which GPU that cannot be told."""
+        self._read_programs()
+        why = self._programs.null
+        nulls = {
+            one["uuid"]: why or self.gpus.nulls[f"{one['uuid']}.programs"]
+            for one in self.gpus.devices
+            if why or (one["uuid"], "programs") in self.gpus.errors
+        }
+        return {"programs": self._programs.foreign, "nulls": nulls}
 
     def late(self, ticks: int) -> None:
         """So many readings fell out because this process did not get its core in time."""
@@ -81,11 +109,13 @@ class Recorder:
         """End the block: its file and what must be known to read it."""
         for arm in list(self._arms):
             self._read_arm(arm, switches=True)
+        self._read_programs()
         self._file.close()
         file = os.path.join(self._folder, f".{name}.csv")  # noqa: PTH118 - pathlib is half of this process's start
         os.replace(self._current, file)  # noqa: PTH105
         answer = {"file": file, "meta": self._meta()}
         self._scopes = {arm: self._scopes[arm] for arm in self._arms}
+        self._programs.forget()
         self._begin()
         return answer
 
@@ -94,14 +124,16 @@ class Recorder:
         with contextlib.suppress(OSError):
             self._file.close()
             os.unlink(self._current)  # noqa: PTH108
+        self._packages.close()
         self.gpus.close()
 
     def _begin(self) -> None:
-        self._current = os.path.join(self._folder, f".sampler-{os.getpid()}.csv")  # noqa: PTH118
+        self._current = os.path.join(self._folder, LIVE.format(os.getpid()))  # noqa: PTH118
         self._file: TextIO = open(self._current, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - kept for a block
         self._file.write(",".join(COLUMNS) + "\n")
-        self._ticks = self._late = 0
+        self._ticks = self._late = self._gpu_ns = 0
         self._nulls = {}
+        self._programs_due_ns = 0
         self._began_ns, self._cpu_ns = time.monotonic_ns(), time.process_time_ns()
 
     def _meta(self) -> dict[str, Any]:
@@ -113,14 +145,36 @@ class Recorder:
             "late": self._late,
             "seconds": (time.monotonic_ns() - self._began_ns) / 1e9,
             "sampler_cpu_s": cpu_ns / 1e9,
+            "gpu_read_s": self._gpu_ns / 1e9,
+            "nvml_opened_ns": self.gpus.opened_ns,
             "scopes": self._scopes,
             "gpus": self.gpus.devices,
+            "foreign": self._programs.foreign,
             "nulls": {
                 **self.gpus.nulls,
+                **({"package_energy_uj": self._packages.null} if self._packages.null else {}),
+                **({"programs": self._programs.null} if self._programs.null and self.gpus.devices else {}),
                 **self._nulls,
                 **{f"{arm}.{field}": why for arm, one in self._arms.items() for field, why in one.nulls.items()},
             },
         }
+
+    def _read_gpus(self) -> None:
+        if not self.gpus.devices:
+            return
+        began_ns = time.monotonic_ns()
+        for uuid, reading in self.gpus.read():
+            self._write(gpu=uuid, said=_csv(reading))
+        if began_ns >= self._programs_due_ns:
+            self._read_programs()
+        self._gpu_ns += time.monotonic_ns() - began_ns
+
+    def _read_programs(self) -> None:
+        if not self.gpus.devices:
+            return
+        self._programs_due_ns = time.monotonic_ns() + _PROGRAMS_NS
+        for arm, uuid, share in self._programs.read({arm: one.pids() for arm, one in self._arms.items()}):
+            self._write(arm=arm, gpu=uuid, share=_csv(share))
 
     def _read_arm(self, arm: str, *, switches: bool = False) -> None:
         try:
@@ -130,7 +184,7 @@ class Recorder:
                 self._nulls[arm] = f"reading it failed ({error})"
             self._forget(arm)
             return
-        self._write(arm, "", _csv(reading), _NO_GPU_READING)
+        self._write(arm=arm, used=_csv(reading))
 
     def _forget(self, arm: str) -> None:
         watched = self._arms.pop(arm, None)
@@ -139,12 +193,16 @@ class Recorder:
         self._nulls.update({f"{arm}.{field}": why for field, why in watched.nulls.items()})
         watched.close()
 
-    def _write(self, arm: str, gpu: str, used: str, said: str) -> None:
+    def _write(
+        self, *, arm: str = "", gpu: str = "", used: str = _NO_USAGE, said: str = _NO_GPU, share: str = _NO_SHARE,
+        energy_uj: int | str = "",
+    ) -> None:  # fmt: skip
+        """One row, in the order of COLUMNS."""
         name = '"' + arm.replace('"', '""') + '"' if arm else ""
-        self._file.write(f"{time.monotonic_ns()},{name},{gpu},{used},{said}\n")
+        self._file.write(f"{time.monotonic_ns()},{name},{gpu},{used},{said},{share},{energy_uj}\n")
 
 
-def _csv(reading: usage.Reading | nvml.Reading) -> str:
+def _csv(reading: usage.Reading | GpuReading | Share) -> str:
     return ",".join(["" if value is None else str(value) for value in reading])
 
 
@@ -163,9 +221,10 @@ def reader(pid: int, scope: str) -> usage.Usage:
 class Commands:
     """The questions that arrive on stdin, a line each."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, hz: float) -> None:
         self._recorder = recorder
         self._rest = b""
+        self.period_ns = int(1e9 / hz)
 
     def obey(self) -> bool:
         """Do what has arrived; False once the harness has closed the pipe."""
@@ -182,6 +241,10 @@ class Commands:
             case "unwatch":
                 self._recorder.unwatch(**args)
                 answer({})
+            case "rate":
+                self.period_ns = int(1e9 / args["hz"])
+            case "foreign":
+                answer(self._recorder.foreign())
             case "flush":
                 answer(self._recorder.flush(**args))
 
@@ -192,23 +255,23 @@ def answer(message: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def serve(recorder: Recorder, period_ns: int) -> None:
+def serve(recorder: Recorder, hz: float) -> None:
     """Tick on a fixed grid while any arm is watched, sleep while none is, until the harness is gone."""
-    commands = Commands(recorder)
+    commands = Commands(recorder, hz)
     parent = os.getppid()
     due = time.monotonic_ns()
     while os.getppid() == parent:
-        idle = recorder.idle
+        idle, period_ns = recorder.idle, commands.period_ns
         wait_s = _IDLE_WAIT_S if idle else max(0, due - time.monotonic_ns()) / 1e9
         if select.select([_STDIN], [], [], wait_s)[0] and not commands.obey():
             return
-        if idle:
+        if idle or commands.period_ns != period_ns:
             due = time.monotonic_ns()
         if not recorder.idle and time.monotonic_ns() >= due:
             recorder.tick()
-            missed = (time.monotonic_ns() - due) // period_ns
+            missed = (time.monotonic_ns() - due) // commands.period_ns
             recorder.late(missed)
-            due += (missed + 1) * period_ns
+            due += (missed + 1) * commands.period_ns
 
 
 def main(arguments: list[str]) -> int:
@@ -218,9 +281,9 @@ def main(arguments: list[str]) -> int:
     if cpus:
         os.sched_setaffinity(0, {int(cpu) for cpu in cpus[0].split(",")})
     recorder = Recorder(folder, float(hz))
-    answer({"source": recorder.gpus.source, "gpus": recorder.gpus.devices})
+    answer({"source": recorder.gpus.source, "gpus": recorder.gpus.devices, "package_energy_null": recorder.energy_null})
     try:
-        serve(recorder, int(1e9 / float(hz)))
+        serve(recorder, float(hz))
     except BrokenPipeError:
         return 0
     finally:

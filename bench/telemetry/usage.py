@@ -30,6 +30,7 @@ class Reading(NamedTuple):
     throttled             periods in which the group was held back by its CPU quota, since its start
     pressure_cpu_us       time in which some task of the group waited for a CPU, since its start, microseconds
     involuntary_switches  of all threads seen, since their start; read at the first and last reading of a block alone
+    pressure_memory_us    as pressure_cpu_us, for memory; likewise pressure_io_us
     """
 
     cpu_ns: int | None = None
@@ -38,6 +39,8 @@ class Reading(NamedTuple):
     throttled: int | None = None
     pressure_cpu_us: int | None = None
     involuntary_switches: int | None = None
+    pressure_memory_us: int | None = None
+    pressure_io_us: int | None = None
 
 
 class Usage(Protocol):
@@ -47,6 +50,9 @@ class Usage(Protocol):
 
     def read(self, *, switches: bool = False) -> Reading:
         """Read once; raises Gone after the arm's exit. `switches` adds the one field that is dear to read."""
+
+    def pids(self) -> list[int]:
+        """The arm's processes now, by their numbers on the host."""
 
     def close(self) -> None:
         """Close every descriptor."""

@@ -22,7 +22,7 @@ from bench import certification, lockstep, parity, run, stats, store
 from bench.comparison import Arm, Comparison
 from bench.console import View
 from bench.lockstep import Plan
-from bench.matrix import Budget, Matrix
+from bench.matrix import Budget, Matrix, Telemetry
 from bench.report import frames, summary
 from bench.schedule import SlicePlan
 from workloads.contract import STUB, Cell, Named, Value
@@ -90,6 +90,7 @@ def campaign(
         comparisons=tuple(comparisons),
         budget=Budget(blocks=blocks, per_comparison_s=_A_DAY_S, total_s=_A_DAY_S),
         seed=seed,
+        telemetry=Telemetry(soak_s=0.0),
     )
     folder = measured(matrix, out=out, launcher=launcher, prepared=_prepared(comparisons, plan))
     stored = store.read(folder)

@@ -10,6 +10,7 @@ import importlib.metadata
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -47,6 +48,22 @@ def build(folder: Path, *, uuid: str = UUID, trace: Path | None = HERE / "trace.
     if trace:
         shutil.copyfile(trace, folder / "trace.csv")
     return library
+
+
+def write_trace(path: Path, rows: Iterable[Mapping[str, object]]) -> Path:
+    """A trace of these rows; a value that is missing is not supported, "!15" answers NVML's error 15."""
+    table = list(rows)
+    names = list(dict.fromkeys(name for row in table for name in row))
+    lines = [",".join(names), *(",".join(str(row.get(name, "")) for name in names) for row in table)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def steady(seconds: float, *, watts: float, every_s: float = 0.1, **fields: object) -> Iterator[dict[str, object]]:
+    """Rows of a GPU at constant power whose energy counter moves every so many seconds."""
+    for place in range(round(seconds / every_s)):
+        at_s = round(place * every_s, 6)
+        yield {"time_s": at_s, "power_mw": round(watts * 1000), "energy_mj": round(watts * 1000 * at_s), **fields}
 
 
 def install_hook(folder: Path, library: Path) -> Path:

@@ -41,6 +41,7 @@ QUIET = Facts(
     pressure_memory_s=0.0,
     pressure_io_s=4.0,
     gpu=None,
+    foreign=None,
     arms={"tensorflow": ARM, "pytorch": ARM},
 )
 TOO_FAST = (

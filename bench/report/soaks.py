@@ -1,0 +1,218 @@
+"""What the soaks of a run tell: utilization, power and energy of every arm, a figure a block, with the reason of nulls.
+
+A slice is over before NVML's figures move, so that these come from the seconds for which each arm runs on in every
+block. They are no part of a ratio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from bench import schedule, stats, telemetry
+from bench.telemetry.gpu_reading import Reading
+from bench.telemetry.windows import Track, Unresolved
+
+if TYPE_CHECKING:
+    from bench.store import StoredRun
+
+Json = dict[str, Any]
+
+# Figure to the GPU's column and the factor to its unit; then how it is taken from its track in the soak.
+_LEVEL, _HIGHEST, _FIRST = (getattr(Track, name) for name in ("level", "highest", "first"))
+_OF_GPU: dict[str, tuple[str, float, Callable[..., float]]] = {
+    "gpu_util_percent": ("gpu_util_percent", 1.0, _LEVEL),
+    "power_w": ("power_mw", 1e-3, _LEVEL),
+    "sm_clock_mhz": ("sm_clock_mhz", 1.0, _LEVEL),
+    "gpu_memory_used_bytes": ("gpu_memory_used_bytes", 1.0, _HIGHEST),
+    "start_temperature_c": ("temperature_c", 1.0, _FIRST),
+}
+_POWER_AVERAGE = "power_average_mw"  # where the driver has it, it is what it says
+_OF_ENERGY = ("power_by_energy_w", "joules_per_item", "energy_uncertainty")
+FIGURES = (*_OF_GPU, "gpu_memory_arm_bytes", *_OF_ENERGY, *(f"cpu_{name}" for name in _OF_ENERGY))
+
+
+@dataclass
+class Soak:
+    """One arm's soak in one block.
+
+    figures  of FIGURES, those that were measured
+    nulls    why the others were not
+    power_is what power_w is
+    """
+
+    figures: dict[str, float] = field(default_factory=dict)
+    nulls: dict[str, str] = field(default_factory=dict)
+    power_is: str | None = None
+
+
+@dataclass
+class Soaks:
+    """All of a run's valid blocks.
+
+    of        comparison and arm to its soaks, one a block
+    sources   where the blocks' GPU readings came from
+    refresh   GPU and field to how often it moved in each block, s; None where it did not
+    """
+
+    of: dict[tuple[str, str], list[Soak]] = field(default_factory=dict)
+    sources: set[str] = field(default_factory=set)
+    refresh: dict[tuple[str, str], list[float | None]] = field(default_factory=dict)
+
+    def refresh_s(self) -> dict[str, dict[str, float | None]]:
+        """GPU and field to how often it moved, the median over blocks; null: it was read and never seen to move."""
+        found: dict[str, dict[str, float | None]] = {}
+        for (gpu, name), values in self.refresh.items():
+            known = [value for value in values if value is not None]
+            found.setdefault(gpu, {})[name] = round(float(pd.Series(known).median()), 4) if known else None
+        return found
+
+
+def read(run: StoredRun) -> Soaks:
+    """The soaks of a run; blocks without one are not opened."""
+    found = Soaks()
+    for record in schedule.latest(run.blocks):
+        path = run.telemetry(record)
+        soaked = {arm: one["soak"] for arm, one in record["arms"].items() if one.get("soak")}
+        if not soaked or path is None or not schedule.valid(record):
+            continue
+        block = _Block(path)
+        found.sources.add(block.meta["source"])
+        for gpu, name, track in block.gpu_tracks(soaked.values()):
+            found.refresh.setdefault((gpu, name), []).append(track.refresh_s())
+        arms = run.run["comparisons"][record["comparison"]]["arms"]
+        for arm, soak in soaked.items():
+            one = _soak(block, soak, arm, arms[arm], record["arms"][arm].get("gpu"))
+            found.of.setdefault((record["comparison"], arm), []).append(one)
+    return found
+
+
+class _Block:
+    """A block's readings."""
+
+    def __init__(self, path: Any) -> None:
+        self.meta = telemetry.meta(path)
+        self._rows = pq.read_table(path).to_pandas()
+
+    def track(self, column: str, factor: float = 1.0, *, gpu: str | None = None, arm: str | None = None) -> Track:
+        """A column of a GPU's readings, of what an arm has of one, or (neither) of the processors' energy."""
+        rows = self._rows
+        rows = rows[rows["gpu"].isna() if gpu is None else rows["gpu"] == gpu]
+        rows = rows[rows["arm"].isna() if arm is None else rows["arm"] == arm]
+        known = rows[["t_ns", column]].dropna() if column in rows else rows.iloc[:0].reindex(columns=["t_ns", column])
+        return Track(known["t_ns"].to_numpy(dtype="int64"), known[column].to_numpy(dtype=float) * factor)
+
+    def why(self, column: str, gpu: str | None) -> str:
+        """Why nothing of it was read."""
+        nulls, name = self.meta["nulls"], column if gpu is None else f"{gpu}.{column}"
+        return str(nulls.get(name) or nulls.get("gpus") or "not read in this time")
+
+    def gpu_tracks(self, soaks: Iterable[Json]) -> Iterable[tuple[str, str, Track]]:
+        """Every field of every GPU while any arm soaked, which is when it was read most often."""
+        times = self._rows["t_ns"]
+        inside = pd.concat([times.between(soak["start_ns"], soak["end_ns"]) for soak in soaks], axis=1).any(axis=1)
+        for gpu in self._rows["gpu"].dropna().unique():
+            rows = self._rows[inside & (self._rows["gpu"] == gpu) & self._rows["arm"].isna()]
+            for name in Reading._fields:
+                known = rows[["t_ns", name]].dropna()
+                if len(known):
+                    yield gpu, name, Track(known["t_ns"].to_numpy(dtype="int64"), known[name].to_numpy(dtype=float))
+
+
+def _soak(block: _Block, soak: Json, arm: str, cell: Mapping[str, Any], seen: Mapping[str, Any] | None) -> Soak:
+    found = Soak()
+    items = soak["steps"] * cell["batch_size"]
+    gpu, why = _gpu(block.meta, cell, seen)
+    _energy(found, "cpu_", block.track("package_energy_uj", 1e-6), soak, items, block.why("package_energy_uj", None))
+    if gpu is None:
+        found.nulls |= dict.fromkeys((*_OF_GPU, "gpu_memory_arm_bytes", *_OF_ENERGY), why)
+        return found
+    power_column, found.power_is = _power_column(block, gpu)
+    for name, (usual, factor, take) in _OF_GPU.items():
+        column = power_column if name == "power_w" else usual
+        _figure(found, name, block.track(column, factor, gpu=gpu), take, soak, block.why(column, gpu))
+    memory, unknown = block.track("arm_memory_bytes", gpu=gpu, arm=arm), block.why("programs", gpu)
+    _figure(found, "gpu_memory_arm_bytes", memory, _HIGHEST, soak, unknown)
+    _energy(found, "", block.track("energy_mj", 1e-3, gpu=gpu), soak, items, block.why("energy_mj", gpu))
+    return found
+
+
+def _gpu(meta: Json, cell: Mapping[str, Any], seen: Mapping[str, Any] | None) -> tuple[str | None, str]:
+    """The GPU whose readings are this arm's, or None and why there is none.
+
+    A replay stands in for a GPU that no arm uses, and is the first one's.
+    """
+    if seen:
+        return str(seen["uuid"]), ""
+    if not meta["gpus"]:
+        return None, meta["nulls"].get("gpus") or f"no GPU was read: telemetry source {meta['source']}"
+    if cell["device"] == "cuda" or meta["source"] == "replay":
+        return str(meta["gpus"][0]["uuid"]), ""
+    return None, "this arm uses no GPU"
+
+
+def _power_column(block: _Block, gpu: str) -> tuple[str, str]:
+    if len(block.track(_POWER_AVERAGE, gpu=gpu).t_ns):
+        return _POWER_AVERAGE, "average of 1 s"
+    known: Json = next((one for one in block.meta["gpus"] if one["uuid"] == gpu), {})
+    return "power_mw", known.get("power_is") or "instant or average, the driver does not say"
+
+
+def _figure(found: Soak, name: str, track: Track, take: Callable[..., float], soak: Json, unread: str) -> None:
+    if not len(track.t_ns):
+        found.nulls[name] = unread
+        return
+    try:
+        found.figures[name] = take(track, soak["start_ns"], soak["end_ns"])
+    except Unresolved as reason:
+        found.nulls[name] = str(reason)
+
+
+def _energy(found: Soak, prefix: str, track: Track, soak: Json, items: int, unread: str) -> None:
+    names = [prefix + name for name in _OF_ENERGY]
+    try:
+        if not len(track.t_ns):
+            raise Unresolved(unread)
+        power = track.power(soak["start_ns"], soak["end_ns"])
+    except Unresolved as reason:
+        found.nulls |= dict.fromkeys(names, str(reason))
+        return
+    seconds = (soak["end_ns"] - soak["start_ns"]) / 1e9
+    found.figures |= dict(zip(names, (power.watts, power.watts * seconds / items, power.uncertainty), strict=True))
+
+
+def of_cell(soaks: list[Soak], *, blocks: int, source: str) -> tuple[Json, dict[str, str]]:
+    """A cell's figures over its soaks, {median, ci, blocks} each, and for every null its reason.
+
+    blocks  valid blocks of the cell, soaked or not
+    """
+    nulls: dict[str, str] = {}
+    found: Json = {"blocks": len(soaks), "power_is": next((one.power_is for one in soaks if one.power_is), None)}
+    for name in FIGURES:
+        values = [one.figures[name] for one in soaks if name in one.figures]
+        figure = stats.cell_figure(values)
+        found[name] = _cell_figure(figure, len(values))
+        if figure is None:
+            reasons = [one.nulls[name] for one in soaks if name in one.nulls]
+            nulls[f"soak.{name}"] = reasons[-1] if reasons else _unsoaked(name, blocks, source)
+        elif figure.ci is None:
+            nulls[f"soak.{name}.ci"] = f"{len(values)} of the {stats.MIN_TRIALS} blocks that an exact interval takes"
+    return found, nulls
+
+
+def _cell_figure(figure: stats.Figure | None, blocks: int) -> Json:
+    if figure is None:
+        return {"median": None, "ci": None, "blocks": blocks}
+    return {"median": figure.median, "ci": list(figure.ci) if figure.ci else None, "blocks": blocks}
+
+
+def _unsoaked(name: str, blocks: int, source: str) -> str:
+    if not blocks:
+        return "no valid block"
+    if name.startswith("cpu_"):
+        return "no soak: the processors' energy could not be read, or the matrix says telemetry: {soak: off}"
+    return f"no GPU was read: telemetry source {source}" if source == "none" else "no soak of this arm"
