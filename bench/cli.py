@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from bench import __version__, cli_images, cli_trust
+from bench import __version__, cli_images, cli_telemetry, cli_trust
 from bench.cli_support import OUT, duration_s, find_run, interruptible, say, the_launchers
 from bench.errors import BenchError, InputError
 
@@ -180,6 +180,8 @@ cli.add_command(cli_trust.check)
 cli.add_command(cli_trust.validate)
 cli.add_command(cli_trust.compare)
 cli.add_command(cli_trust.plan)
+cli.add_command(cli_telemetry.telemetry)
+cli.add_command(cli_telemetry.top)
 
 
 cli.add_command(cli_images.images)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bench.report import words
+from bench.report.soaks import FIGURES
 
 if TYPE_CHECKING:
     from bench.report.rows import Json
@@ -20,6 +21,7 @@ AXES = ("phase", "mode", "batch_size", "precision", "device", "threads", "divisi
 CELL_COLUMNS = ("cell", "label", "workload", "workload_parameters", "framework", "framework_version")
 INTERVALS = ("step_ms", "cpu_ms", "items_per_s")
 SCALARS = ("peak_memory_bytes", "cpu_percent", "gpu_util_percent")
+SOAKED = tuple(f"soak_{name}" for name in FIGURES if name not in ("gpu_util_percent", "joules_per_item"))
 COLUMNS = (
     *("run", "contrast", "comparison", "side"),
     *CELL_COLUMNS,
@@ -30,6 +32,7 @@ COLUMNS = (
     *words.STARTUP,
     *SCALARS,
     "joules_per_item",
+    *SOAKED,
     *CONTRAST_COLUMNS,
     *CPU_COLUMNS,
     *JUDGED_COLUMNS,
@@ -75,6 +78,7 @@ def _cell(cell: Json) -> Iterator[tuple[str, Any]]:
     yield "step_ms_p99", metrics["step_ms"]["p99"]
     yield from ((name, metrics["startup"][name]["median"]) for name in words.STARTUP)
     yield from ((name, metrics[name]) for name in (*SCALARS, "joules_per_item"))
+    yield from ((name, metrics["soak"][name.removeprefix("soak_")]["median"]) for name in SOAKED)
 
 
 def _contrast(one: Json) -> Iterator[tuple[str, Any]]:

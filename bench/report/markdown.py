@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from bench.report import words
+from bench.report import soak_table, words
 from bench.report.rows import Json, Row, direction, facts, failures, heads, results, rows, startup
 
 _SPECIAL = re.compile(r"([\\`*\[\]<>|~#])|(?<![^\W_])(_)|(_)(?![^\W_])")
@@ -26,6 +26,7 @@ def render(summary: Json) -> str:
         _cells(summary),
         "## Start-up",
         _startup(summary),
+        *_soaks(summary),
         _section("Notes", [escape(note) for note in summary["notes"]]),
     ]
     parts += [
@@ -108,6 +109,15 @@ def _startup(summary: Json) -> str:
         cold = [words.seconds(own[f"cold_{name}"]) for name in ("build_s", "first_step_s")]
         lines.append([cell["id"], *warm, *cold])
     return _table(columns, lines)
+
+
+def _soaks(summary: Json) -> list[str]:
+    """Utilization, power and energy; nothing where no arm soaked."""
+    if not soak_table.is_told(summary):
+        return []
+    power = soak_table.power_is(summary)
+    told = f"Medians over blocks, {soak_table.heading(summary)}" + (f"; power is {power}" if power else "")
+    return ["## Soaks", escape(f"{told}."), _table(*soak_table.table(summary))]
 
 
 def _figure(value: float | None, ci: Sequence[float] | None, write: words.Writer = words.number) -> str:

@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from bench.report import words
+from bench.report import soak_table, words
 from bench.report.rows import Json, Row, facts, failures, heads, results, rows, startups
 
 WIDE = 112
@@ -43,7 +43,8 @@ def document(summary: Json, *, width: int) -> RenderableType:
     grid = _wide(table) if width >= WIDE else _narrow(table)
     parts: list[RenderableType] = [_title(summary), grid, _pairs(_verdicts(table))]
     sections = {
-        "results": results(summary), "start-up": startups(summary), "failures": failures(summary),
+        "results": results(summary), "start-up": startups(summary), "soaks": soak_table.lines(summary),
+        "failures": failures(summary),
         "notes": _notes(summary),
     }  # fmt: skip
     for heading, lines in sections.items():

@@ -69,8 +69,9 @@ class Gpus:
     """All GPUs of this machine, open for reading; never raises, and keeps the reason of every null once.
 
     source     where readings come from
-    devices    of every GPU: index, uuid, name, driver, memory_bytes, power_is (what power_mw is, or None), and
-               instances: the parts of one that is partitioned (MIG), each with uuid, name and memory_bytes
+    devices    of every GPU: index, uuid, name, driver, memory_bytes, architecture (NVML_DEVICE_ARCH_*), power_is (what
+               power_mw is, or None), and instances: the parts of one that is partitioned (MIG), each with uuid, name
+               and memory_bytes
     nulls      "<uuid>.<field>" to the reason why it is, or was at some time, null; "gpus" where NVML does not answer
     errors     (uuid, field) to NVML's number of what keeps the field null now
     opened_ns  when NVML was loaded, CLOCK_MONOTONIC
@@ -112,9 +113,10 @@ class Gpus:
                 continue
             self._handles.append(handle)
             self._read_too.append((device["uuid"], handle))
-            power_is = gpu_reading.power_is(self._or_none(api.nvmlDeviceGetArchitecture, handle), device["name"])
-            known = {"index": index, "driver": driver, "power_is": power_is, "instances": self._instances(handle)}
-            self.devices.append({**device, **known})
+            architecture = self._or_none(api.nvmlDeviceGetArchitecture, handle)
+            power_is = gpu_reading.power_is(architecture, device["name"])
+            known = {"index": index, "driver": driver, "architecture": architecture, "power_is": power_is}
+            self.devices.append({**device, **known, "instances": self._instances(handle)})
         if self.devices:
             self.source = "replay" if _is_replay(driver, *(device["name"] for device in self.devices)) else "nvml"
 

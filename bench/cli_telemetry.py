@@ -1,0 +1,112 @@
+"""The verbs of what is read beside a measurement: telemetry show, chart and record; top."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from bench.cli_support import OUT, find_run, interruptible, say
+
+_OUT = click.option(
+    "--out", type=click.Path(path_type=Path), default=Path(OUT), show_default=True, metavar="DIR",
+    help="Where RUN lies, when it is an id.",
+)  # fmt: skip
+_COMPARISON = click.option("--comparison", metavar="ID", help="Of which a block is drawn.  [default: the first]")
+_BLOCK = click.option(
+    "--block", type=click.IntRange(min=1), metavar="N", help="Which one, from 1.  [default: the last]"
+)
+
+
+@click.group()
+def telemetry() -> None:
+    """GPU, energy, CPU and memory beside a measurement: see docs/telemetry.md."""
+
+
+@telemetry.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@_COMPARISON
+@_BLOCK
+@click.option("--format", "kind", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@_OUT
+def show(run_folder: Path, comparison: str | None, block: int | None, kind: str, out: Path) -> None:
+    """What was read in a run: soaks, the timeline of a block, how often fields move, and why what is null is."""
+    from rich.console import Console
+
+    from bench import store
+    from bench.report import telemetry_show
+
+    run = store.read(find_run(run_folder, out))
+    record = telemetry_show.chosen(run, comparison=comparison, block=_place(block))
+    if kind == "json":
+        click.echo(json.dumps(telemetry_show.document(run), indent=1, allow_nan=False))
+    else:
+        telemetry_show.print_all(run, Console(), record=record)
+
+
+@telemetry.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@_COMPARISON
+@_BLOCK
+@click.option(
+    "--to", type=click.Path(path_type=Path), metavar="FILE",
+    help="An .svg, .png or .json (Vega-Lite) file.  [default: charts/<comparison>.svg in the run's folder, each]",
+)  # fmt: skip
+@_OUT
+def chart(run_folder: Path, comparison: str | None, block: int | None, to: Path | None, out: Path) -> None:
+    """Draw a block of every comparison, or of one: utilization, memory, power and clocks, arms shaded."""
+    from bench import store
+    from bench.report import chart as charts
+
+    run = store.read(find_run(run_folder, out))
+    names = [comparison] if comparison or to else list(run.run["comparisons"])
+    for name in names:
+        record = charts.choose(run, comparison=name, block=_place(block))
+        path = to or run.folder / "charts" / f"{record['comparison']}.svg"
+        charts.write(charts.block_chart(run, record), path)
+        click.echo(path)
+
+
+@telemetry.command()
+@click.option("--to", type=click.Path(path_type=Path), metavar="FILE", required=True, help="A CSV file, written anew.")
+@click.option("--hz", type=click.FloatRange(min=0, min_open=True, max=100), default=10.0, show_default=True)
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Then stop.  [default: until Ctrl-C]")
+def record(to: Path, hz: float, seconds: float | None) -> None:
+    """Record this machine's GPUs as a trace, which may be replayed in tests; exit 2 where there is none."""
+    from bench.telemetry import trace
+
+    with interruptible():
+        count = trace.record(to, hz=hz, seconds=seconds, say=say)
+    click.echo(f"{to}: {count:,} readings")
+
+
+@click.command()
+@click.argument("run_folder", metavar="[RUN]", type=click.Path(path_type=Path), required=False)
+@click.option("--every", type=click.FloatRange(min=0.5), default=1.0, show_default=True, help="Seconds between looks.")
+@click.option("--once", is_flag=True, help="Look once.")
+@click.option("--format", "kind", type=click.Choice(["table", "json"]), default="table", show_default=True,
+              help="json looks once.")  # fmt: skip
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path(OUT), show_default=True, metavar="DIR",
+    help="Where runs lie; without RUN the one that goes on is shown.",
+)  # fmt: skip
+def top(run_folder: Path | None, every: float, once: bool, kind: str, out: Path) -> None:
+    """What the arms of a run do now: CPU, memory, GPU; read along from its sampler, which costs the run nothing."""
+    from rich.console import Console
+
+    from bench import top as looking
+
+    folder = looking.find(find_run(run_folder, out) if run_folder else None, out)
+    if kind == "json":
+        click.echo(json.dumps(looking.look(folder), indent=1, allow_nan=False))
+    elif once:
+        Console().print(looking.render(looking.look(folder)))
+    else:
+        with interruptible():
+            looking.watch(folder, Console(), every_s=every)
+
+
+def _place(block: int | None) -> int | None:
+    """People count from 1, and blocks from 0."""
+    return None if block is None else block - 1

@@ -1,0 +1,231 @@
+"""A block as a picture: utilization, memory, power and clocks over time, with what each arm did shaded behind them.
+
+A Vega-Lite specification, and SVG or PNG made of it without a browser. A GPU that is a replayed trace is called one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from bench import schedule, telemetry
+from bench.errors import InputError
+from bench.report import words
+from bench.telemetry import attribution
+
+if TYPE_CHECKING:
+    from bench.store import StoredRun
+
+Json = dict[str, Any]
+
+SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
+KINDS = ("svg", "png", "json")
+MOST_POINTS = 1500  # of a line: more than pixels
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito: told apart by all eyes
+_GREYS = ("#111111", "#888888", "#b5b5b5")
+_SHADES = {"soak": 0.42, "slice": 0.24, "warm_up": 0.14, "compile": 0.09, "start": 0.05}
+_GPU_PANELS = (
+    ("GPU utilization, %", (("gpu_util_percent", 1.0),)),
+    ("GPU memory, GiB", (("gpu_memory_used_bytes", 2.0**-30),)),
+    ("GPU power, W", (("power_average_mw", 1e-3), ("power_instant_mw", 1e-3), ("power_mw", 1e-3))),
+    ("clocks, MHz", (("sm_clock_mhz", 1.0), ("memory_clock_mhz", 1.0))),
+)
+_NAMES = {
+    "gpu_util_percent": "in use", "gpu_memory_used_bytes": "all programs", "power_average_mw": "average of 1 s",
+    "power_instant_mw": "instant", "power_mw": "nvmlDeviceGetPowerUsage", "sm_clock_mhz": "SM",
+    "memory_clock_mhz": "memory",
+}  # fmt: skip
+_WIDTH, _HEIGHT = 860, 96
+
+
+def choose(run: StoredRun, *, comparison: str | None = None, block: int | None = None) -> Mapping[str, Any]:
+    """The record to draw: of this comparison (else the first) and this block (else the last valid one).
+
+    raises  InputError: there is none, or its readings were not kept
+    """
+    names = list(run.run["comparisons"])
+    if comparison is not None and comparison not in names:
+        raise InputError(f'comparison "{comparison}" is not in this run; choose {", ".join(names)}')
+    wanted = comparison or next(iter(names), "")
+    own = [one for one in schedule.latest(run.blocks) if one["comparison"] == wanted]
+    if block is not None:
+        own = [one for one in own if one["block"] == block]
+    drawn = [one for one in own if schedule.valid(one)] or own
+    if not drawn:
+        which = "no block" if block is None else f"no block {block}"
+        raise InputError(f"{run.folder}: {which} of {wanted or 'any comparison'} was measured; nothing to draw")
+    if run.telemetry(drawn[-1]) is None:
+        raise InputError(f"{run.folder}: block {drawn[-1]['block']} of {wanted} has no readings in telemetry/")
+    return drawn[-1]
+
+
+def write(specification: Json, path: Path) -> None:
+    """Into a file of the kind that its name ends in: svg, png or json. Raises InputError: another kind."""
+    kind = path.suffix.lstrip(".")
+    if kind not in KINDS:
+        raise InputError(f"{path}: a chart is written as {', '.join(KINDS)}; end the name with one of them")
+    if kind == "json":
+        data = (json.dumps(specification, indent=1, allow_nan=False) + "\n").encode()
+    else:
+        import vl_convert as vlc
+
+        data = vlc.vegalite_to_png(specification, scale=2) if kind == "png" else _svg(specification)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another --to") from None
+
+
+def _svg(specification: Json) -> bytes:
+    import vl_convert as vlc
+
+    return str(vlc.vegalite_to_svg(specification)).encode()
+
+
+def block_chart(run: StoredRun, record: Mapping[str, Any]) -> Json:
+    """The picture of one block, as a Vega-Lite specification that holds its data."""
+    path = run.telemetry(record)
+    assert path is not None, "choose() has seen to it"
+    facts = telemetry.meta(path)
+    spans = attribution.spans(record, run.steps(record))
+    readings = pq.read_table(path).to_pandas()
+    origin_ns = min([*(span.start_ns for span in spans), *readings["t_ns"]])
+    entry = run.run["comparisons"][record["comparison"]]
+    labels = words.arm_labels(entry["arms"], entry["compare"])
+    panels = [*_arm_panels(readings, labels, origin_ns), *_gpu_panels(readings, facts, origin_ns)]
+    shades = [_shade(span, labels, origin_ns) for span in spans]
+    ends = max([shade["end"] for shade in shades] + [(int(readings["t_ns"].max()) - origin_ns) / 1e9])
+    colours = _scale(list(labels.values()), panels)
+    return {
+        "$schema": SCHEMA,
+        "title": {
+            "text": f"{record['comparison']}, block {record['block'] + 1}",
+            "subtitle": _subtitle(facts),
+            "anchor": "start",
+            "fontSize": 15,
+            "subtitleFontSize": 12,
+        },
+        "datasets": {"spans": shades},
+        "vconcat": [
+            _panel(title, values, ends, colours, last=number == len(panels) - 1)
+            for number, (title, values) in enumerate(panels)
+        ],
+        "spacing": 8,
+        "config": {"view": {"stroke": "#cccccc"}, "axis": {"gridColor": "#eeeeee"}, "font": "sans-serif"},
+    }
+
+
+def _subtitle(facts: Json) -> list[str]:
+    names = ", ".join(dict.fromkeys(gpu["name"] for gpu in facts["gpus"]))
+    gpu = {
+        "replay": f"GPU: REPLAY of a recorded trace ({names}), no hardware was measured",
+        "nvml": f"GPU: {names}, by NVML",
+        "none": f"GPU: none was read{_because(facts)}",
+    }[facts["source"]]
+    return [
+        f"{gpu}; read {facts['hz']:g} times a second",
+        "shaded, from light to dark: start, compile, warm-up, slices, soak",
+    ]
+
+
+def _because(facts: Json) -> str:
+    reason = facts["nulls"].get("gpus")
+    return f" ({reason})" if reason else ""
+
+
+def _arm_panels(readings: pd.DataFrame, labels: Mapping[str, str], origin_ns: int) -> Iterator[tuple[str, list[Json]]]:
+    of_arms = readings[readings["arm"].notna() & readings["gpu"].isna()]
+    used, held = [], []
+    for arm, rows in of_arms.groupby("arm"):
+        label, seconds = labels.get(str(arm), str(arm)), (rows["t_ns"] - origin_ns) / 1e9
+        percent = 100 * rows["cpu_ns"].astype(float).diff() / rows["t_ns"].diff().where(rows["t_ns"].diff() > 0)
+        used += _points(seconds, percent, label)
+        held += _points(seconds, rows["memory_bytes"].astype(float) / 2**20, label)
+    yield "CPU, % of a core", used
+    yield "memory, MiB", held
+
+
+def _gpu_panels(readings: pd.DataFrame, facts: Json, origin_ns: int) -> Iterator[tuple[str, list[Json]]]:
+    several = len(facts["gpus"]) > 1
+    of_gpus = readings[readings["gpu"].notna() & readings["arm"].isna()]
+    for title, fields in _GPU_PANELS:
+        values: list[Json] = []
+        for uuid, rows in of_gpus.groupby("gpu"):
+            seconds = (rows["t_ns"] - origin_ns) / 1e9
+            for field, factor in fields:
+                if field in rows and rows[field].notna().any() and not (field == "power_mw" and values):
+                    name = f"{_NAMES[field]} ({str(uuid)[:12]})" if several else _NAMES[field]
+                    values += _points(seconds, rows[field].astype(float) * factor, name)
+        if values:
+            yield title, values
+
+
+def _points(seconds: pd.Series[float], values: pd.Series[float], name: str) -> list[Json]:
+    """A line as data: null where nothing was read, which breaks it; of very many readings every n-th."""
+    every = max(1, -(-len(values) // MOST_POINTS))
+    pairs = zip(seconds[::every], values[::every], strict=True)
+    return [{"s": round(s, 3), "v": None if pd.isna(v) else round(float(v), 3), "of": name} for s, v in pairs]
+
+
+def _shade(span: attribution.Span, labels: Mapping[str, str], origin_ns: int) -> Json:
+    start, end = ((moment - origin_ns) / 1e9 for moment in (span.start_ns, span.end_ns))
+    return {
+        "start": round(start, 4), "end": round(end, 4), "arm": labels.get(span.arm, span.arm),
+        "shade": _SHADES[span.what], "what": span.what,
+    }  # fmt: skip
+
+
+def _scale(arms: Sequence[str], panels: Sequence[tuple[str, list[Json]]]) -> Json:
+    """One colour an arm; the lines of a GPU, which is nobody's, in greys, the first of a panel black."""
+    colours = {arm: _COLOURS[number % len(_COLOURS)] for number, arm in enumerate(arms)}
+    for _, values in panels:
+        for number, name in enumerate(dict.fromkeys(point["of"] for point in values)):
+            colours.setdefault(name, _GREYS[number % len(_GREYS)])
+    return {"domain": list(colours), "range": list(colours.values())}
+
+
+def _panel(title: str, values: list[Json], ends: float, colours: Json, *, last: bool) -> Json:
+    x: Json = {"type": "quantitative", "scale": {"domain": [0, round(ends, 2)], "nice": False}}
+    axis = {"title": "seconds in the block"} if last else {"title": None, "labels": False}
+    named = list(dict.fromkeys(point["of"] for point in values))
+    y: Json = {"field": "v", "type": "quantitative", "title": title, "axis": {"titleFontSize": 11}}
+    if title.startswith("GPU utilization"):
+        y["scale"] = {"domain": [0, 100]}
+    grown = title.startswith("CPU")  # a growth belongs to the time before its reading, a level to the time after
+    return {
+        "width": _WIDTH,
+        "height": _HEIGHT,
+        "layer": [
+            {
+                "data": {"name": "spans"},
+                "mark": {"type": "rect", "tooltip": True},
+                "encoding": {
+                    "x": {"field": "start", **x, "axis": axis},
+                    "x2": {"field": "end"},
+                    "color": {"field": "arm", "type": "nominal", "scale": colours, "legend": None},
+                    "opacity": {"field": "shade", "type": "quantitative", "scale": None, "legend": None},
+                },
+            },
+            {
+                "data": {"values": values},
+                "mark": {
+                    "type": "line", "strokeWidth": 1.3, "interpolate": "step-before" if grown else "step-after",
+                },
+                "encoding": {
+                    "x": {"field": "s", **x},
+                    "y": y,
+                    "color": {
+                        "field": "of", "type": "nominal", "scale": colours,
+                        "legend": {"title": None, "values": named, "symbolStrokeWidth": 3},
+                    },
+                },
+            },
+        ],
+        "resolve": {"legend": {"color": "independent"}},
+    }  # fmt: skip

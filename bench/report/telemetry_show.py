@@ -1,0 +1,288 @@
+"""`bench telemetry show`: what was read beside a run, whose time it was read in, and how well; JSON and terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from bench import schedule, telemetry
+from bench.report import chart, soak_table, summary, words
+from bench.telemetry import attribution
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bench.store import StoredRun
+
+Json = dict[str, Any]
+
+SCHEMA = "bench.telemetry.show/1"
+_BARS = "▁▂▃▄▅▆▇█"
+_GPU_LINES = (
+    ("gpu_util_percent", 1.0, "in use", "%"),
+    ("power_mw", 1e-3, "power", "W"),
+    ("sm_clock_mhz", 1.0, "SM clock", "MHz"),
+    ("gpu_memory_used_bytes", 2.0**-20, "memory", "MiB"),
+)
+_LETTERS = {"start": "·", "compile": "c", "warm_up": "w", "slice": "s", "soak": "S", attribution.GAP: " "}
+_LEAST_WIDTH, _MOST_WIDTH = 24, 100
+
+
+def document(run: StoredRun) -> Json:
+    """All of it, as plain JSON: the report's telemetry, its soaks, and the readings by arm and by what the arm did."""
+    told = summary.summarise(run)
+    blocks = [(record, path) for record in schedule.latest(run.blocks) if (path := run.telemetry(record))]
+    facts = [telemetry.meta(path) for _, path in blocks]
+    cells = [
+        {name: cell[name] for name in ("id", "comparison", "label")} | {
+            "soak": cell["metrics"]["soak"],
+            "nulls": {name: why for name, why in cell["nulls"].items() if name.startswith("soak.")},
+        }
+        for cell in told["cells"]
+    ]  # fmt: skip
+    return {
+        "schema": SCHEMA,
+        "run": told["run"]["id"],
+        "telemetry": told["telemetry"],
+        "sampler": _sampler(facts),
+        "gpus": facts[-1]["gpus"] if facts else [],
+        "cells": cells,
+        "spans": _spans(run, blocks),
+        "foreign": [
+            {"comparison": record["comparison"], "block": record["block"], "gpu": gpu, "pid": int(pid), **program}
+            for (record, _), one in zip(blocks, facts, strict=True)
+            for gpu, programs in one.get("foreign", {}).items()
+            for pid, program in programs.items()
+        ],
+        "nulls": dict(sorted({name: why for one in facts for name, why in one["nulls"].items()}.items())),
+    }
+
+
+def _sampler(facts: list[Json]) -> Json:
+    """What sampling cost, of one core, while a block lasted; and how many readings fell out."""
+    seconds = sum(one["seconds"] for one in facts)
+    cost = 100 * sum(one["sampler_cpu_s"] for one in facts) / seconds if seconds else None
+    return {
+        "blocks": len(facts),
+        "ticks": sum(one["ticks"] for one in facts),
+        "late": sum(one["late"] for one in facts),
+        "cpu_percent": cost,
+        "gpu_read_percent": 100 * sum(one.get("gpu_read_s", 0.0) for one in facts) / seconds if seconds else None,
+    }
+
+
+def _spans(run: StoredRun, blocks: Iterable[tuple[Mapping[str, Any], Path]]) -> list[Json]:
+    """For each arm and what it did: for how long, how often it and a GPU were read meanwhile, and what a GPU said."""
+    parts, lasted = [], []
+    for record, path in blocks:
+        spans = attribution.spans(record, run.steps(record))
+        readings = pq.read_table(path).to_pandas()
+        parts.append(attribution.attributed(readings, spans).assign(comparison=record["comparison"]))
+        lasted += [(record["comparison"], one.arm, one.what, (one.end_ns - one.start_ns) / 1e9) for one in spans]
+    if not parts:
+        return []
+    rows = pd.concat(parts, ignore_index=True)
+    rows["owner"] = rows["owner"].fillna("")
+    of_gpu, of_arm = rows[rows["gpu"].notna() & rows["arm"].isna()], rows[rows["arm"] == rows["owner"]]
+    seconds = pd.DataFrame(lasted, columns=["comparison", "owner", "span", "s"])
+    keys = ["comparison", "owner", "span"]
+    table = pd.DataFrame(
+        {
+            "seconds": seconds.groupby(keys)["s"].sum(),
+            "readings": of_arm.groupby(keys).size(),
+            "memory_bytes": of_arm.groupby(keys)["memory_bytes"].max(),
+            "gpu_readings": of_gpu.groupby(keys).size(),
+            "gpu_util_percent": of_gpu.groupby(keys)["gpu_util_percent"].mean(),
+            "gpu_power_w": of_gpu.groupby(keys)["power_mw"].mean() / 1000,
+        }
+    ).reset_index()
+    table["owner"] = table["owner"].replace("", None)
+    order = {kind: number for number, kind in enumerate(attribution.KINDS)}
+    table = table.sort_values(
+        ["comparison", "owner", "span"], key=lambda one: one.map(order) if one.name == "span" else one
+    )
+    return [{str(name): _plain(value) for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str) or value is None:
+        return value
+    return None if pd.isna(value) else round(float(value), 6)
+
+
+# ---------------------------------------------------------------- a terminal
+
+
+def print_all(run: StoredRun, console: Console, *, record: Mapping[str, Any] | None) -> None:
+    """The soaks, a timeline of one block, the readings by what the arm did, and how they were taken."""
+    console.print(Group(*_parts(run, document(run), record, console.width)))
+
+
+def _parts(run: StoredRun, told: Json, record: Mapping[str, Any] | None, width: int) -> Iterable[RenderableType]:
+    yield Text.assemble((" bench telemetry ", "bold reverse"), f"  {words.clean(told['run'])}")
+    yield Text(_source(told), style="bold" if told["telemetry"]["source"] == "replay" else "")
+    report = summary.summarise(run)
+    if soak_table.is_told(report):
+        yield Text(f"\nsoaks, {soak_table.heading(report)}", style="bold")
+        for comparison in run.run["comparisons"]:
+            yield _soaks(report, comparison)
+    if record is not None:
+        yield _timeline(run, record, width)
+    if told["spans"]:
+        yield Text("all readings, by whose time they were taken in", style="bold")
+        for comparison in run.run["comparisons"]:
+            yield _span_table([one for one in told["spans"] if one["comparison"] == comparison], comparison)
+    yield _list("moves", _refresh(told["telemetry"]["refresh_s"]))
+    yield _list("sampler", [_cost(told["sampler"])] if told["sampler"]["blocks"] else ["no block was sampled"])
+    yield _list("foreign", [_program(one) for one in told["foreign"]])
+    yield _list("null", _reasons(told["nulls"]))
+
+
+def _source(told: Json) -> str:
+    names = ", ".join(dict.fromkeys(gpu["name"] for gpu in told["gpus"]))
+    return {
+        "replay": f"GPU: REPLAY of a recorded trace ({names}); no hardware was measured",
+        "nvml": f"GPU: {names}, by NVML",
+        "none": "GPU: none was read",
+    }[told["telemetry"]["source"]] + f"; {told['telemetry']['hz']:g} readings a second, {telemetry.SOAK_HZ:g} in soaks"
+
+
+def _grid(columns: list[str], lines: list[list[str]]) -> RenderableType:
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for number, name in enumerate(columns):
+        table.add_column(words.clean(name), justify="right" if number else "left", overflow="fold")
+    for line in lines:
+        table.add_row(*map(words.clean, line))
+    return table
+
+
+def _soaks(report: Json, comparison: str) -> RenderableType:
+    """A figure a row and an arm a column, which fits a narrow terminal."""
+    cells = [cell for cell in report["cells"] if cell["comparison"] == comparison]
+    columns, lines = soak_table.table({**report, "cells": cells})
+    turned = [list(row) for row in zip(columns, *lines, strict=True)]
+    return _grid([comparison, *(cell["label"] for cell in cells if cell["metrics"]["soak"]["blocks"])], turned[1:])
+
+
+def _span_table(spans: list[Json], comparison: str) -> RenderableType:
+    """A GPU's own figures in start-up and slices are means over more than one arm's time: they move too slowly."""
+    has_gpu = any(one["gpu_readings"] for one in spans)
+    of_gpu = ["GPU readings", "in use, %", "power, W"] if has_gpu else []
+    lines = [
+        [
+            f"{one['owner'] or ''} {str(one['span']).replace('_', '-')}".strip(),
+            words.number(one["seconds"]),
+            f"{one['readings'] or 0:,.0f}",
+            words.mebibytes(one["memory_bytes"]),
+            *([f"{one['gpu_readings'] or 0:,.0f}"] if has_gpu else []),
+            *(words.number(one[name]) for name in ("gpu_util_percent", "gpu_power_w") if has_gpu),
+        ]
+        for one in spans
+    ]
+    return _grid([comparison, "seconds", "readings", "memory", *of_gpu], lines)
+
+
+def _timeline(run: StoredRun, record: Mapping[str, Any], width: int) -> RenderableType:
+    """One block in one line a field, over one line that says which arm did what."""
+    path = run.telemetry(record)
+    assert path is not None, "chart.choose() has seen to it"
+    spans = attribution.spans(record, run.steps(record))
+    readings = pq.read_table(path).to_pandas()
+    moments = [*(span.start_ns for span in spans), *(span.end_ns for span in spans), *readings["t_ns"]]
+    room = max(_LEAST_WIDTH, min(_MOST_WIDTH, width - 44))
+    edges = np.linspace(min(moments), max(moments), room + 1)
+    middle = ((edges[:-1] + edges[1:]) / 2).astype("int64")
+    places = attribution.owners(middle, spans)
+    grid = Table.grid(padding=(0, 2))
+    for number, arm in enumerate(record["arms"]):
+        text = "".join(_LETTERS[spans[p].what] if p >= 0 and spans[p].arm == arm else " " for p in places)
+        grid.add_row(
+            Text(words.clean(arm), style="bold"), Text(text, style=("cyan", "yellow", "green")[number % 3]), ""
+        )
+    for name, values, unit in _lines(readings):
+        bar, most = _bar(values[0], values[1], edges)
+        grid.add_row(name, bar, f"up to {words.number(most)} {unit}")
+    lasted = (max(moments) - min(moments)) / 1e9
+    title = f"{record['comparison']}, block {record['block'] + 1}, {lasted:.1f} s"
+    legend = "· start  c compile  w warm-up  s slice  S soak"
+    return Group(Text(), Text.assemble((words.clean(title), "bold"), f"   {legend}"), Padding(grid, (0, 1)), Text())
+
+
+def _lines(readings: pd.DataFrame) -> Iterable[tuple[str, tuple[Any, Any], str]]:
+    of_arms = readings[readings["arm"].notna() & readings["gpu"].isna()]
+    for arm, rows in of_arms.groupby("arm"):
+        percent = 100 * rows["cpu_ns"].astype(float).diff() / rows["t_ns"].diff().where(rows["t_ns"].diff() > 0)
+        yield f"CPU {words.clean(arm)}", (rows["t_ns"].to_numpy(), percent.to_numpy()), "%"
+    of_gpus = readings[readings["gpu"].notna() & readings["arm"].isna()]
+    for uuid, rows in of_gpus.groupby("gpu"):
+        for field, factor, name, unit in _GPU_LINES:
+            if rows[field].notna().any():
+                yield f"{str(uuid)[:8]} {name}", (rows["t_ns"].to_numpy(), rows[field].to_numpy(float) * factor), unit
+
+
+def _bar(t_ns: Any, values: Any, edges: Any) -> tuple[str, float]:
+    """Eighths of the highest value, a blank where nothing was read."""
+    known = ~np.isnan(values)
+    most = float(np.max(values[known], initial=0.0))
+    places = np.clip(np.searchsorted(edges, t_ns[known], side="right") - 1, 0, len(edges) - 2)
+    means = pd.Series(values[known]).groupby(places).mean().reindex(range(len(edges) - 1)).ffill(limit=2)
+    if most <= 0:
+        return "".join(" " if pd.isna(one) else _BARS[0] for one in means), most
+    return "".join(" " if pd.isna(one) else _BARS[min(7, max(0, int(8 * one / most)))] for one in means), most
+
+
+def _refresh(refresh: Json) -> list[str]:
+    lines = []
+    for gpu, fields in refresh.items():
+        moved = [f"{name} {seconds:g} s" for name, seconds in fields.items() if seconds is not None]
+        still = [name for name, seconds in fields.items() if seconds is None]
+        lines.append(f"{gpu[:12]}, as seen in soaks: {', '.join(moved) or 'nothing'}")
+        if still:
+            lines.append(f"{gpu[:12]}, read and not seen to move three times: {', '.join(still)}")
+    return lines
+
+
+def _cost(sampler: Json) -> str:
+    return (
+        f"{sampler['ticks']:,} readings in {sampler['blocks']} blocks, {sampler['late']} fell out; "
+        f"{sampler['cpu_percent']:.2f} % of a core, NVML {sampler['gpu_read_percent']:.2f} % of the time"
+    )
+
+
+def _program(one: Json) -> str:
+    return words.clean(
+        f"{one['comparison']}, block {one['block'] + 1}: {one['name']} (process {one['pid']}) on {one['gpu'][:12]}"
+    )
+
+
+def _reasons(nulls: Mapping[str, str]) -> list[str]:
+    """Every reason once, with what it is the reason of."""
+    by_reason: dict[str, list[str]] = {}
+    for name, why in nulls.items():
+        by_reason.setdefault(why, []).append(name.split(".")[-1])
+    return [words.clean(f"{why}: {', '.join(dict.fromkeys(names))}") for why, names in by_reason.items()]
+
+
+def _list(heading: str, lines: list[str]) -> RenderableType:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", width=9)
+    grid.add_column(overflow="fold")
+    for number, line in enumerate(lines):
+        grid.add_row("" if number else heading, line)
+    return Padding(grid, (0, 1)) if lines else Text(end="")
+
+
+def chosen(run: StoredRun, *, comparison: str | None, block: int | None) -> Mapping[str, Any] | None:
+    """The block of the timeline; None where none has readings and none was asked for. Raises InputError."""
+    if comparison is None and block is None and not any(run.telemetry(one) for one in run.blocks):
+        return None
+    return chart.choose(run, comparison=comparison, block=block)
