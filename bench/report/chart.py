@@ -124,7 +124,7 @@ def block_chart(run: StoredRun, record: Mapping[str, Any]) -> Json:
 def _subtitle(facts: Json) -> list[str]:
     names = ", ".join(dict.fromkeys(gpu["name"] for gpu in facts["gpus"]))
     gpu = {
-        "replay": f"GPU: REPLAY of a recorded trace ({names}), no hardware was measured",
+        "replay": f"GPU: REPLAY of a recorded trace ({names}), nothing of it was measured here",
         "nvml": f"GPU: {names}, by NVML",
         "none": f"GPU: none was read{_because(facts)}",
     }[facts["source"]]

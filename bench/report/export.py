@@ -78,7 +78,8 @@ def _cell(cell: Json) -> Iterator[tuple[str, Any]]:
     yield "step_ms_p99", metrics["step_ms"]["p99"]
     yield from ((name, metrics["startup"][name]["median"]) for name in words.STARTUP)
     yield from ((name, metrics[name]) for name in (*SCALARS, "joules_per_item"))
-    yield from ((name, metrics["soak"][name.removeprefix("soak_")]["median"]) for name in SOAKED)
+    soak = metrics["soak"] or {}
+    yield from ((name, soak.get(name.removeprefix("soak_"), {}).get("median")) for name in SOAKED)
 
 
 def _contrast(one: Json) -> Iterator[tuple[str, Any]]:

@@ -48,7 +48,7 @@ def is_told(summary: Json) -> bool:
 
 def heading(summary: Json) -> str:
     """What the table is, and that a replay is none."""
-    source = {"replay": "REPLAY of a recorded trace, no hardware was measured", "nvml": "GPU by NVML", "none": "no GPU"}
+    source = {"replay": "REPLAY of a recorded trace, nothing of it was measured here", "nvml": "GPU by NVML", "none": "no GPU"}
     return f"outside the ratios; {source[summary['telemetry']['source']]}"
 
 
@@ -58,17 +58,17 @@ def table(summary: Json) -> tuple[list[str], list[list[str]]]:
     lines = []
     for cell in summary["cells"]:
         soak = cell["metrics"]["soak"]
-        if soak["blocks"]:
+        if soak:
             lines.append([cell["id"], *(_figure(soak[name], COLUMNS[name][2]) for name in held)])
     return ["cell", *(", ".join(filter(None, COLUMNS[name][:2])) for name in held)], lines
 
 
 def lines(summary: Json) -> list[str]:
     """A cell a line, for a report that has no room for the table; then what is missing, and why."""
-    if not any(cell["metrics"]["soak"]["blocks"] for cell in summary["cells"]):
+    if not _soaked(summary):
         return []
     found = [heading(summary)]
-    for cell in summary["cells"]:
+    for cell in _soaked(summary):
         soak = cell["metrics"]["soak"]
         told = [
             f"{name} {_figure(soak[key], write)} {unit}".strip()
@@ -82,7 +82,7 @@ def lines(summary: Json) -> list[str]:
 
 def power_is(summary: Json) -> str | None:
     """What the power is, by the driver's documentation."""
-    kinds = {cell["metrics"]["soak"]["power_is"] for cell in summary["cells"]} - {None}
+    kinds = {cell["metrics"]["soak"]["power_is"] for cell in _soaked(summary)} - {None}
     return " and ".join(sorted(kinds)) or None
 
 
@@ -90,13 +90,17 @@ def _missing(summary: Json) -> list[str]:
     """Why a figure of a GPU that was read is null, once for all cells."""
     reasons: dict[str, list[str]] = {}
     for name in ("gpu_util_percent", "power_w", "joules_per_item"):
-        for reason in {cell["nulls"].get(f"soak.{name}") for cell in summary["cells"]} - {None}:
+        for reason in {cell["nulls"].get(f"soak.{name}") for cell in _soaked(summary)} - {None}:
             reasons.setdefault(str(reason), []).append(COLUMNS[name][0])
     return [words.clean(f"no {', no '.join(names)}: {reason}") for reason, names in sorted(reasons.items())]
 
 
+def _soaked(summary: Json) -> list[Json]:
+    return [cell for cell in summary["cells"] if cell["metrics"]["soak"]]
+
+
 def _held(summary: Json) -> list[str]:
-    soaks = [cell["metrics"]["soak"] for cell in summary["cells"]]
+    soaks = [cell["metrics"]["soak"] for cell in _soaked(summary)]
     return [name for name in COLUMNS if any(soak[name]["median"] is not None for soak in soaks)]
 
 

@@ -185,34 +185,33 @@ def _energy(found: Soak, prefix: str, track: Track, soak: Json, items: int, unre
     found.figures |= dict(zip(names, (power.watts, power.watts * seconds / items, power.uncertainty), strict=True))
 
 
-def of_cell(soaks: list[Soak], *, blocks: int, source: str) -> tuple[Json, dict[str, str]]:
-    """A cell's figures over its soaks, {median, ci, blocks} each, and for every null its reason.
-
-    blocks  valid blocks of the cell, soaked or not
-    """
+def of_cell(soaks: list[Soak]) -> tuple[Json, dict[str, str]]:
+    """A cell's figures over its soaks, one or more, {median, ci, blocks} each, and for every null its reason."""
     nulls: dict[str, str] = {}
     found: Json = {"blocks": len(soaks), "power_is": next((one.power_is for one in soaks if one.power_is), None)}
+    if found["power_is"] is None:
+        nulls["soak.power_is"] = "no power was read"
     for name in FIGURES:
         values = [one.figures[name] for one in soaks if name in one.figures]
         figure = stats.cell_figure(values)
         found[name] = _cell_figure(figure, len(values))
         if figure is None:
-            reasons = [one.nulls[name] for one in soaks if name in one.nulls]
-            nulls[f"soak.{name}"] = reasons[-1] if reasons else _unsoaked(name, blocks, source)
+            nulls[f"soak.{name}"] = next((one.nulls[name] for one in reversed(soaks) if name in one.nulls), "not read")
         elif figure.ci is None:
             nulls[f"soak.{name}.ci"] = f"{len(values)} of the {stats.MIN_TRIALS} blocks that an exact interval takes"
     return found, nulls
+
+
+def unsoaked(*, blocks: int, source: str) -> str:
+    """Why a cell of so many valid blocks has no soak."""
+    if not blocks:
+        return "no valid block"
+    if source == "none":
+        return "no GPU was read: telemetry source none; nor was the processors' energy, or the matrix says soak: off"
+    return "this arm uses no GPU, or the matrix says telemetry: {soak: off}"
 
 
 def _cell_figure(figure: stats.Figure | None, blocks: int) -> Json:
     if figure is None:
         return {"median": None, "ci": None, "blocks": blocks}
     return {"median": figure.median, "ci": list(figure.ci) if figure.ci else None, "blocks": blocks}
-
-
-def _unsoaked(name: str, blocks: int, source: str) -> str:
-    if not blocks:
-        return "no valid block"
-    if name.startswith("cpu_"):
-        return "no soak: the processors' energy could not be read, or the matrix says telemetry: {soak: off}"
-    return f"no GPU was read: telemetry source {source}" if source == "none" else "no soak of this arm"

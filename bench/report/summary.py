@@ -142,7 +142,12 @@ def _metrics(trials: pd.DataFrame) -> tuple[Json, dict[str, str]]:
 
 def _add_soak(metrics: Json, nulls: dict[str, str], own: list[soaks.Soak], blocks: int, source: str) -> None:
     """What the arm's soaks tell, and the two figures of it that stand among the others."""
-    metrics["soak"], reasons = soaks.of_cell(own, blocks=blocks, source=source)
+    if not own:
+        reason = soaks.unsoaked(blocks=blocks, source=source)
+        for name in ("soak", *_OF_SOAK):
+            metrics[name], nulls[name] = None, reason
+        return
+    metrics["soak"], reasons = soaks.of_cell(own)
     nulls |= reasons
     for name in _OF_SOAK:
         metrics[name] = metrics["soak"][name]["median"]

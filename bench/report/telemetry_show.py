@@ -45,7 +45,7 @@ def document(run: StoredRun) -> Json:
     cells = [
         {name: cell[name] for name in ("id", "comparison", "label")} | {
             "soak": cell["metrics"]["soak"],
-            "nulls": {name: why for name, why in cell["nulls"].items() if name.startswith("soak.")},
+            "nulls": {name: why for name, why in cell["nulls"].items() if name.startswith("soak")},
         }
         for cell in told["cells"]
     ]  # fmt: skip
@@ -150,7 +150,7 @@ def _parts(run: StoredRun, told: Json, record: Mapping[str, Any] | None, width: 
 def _source(told: Json) -> str:
     names = ", ".join(dict.fromkeys(gpu["name"] for gpu in told["gpus"]))
     return {
-        "replay": f"GPU: REPLAY of a recorded trace ({names}); no hardware was measured",
+        "replay": f"GPU: REPLAY of a recorded trace ({names}); nothing of it was measured here",
         "nvml": f"GPU: {names}, by NVML",
         "none": "GPU: none was read",
     }[told["telemetry"]["source"]] + f"; {told['telemetry']['hz']:g} readings a second, {telemetry.SOAK_HZ:g} in soaks"
@@ -170,7 +170,7 @@ def _soaks(report: Json, comparison: str) -> RenderableType:
     cells = [cell for cell in report["cells"] if cell["comparison"] == comparison]
     columns, lines = soak_table.table({**report, "cells": cells})
     turned = [list(row) for row in zip(columns, *lines, strict=True)]
-    return _grid([comparison, *(cell["label"] for cell in cells if cell["metrics"]["soak"]["blocks"])], turned[1:])
+    return _grid([comparison, *(cell["label"] for cell in cells if cell["metrics"]["soak"])], turned[1:])
 
 
 def _span_table(spans: list[Json], comparison: str) -> RenderableType:

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    import pandas as pd
 
 GAP = "gap"
 KINDS = ("start", "compile", "warm_up", "slice", "soak", GAP)
@@ -71,4 +71,6 @@ def attributed(readings: pd.DataFrame, found: Sequence[Span]) -> pd.DataFrame:
     places = owners(readings["t_ns"].to_numpy(), found)
     whose = np.array([*(span.arm for span in found), None], dtype=object)
     what = np.array([*(span.what for span in found), GAP], dtype=object)
-    return readings.assign(owner=whose[places], span=what[places])
+    columns = {name: pd.Series(given[places], index=readings.index, dtype=object) for name, given in
+               (("owner", whose), ("span", what))}  # fmt: skip
+    return readings.assign(**columns)

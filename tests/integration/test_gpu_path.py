@@ -144,50 +144,6 @@ def left_behind(engine: SecondEngine, folder: Path) -> list[str]:
     return containers + [str(path) for place in ("runs", "cache/compile") for path in (folder / place).glob("*")]
 
 
-# ---------------------------------------------------------------- the binding, over the stub
-
-
-READ = """
-import json, time
-from bench.telemetry import nvml
-gpus = nvml.Gpus()
-first, _ = gpus.read(), time.sleep(1.2)
-print(json.dumps([gpus.source, gpus.devices, [one._asdict() for _, one in (*first, *gpus.read())], gpus.nulls]))
-"""
-
-
-def replayed(folder: Path, **variables: str) -> tuple[str, list[Any], list[Any], dict[str, str]]:
-    """What the real binding reads of the stub in this folder: source, devices, two readings 1.2 s apart, nulls."""
-    told = os.environ | {"LD_LIBRARY_PATH": str(folder), **variables}
-    done = subprocess.run([sys.executable, "-c", READ], env=told, capture_output=True, text=True, check=True)
-    return tuple(json.loads(done.stdout))  # type: ignore[return-value]
-
-
-def test_a_trace_is_replayed_through_the_real_binding_and_says_what_it_is(nvml_stub: Path) -> None:
-    source, devices, (first, second), nulls = replayed(nvml_stub)
-    assert source == "replay"
-    total = {"memory_bytes": 85_899_345_920}
-    assert devices == [{"index": 0, "uuid": nvml.UUID, "name": nvml.NAME, "driver": nvml.DRIVER, **total}]
-    columns = ("gpu_util_percent", "gpu_memory_used_bytes", "power_mw", "energy_mj", "sm_clock_mhz", "temperature_c")
-    assert tuple(map(first.get, columns)) == (0, 524_288_000, 70_000, 1_000_000, 345, 31)
-    assert tuple(map(second.get, columns)) == (97, 2_147_483_648, 310_000, 1_070_000, 1980, 38)
-    assert nulls == {}
-
-
-def test_what_a_trace_lacks_is_not_supported(nvml_stub: Path, tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text("temperature_c,power_mw,time_s\n40,,0\n41,90000,1\n")
-    source, devices, (first, second), nulls = replayed(nvml_stub, NVML_STUB_TRACE=str(tmp_path / "t.csv"))
-    assert (source, devices[0]["memory_bytes"]) == ("replay", None)
-    assert (first["temperature_c"], second["temperature_c"]) == (40, 41)
-    assert (first["power_mw"], first["energy_mj"], second["energy_mj"]) == (None, None, None)
-    assert nulls[f"{nvml.UUID}.energy_mj"] == "Not Supported"
-
-
-def test_a_trace_that_is_named_and_absent_is_a_driver_that_is_not_loaded(nvml_stub: Path, tmp_path: Path) -> None:
-    source, devices, readings, nulls = replayed(nvml_stub, NVML_STUB_TRACE=str(tmp_path / "none.csv"))
-    assert (source, devices, readings, nulls) == ("none", [], [], {"gpus": "Driver Not Loaded"})
-
-
 # ---------------------------------------------------------------- what the engine is asked
 
 

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import nvml_stub as nvml
 import pyarrow.parquet as pq
 import pytest
 
@@ -69,7 +69,7 @@ def go(worker: subprocess.Popen[str]) -> tuple[float, int]:
     return float(cpu_s), int(peak)
 
 
-def rows(path: Path | None) -> list[dict[str, Any]]:
+def rows_of(path: Path | None) -> list[dict[str, Any]]:
     assert path is not None
     found: list[dict[str, Any]] = pq.read_table(path).to_pylist()
     return found
@@ -102,7 +102,7 @@ def test_cpu_time_agrees_with_getrusage(tmp_path: Path, start: Start, work: str)
         sampler.watch("arm", worker.pid, "process")
         cpu_s, _ = go(worker)
         sampler.unwatch("arm")
-        readings = rows(sampler.flush_block("block"))
+        readings = rows_of(sampler.flush_block("block"))
     assert sampler.fault is None
     counted = [row["cpu_ns"] for row in readings]
     assert counted == sorted(counted)
@@ -117,7 +117,7 @@ def test_memory_of_a_worker_follows_what_it_holds(tmp_path: Path, start: Start) 
         sampler.unwatch("arm")
         path = sampler.flush_block("block")
         assert path is not None
-    memory = [row["memory_bytes"] for row in rows(path)]
+    memory = [row["memory_bytes"] for row in rows_of(path)]
     assert max(memory) - memory[-1] == pytest.approx(200 * 2**20, rel=0.05)
     assert telemetry.summary(path)["arm"]["peak_memory_bytes"] == pytest.approx(peak, rel=0.02)
 
@@ -168,9 +168,9 @@ def test_two_arms_and_two_blocks_are_kept_apart(tmp_path: Path, start: Start) ->
     assert summary["busy"]["cpu_s"] > 0.9
     assert summary["calm"]["cpu_s"] < 0.1
     assert set(telemetry.summary(second)) == {"calm"}
-    assert min(row["t_ns"] for row in rows(second)) > max(row["t_ns"] for row in rows(first))
+    assert min(row["t_ns"] for row in rows_of(second)) > max(row["t_ns"] for row in rows_of(first))
     facts = telemetry.meta(first)
-    assert (facts["schema"], facts["source"], facts["hz"]) == ("bench.telemetry/1", sampler.source, 50)
+    assert (facts["schema"], facts["source"], facts["hz"]) == (telemetry.SCHEMA, sampler.source, 50)
     assert facts["scopes"] == {"busy": "process", "calm": "process"}
     assert facts["nulls"]["busy.throttled"] == "a local worker has no control group of its own"
     assert facts["ticks"] + facts["late"] == pytest.approx(50 * facts["seconds"], abs=10)
@@ -252,76 +252,63 @@ with Sampler(Path(sys.argv[1])) as sampler:
     assert list((tmp_path / "telemetry").iterdir()) == []
 
 
-# ---------------------------------------------------------------- NVML's own binding over a stub library
-
-STUB = r"""
-#include <string.h>
-typedef int R;
-static int calls;
-static R text(char *to, const char *from) { strcpy(to, from); return 0; }
-R nvmlInitWithFlags(unsigned f) { return 0; }
-R nvmlShutdown(void) { return 0; }
-R nvmlSystemGetDriverVersion(char *v, unsigned n) { return text(v, "0.0-stub"); }
-R nvmlDeviceGetCount_v2(unsigned *n) { *n = 1; return 0; }
-R nvmlDeviceGetHandleByIndex_v2(unsigned i, void **d) { *d = &calls; return 0; }
-R nvmlDeviceGetName(void *d, char *v, unsigned n) { return text(v, "STUB-GPU (replay)"); }
-R nvmlDeviceGetUUID(void *d, char *v, unsigned n) { return text(v, "GPU-0000-stub"); }
-R nvmlDeviceGetUtilizationRates(void *d, unsigned *u) { u[0] = 42; u[1] = 7; return 0; }
-R nvmlDeviceGetMemoryInfo_v2(void *d, void *m) {
-  unsigned long long *v = (unsigned long long *)((char *)m + 8);  /* version; total, reserved, free, used */
-  v[0] = 8000; v[1] = 100; v[2] = 6900; v[3] = 1000; return 0; }
-R nvmlDeviceGetPowerUsage(void *d, unsigned *p) { *p = 250000; return ++calls > 3 ? 15 : 0; }  /* then: GPU is lost */
-R nvmlDeviceGetTotalEnergyConsumption(void *d, unsigned long long *e) { return 3; }  /* not supported */
-R nvmlDeviceGetClockInfo(void *d, int kind, unsigned *c) { *c = kind == 1 ? 1980 : 0; return 0; }
-"""
+# ---------------------------------------------------------------- a replayed GPU
 
 
-@pytest.fixture
-def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder on the library path with a libnvidia-ml.so.1 that has neither energy nor a temperature."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler (cc) to make a stub of NVML's library with")
-    (tmp_path / "stub.c").write_text(STUB)
-    library = tmp_path / "lib" / "libnvidia-ml.so.1"
-    library.parent.mkdir()
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, tmp_path / "stub.c"], check=True)
-    monkeypatch.setenv("LD_LIBRARY_PATH", str(library.parent))
-
-
-@pytest.mark.usefixtures("stub")
-def test_a_replayed_gpu_is_sampled_labelled_and_lost_without_harm(tmp_path: Path) -> None:
+def test_a_replayed_gpu_is_sampled_labelled_and_lost_without_harm(
+    nvml_stub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = {"gpu_util_percent": 42, "gpu_memory_used_bytes": 1000, "gpu_memory_reserved_bytes": 5, "sm_clock_mhz": 1980}
+    lost = dict.fromkeys((*base, "power_mw", "energy_mj"), "!15")
+    rows = [{"time_s": 0, **base, "memory_total_bytes": 8000, "power_mw": 250_000}, {"time_s": 0.7, **lost}]
+    monkeypatch.setenv("NVML_STUB_TRACE", str(nvml.write_trace(tmp_path / "trace.csv", rows)))
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(nvml_stub))
     with Sampler(tmp_path, hz=50) as sampler:
         assert sampler.source == "replay"
-        assert [gpu["uuid"] for gpu in sampler.gpus] == ["GPU-0000-stub"]
+        assert [gpu["uuid"] for gpu in sampler.gpus] == [nvml.UUID]
         sampler.watch("arm", os.getpid(), "process")
-        time.sleep(0.5)
+        time.sleep(1.0)
         path = sampler.flush_block("block")
         assert path is not None
-    gpu = [row for row in rows(path) if row["gpu"] == "GPU-0000-stub"]
+        assert sampler.fault is None
+    gpu = [row for row in rows_of(path) if row["gpu"] == nvml.UUID]
     assert len(gpu) > 10
-    assert [row["power_mw"] for row in gpu][:5] == [250_000, 250_000, 250_000, None, None]
-    assert {row["gpu_memory_used_bytes"] for row in gpu} == {1000}
-    assert {row["gpu_util_percent"] for row in gpu} == {42}
-    assert {row["sm_clock_mhz"] for row in gpu} == {1980}
+    assert {row["gpu_util_percent"] for row in gpu} == {42, None}
+    assert [row["power_mw"] is None for row in gpu] == sorted(row["power_mw"] is None for row in gpu), "lost for good"
     assert {(row["energy_mj"], row["temperature_c"], row["arm"], row["cpu_ns"]) for row in gpu} == {(None,) * 4}
     facts = telemetry.meta(path)
-    assert facts["source"] == "replay"
-    assert facts["gpus"][0]["driver"] == "0.0-stub"
-    assert facts["gpus"][0]["memory_bytes"] == 8000
-    assert {name: why for name, why in facts["nulls"].items() if name.startswith("GPU")} == {
-        "GPU-0000-stub.power_mw": "GPU is lost",
-        "GPU-0000-stub.energy_mj": "Not Supported",
-        "GPU-0000-stub.temperature_c": "Function Not Found",
-    }
+    assert (facts["source"], facts["gpus"][0]["driver"], facts["gpus"][0]["memory_bytes"]) == (
+        "replay",
+        "0.0-stub",
+        8000,
+    )
+    assert facts["nulls"][f"{nvml.UUID}.power_mw"] == "GPU is lost"
+    assert facts["nulls"][f"{nvml.UUID}.energy_mj"] == "Not Supported", "the first reason is kept"
     assert set(telemetry.summary(path)) == {"arm"}
 
 
-@pytest.mark.usefixtures("stub")
-def test_a_replayed_gpu_is_described_and_never_run_on() -> None:
+def test_readings_can_be_read_along_and_come_faster_in_a_soak(tmp_path: Path) -> None:
+    with Sampler(tmp_path, hz=5) as sampler:
+        sampler.watch("arm", os.getpid(), "process")
+        (live,) = (tmp_path / "telemetry").glob(telemetry.LIVE.format("*"))
+        time.sleep(1.0)
+        slow = live.read_text().count("\n")
+        with sampler.soaking():
+            time.sleep(1.0)
+        fast = live.read_text().count("\n") - slow
+        path = sampler.flush_block("block")
+        assert path is not None
+    assert 3 <= slow <= 9
+    assert fast > 5 * slow
+    assert len(rows_of(path)) >= slow + fast - 1
+    assert not live.exists() or live.read_text().count("\n") <= 2
+
+
+def test_a_replayed_gpu_is_described_and_never_run_on(nvml_stub: Path) -> None:
     script = "import json; from bench import environment as e; d = e.describe(device='cpu');"
     script += "print(json.dumps([d['gpu_source'], [g['name'] for g in d['gpus']], e.cuda_devices()]))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    told = os.environ | {"LD_LIBRARY_PATH": str(nvml_stub)}
+    done = subprocess.run([sys.executable, "-c", script], env=told, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == ["replay", ["STUB-GPU (replay)"], []]
 
 
@@ -382,7 +369,7 @@ def test_a_container_is_read_from_its_control_group(tmp_path: Path, container: A
         path = sampler.flush_block("block")
         assert path is not None
     own = [int(minutes) * 60 + float(s) for minutes, s in re.findall(rb"(\d+)m([\d.]+)s", container.logs())]
-    last = [row for row in rows(path) if row["arm"] == "arm"][-1]
+    last = [row for row in rows_of(path) if row["arm"] == "arm"][-1]
     assert last["cpu_ns"] / 1e9 == pytest.approx(sum(own), rel=0.1)
     assert 0 < last["memory_bytes"] < 256 * 2**20
     assert last["involuntary_switches"] is not None

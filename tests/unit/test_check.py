@@ -16,6 +16,7 @@ from typing import Any
 import pynvml
 import pytest
 from rich.console import Console
+from stand_in_nvml import NvmlStandIn
 
 from bench import check, environment
 from bench.check import gpu as check_gpu
@@ -415,15 +416,8 @@ def test_programs_are_told_by_what_they_used_meanwhile_and_by_where_they_may_run
 # ---------------------------------------------------------------- GPUs
 
 
-class Driver:
+class Driver(NvmlStandIn):
     """A stand-in for the module pynvml: one GPU that is well, with what a test changes; an int is an error's code."""
-
-    NVMLError = pynvml.NVMLError
-    NVML_ERROR_NOT_SUPPORTED = pynvml.NVML_ERROR_NOT_SUPPORTED
-    NVML_ERROR_FUNCTION_NOT_FOUND = pynvml.NVML_ERROR_FUNCTION_NOT_FOUND
-    NVML_TEMPERATURE_THRESHOLD_SLOWDOWN = pynvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN
-    NVML_TEMPERATURE_GPU = pynvml.NVML_TEMPERATURE_GPU
-    nvmlMemory_v2 = pynvml.nvmlMemory_v2  # noqa: N815 - the binding's own name
 
     def __init__(self, **changes: Any) -> None:
         well = {
@@ -435,7 +429,9 @@ class Driver:
         }  # fmt: skip
         self._answers = {**well, **changes}
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
+    def __getattr__(self, name: str) -> Any:
+        if name.removeprefix("nvml") not in self._answers:
+            return super().__getattr__(name)
         answer = self._answers[name.removeprefix("nvml")]
 
         def call(*_: object, **__: object) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pynvml
 import pytest
+from stand_in_nvml import NvmlStandIn
 
 from bench.telemetry import machine
 from bench.telemetry.machine import OfArm, OfGpu, OfMachine, Watch
@@ -147,17 +148,8 @@ def test_a_processor_that_the_kernel_does_not_show_has_no_ticks(tmp_path: Path, 
 # ---------------------------------------------------------------- NVML
 
 
-class Driver:
+class Driver(NvmlStandIn):
     """A stand-in for the module pynvml: one GPU, whose counters can be set."""
-
-    NVMLError = pynvml.NVMLError
-    NVML_ERROR_NOT_SUPPORTED = pynvml.NVML_ERROR_NOT_SUPPORTED
-    NVML_ERROR_FUNCTION_NOT_FOUND = pynvml.NVML_ERROR_FUNCTION_NOT_FOUND
-    NVML_CLOCK_SM = pynvml.NVML_CLOCK_SM
-    NVML_FI_DEV_PERF_POLICY_THERMAL = pynvml.NVML_FI_DEV_PERF_POLICY_THERMAL
-    NVML_FI_DEV_PERF_POLICY_POWER = pynvml.NVML_FI_DEV_PERF_POLICY_POWER
-    NVML_FI_DEV_PERF_POLICY_BOARD_LIMIT = pynvml.NVML_FI_DEV_PERF_POLICY_BOARD_LIMIT
-    nvmlMemory_v2 = pynvml.nvmlMemory_v2  # noqa: N815 - the binding's own name
 
     def __init__(self, *, count: int = 1) -> None:
         self.count, self.open = count, 0
@@ -195,7 +187,7 @@ class Driver:
         (field,) = fields
         held_ns = self.held_ns.get(field)
         refused = pynvml.NVML_ERROR_NOT_SUPPORTED if held_ns is None else 0
-        return [SimpleNamespace(nvmlReturn=refused, value=SimpleNamespace(ullVal=held_ns or 0))]
+        return [SimpleNamespace(nvmlReturn=refused, valueType=3, value=SimpleNamespace(ullVal=held_ns or 0))]
 
     def nvmlDeviceGetNumGpuCores(self, handle: int) -> int:  # noqa: N802
         return 16896

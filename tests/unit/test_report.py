@@ -104,11 +104,11 @@ def rounded(value: Any) -> Any:
 SHAPE = {
     "": ["schema", "run", "environment", "telemetry", "cells", "contrasts"],
     "run": ["id", "started_at", "launcher", "commit", "seed", "schedule"],
-    "telemetry": ["source", "hz"],
+    "telemetry": ["source", "hz", "refresh_s"],
     "cell": ["id", "comparison", "cell", "versions", "image", "blocks", "failed", "metrics", "nulls", "evaluation"],
     "metrics": [
         *("step_ms", "cpu_ms", "items_per_s", "import_s", "build_s", "first_step_s", "peak_memory_bytes"),
-        *("cpu_percent", "gpu_util_percent", "joules_per_item", "startup", "cold_build_s", "cold_first_step_s"),
+        *("cpu_percent", "gpu_util_percent", "joules_per_item", "startup", "cold_build_s", "cold_first_step_s", "soak"),
     ],
     "contrast": [
         *("id", "comparison", "baseline", "arm", "metric", "ratio", "ci", "half_width", "p", "p_holm", "blocks"),
