@@ -27,7 +27,7 @@ from bench.report import words
 from bench.telemetry import COLUMNS, LIVE
 
 SCHEMA = "bench.top/1"
-SECONDS = 2.0  # that figures are taken over
+SECONDS = 4.0  # that figures are taken over
 _TAIL_BYTES = 262_144  # holds that of many arms and GPUs at the highest rate
 _LATE_S = 5.0  # without a reading: between two blocks, or the sampler has died
 

@@ -48,7 +48,11 @@ def is_told(summary: Json) -> bool:
 
 def heading(summary: Json) -> str:
     """What the table is, and that a replay is none."""
-    source = {"replay": "REPLAY of a recorded trace, nothing of it was measured here", "nvml": "GPU by NVML", "none": "no GPU"}
+    source = {
+        "replay": "REPLAY of a recorded trace, nothing of it was measured here",
+        "nvml": "GPU by NVML",
+        "none": "no GPU",
+    }
     return f"outside the ratios; {source[summary['telemetry']['source']]}"
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from os import pread
 from pathlib import Path
+from time import monotonic_ns
 from typing import NamedTuple
 
 from bench.telemetry.usage import GONE, Gone, Reading, Switches
@@ -108,22 +110,31 @@ _SOURCES: dict[str, tuple[Source, ...]] = {
 }
 
 
+# What is read every time; the rest moves slowly or is looked at over a whole block.
+_OFTEN = ("cpu_ns", "memory_bytes")
+_NUMBER_BYTES = 64  # holds a number, and the first line of cpu.stat, which is the one; a small buffer is cheap
+_SELDOM_NS = 5_000_000_000
+
+
 class Counter:
     """One number in one file that stays open."""
 
     def __init__(self, file: Path, source: Source) -> None:
         """Read it once; raises OSError or ValueError where it cannot be read."""
-        self._descriptor = os.open(file, os.O_RDONLY)
+        self.descriptor = os.open(file, os.O_RDONLY)
         self._key, self._scale = source.key, source.scale
         try:
-            self.read()
+            self.parse(self.text())
         except (OSError, ValueError):
             self.close()
             raise
 
-    def read(self) -> int:
-        """The number now; raises ValueError where the file does not hold it."""
-        text = os.pread(self._descriptor, 4096, 0)
+    def text(self) -> bytes:
+        """What the file says now."""
+        return pread(self.descriptor, 4096, 0)
+
+    def parse(self, text: bytes) -> int:
+        """The number in it; raises ValueError where it does not hold one."""
         if not self._key:
             return int(text)
         _, found, rest = text.partition(self._key)
@@ -133,7 +144,7 @@ class Counter:
 
     def close(self) -> None:
         """Close its descriptor."""
-        os.close(self._descriptor)
+        os.close(self.descriptor)
 
 
 class ControlGroup:
@@ -143,6 +154,8 @@ class ControlGroup:
         """Open what can be read of the group of `pid`; raises Gone where there is no such process."""
         self.nulls: dict[str, str] = {}
         self._counters: dict[str, Counter] = {}
+        self._parsers: dict[str, Callable[[bytes], int]] = {}  # which outlive the counters
+        self._due_ns = 0
         self._switches = Switches(root)
         try:
             folders = directories(pid, root=root)
@@ -154,6 +167,8 @@ class ControlGroup:
         self._members = [folder / "cgroup.procs" for folder in folders.values()]
         for name in _SOURCES:
             self._open(name, folders)
+        often = [self._counters[name].descriptor for name in _OFTEN if name in self._counters]
+        self._often = (often[0], often[1]) if len(often) == len(_OFTEN) else None
 
     def _open(self, field: str, folders: dict[str, Path]) -> None:
         reasons = []
@@ -163,7 +178,8 @@ class ControlGroup:
                 reasons.append(f"no {hierarchy} control group of its own")
                 continue
             try:
-                self._counters[field] = Counter(folders[source.controller] / source.file, source)
+                counter = Counter(folders[source.controller] / source.file, source)
+                self._counters[field], self._parsers[field] = counter, counter.parse
                 return
             except OSError as error:
                 reasons.append(f"{source.file}: {error.strerror}")
@@ -172,19 +188,50 @@ class ControlGroup:
         self.nulls[field] = "; ".join(reasons)
 
     def read(self, *, switches: bool = False) -> Reading:
-        """Read every kept descriptor once; raises Gone once the group has been removed."""
-        values: dict[str, int | None] = {}
+        """Read everything once; raises Gone once the group has been removed."""
+        self._due_ns = 0
+        reading = self.parse(self.glance())
+        if not switches:
+            return reading
+        count = self._switches.read(self.pids())
+        if count is None:
+            self.nulls["involuntary_switches"] = "no member process could be read"
+        return reading._replace(involuntary_switches=count)
+
+    def glance(self) -> Sequence[bytes] | dict[str, bytes]:
+        """What the files say of CPU time and memory, in the order of _OFTEN; every few seconds all, by field.
+
+        It runs with cold caches many times a second, so that every step in it costs several times what it seems to.
+        """
+        if self._often and monotonic_ns() < self._due_ns:
+            try:
+                cpu, memory = self._often
+                return pread(cpu, _NUMBER_BYTES, 0), pread(memory, _NUMBER_BYTES, 0)
+            except OSError:
+                pass  # which of them it was is found out below
+        return self._texts()
+
+    def _texts(self) -> dict[str, bytes]:
+        self._due_ns = monotonic_ns() + _SELDOM_NS
+        texts = {}
         for field, counter in self._counters.items():
             try:
-                values[field] = counter.read()
-            except (OSError, ValueError) as error:
-                if isinstance(error, OSError) and error.errno in GONE:
+                texts[field] = counter.text()
+            except OSError as error:
+                if error.errno in GONE:
                     raise Gone("the control group was removed") from error
                 self.nulls[field] = str(error)
-        if switches:
-            values["involuntary_switches"] = self._switches.read(self.pids())
-            if values["involuntary_switches"] is None:
-                self.nulls["involuntary_switches"] = "no member process could be read"
+        return texts
+
+    def parse(self, glance: Sequence[bytes] | dict[str, bytes]) -> Reading:
+        """The numbers in it."""
+        texts = glance if isinstance(glance, dict) else dict(zip(_OFTEN, glance, strict=True))
+        values = {}
+        for field, text in texts.items():
+            try:
+                values[field] = self._parsers[field](text)
+            except ValueError as error:
+                self.nulls[field] = str(error)
         return Reading(**values)
 
     def pids(self) -> list[int]:

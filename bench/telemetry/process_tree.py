@@ -97,6 +97,14 @@ class ProcessTree:
             cpu_ns=self._cpu_ns, memory_bytes=memory or None, memory_peak_bytes=peak, involuntary_switches=count
         )
 
+    def glance(self) -> Reading:
+        """Read the tree once, all that there is."""
+        return self.read()
+
+    def parse(self, glance: Reading) -> Reading:
+        """What it is already."""
+        return glance
+
     def _refresh(self) -> int | None:
         """Look for new descendants; returns the worker's own peak of resident memory, bytes."""
         self._refreshed_ns = time.monotonic_ns()

@@ -11,7 +11,7 @@ import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 SCOPES = ("cgroup", "process")
 GONE = frozenset({errno.ENODEV, errno.ENOENT, errno.ESRCH})  # the numbers of errors that say so
@@ -26,9 +26,9 @@ class Reading(NamedTuple):
 
     cpu_ns                CPU time since the arm's start, user and system, ns; moves in steps of 1 to 4 ms in a cgroup
     memory_bytes          cgroup: charged to the group, page cache included; process: resident, summed over the tree
-    memory_peak_bytes     the highest so far; cgroup: of the group; process: of the worker alone (VmHWM), about 1 Hz
-    throttled             periods in which the group was held back by its CPU quota, since its start
-    pressure_cpu_us       time in which some task of the group waited for a CPU, since its start, microseconds
+    memory_peak_bytes     the highest so far, every few seconds; of the group; process: of the worker alone (VmHWM)
+    throttled             periods in which the group was held back by its CPU quota, since its start; every few seconds
+    pressure_cpu_us       time in which some task of the group waited for a CPU, since its start, µs; every few seconds
     involuntary_switches  of all threads seen, since their start; read at the first and last reading of a block alone
     pressure_memory_us    as pressure_cpu_us, for memory; likewise pressure_io_us
     """
@@ -50,6 +50,12 @@ class Usage(Protocol):
 
     def read(self, *, switches: bool = False) -> Reading:
         """Read once; raises Gone after the arm's exit. `switches` adds the one field that is dear to read."""
+
+    def glance(self) -> Any:
+        """Read as little and as cheaply as can be, for `parse` to understand later; raises Gone."""
+
+    def parse(self, glance: Any) -> Reading:
+        """What a glance has seen."""
 
     def pids(self) -> list[int]:
         """The arm's processes now, by their numbers on the host."""

@@ -291,17 +291,21 @@ def test_readings_can_be_read_along_and_come_faster_in_a_soak(tmp_path: Path) ->
     with Sampler(tmp_path, hz=5) as sampler:
         sampler.watch("arm", os.getpid(), "process")
         (live,) = (tmp_path / "telemetry").glob(telemetry.LIVE.format("*"))
-        time.sleep(1.0)
-        slow = live.read_text().count("\n")
+        time.sleep(2.5)
+        along = live.read_text().splitlines()
+        soak_ns = time.monotonic_ns()
         with sampler.soaking():
             time.sleep(1.0)
-        fast = live.read_text().count("\n") - slow
+        sampler.unwatch("arm")
         path = sampler.flush_block("block")
         assert path is not None
-    assert 3 <= slow <= 9
-    assert fast > 5 * slow
-    assert len(rows_of(path)) >= slow + fast - 1
-    assert not live.exists() or live.read_text().count("\n") <= 2
+    assert along[0] == ",".join(telemetry.COLUMNS)
+    assert len(along) > 5, "on disk before the block is over"
+    moments = [row["t_ns"] for row in rows_of(path)]
+    assert moments == sorted(moments)
+    slow, fast = sum(t < soak_ns for t in moments), sum(t >= soak_ns for t in moments)
+    assert slow == pytest.approx(13, abs=3)
+    assert fast == pytest.approx(1.3 * telemetry.SOAK_HZ, rel=0.2)
 
 
 def test_a_replayed_gpu_is_described_and_never_run_on(nvml_stub: Path) -> None:

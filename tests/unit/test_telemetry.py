@@ -149,7 +149,7 @@ def test_a_removed_group_is_the_end_of_its_arm(v2: Path, monkeypatch: pytest.Mon
     def removed(*_: object) -> bytes:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(os, "pread", removed)
+    monkeypatch.setattr(cgroup, "pread", removed)
     with pytest.raises(usage.Gone):
         group.read()
     group.close()
@@ -165,7 +165,7 @@ def test_another_error_nulls_its_field_alone(v2: Path, monkeypatch: pytest.Monke
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         return text
 
-    monkeypatch.setattr(os, "pread", unsupported)
+    monkeypatch.setattr(cgroup, "pread", unsupported)
     reading = group.read()
     assert reading.pressure_cpu_us is None
     assert reading.cpu_ns == 1234567000
