@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from bench import matrix, yaml_source
 from bench.comparison import compare_cells
 from bench.errors import InputError
-from bench.matrix import Budget, Matrix, load
+from bench.matrix import Budget, Matrix, Telemetry, load
 from bench.matrix_model import COMPARABLE
 from workloads.contract import AXES, Cell, Named
 
@@ -78,6 +78,19 @@ def test_absent_axes_take_their_defaults(read: Load) -> None:
     assert comparison.baseline == "tensorflow"
     assert found.budget == Budget()
     assert (found.name, found.seed, found.compare) == ("m", 0, ("framework",))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("", Telemetry()), ("{soak: auto}", Telemetry()), ("{soak: off}", Telemetry(soak_s=0.0)),
+     ("{hz: 100, soak: 2s}", Telemetry(hz=100.0, soak_s=2.0)), ("{hz: 0.5, soak: 1.5}", Telemetry(hz=0.5, soak_s=1.5))],
+)  # fmt: skip
+def test_what_is_read_beside_a_run_is_kept_with_it(read: Load, text: str, expected: Telemetry) -> None:
+    found = read(f"{CNN}telemetry: {text}" if text else CNN)
+    assert found.telemetry == expected
+    resolved = json.loads(json.dumps(found.resolved()))
+    assert Matrix.from_resolved(resolved).telemetry == expected
+    assert Matrix.from_resolved({**resolved, "telemetry": {}}).telemetry == Telemetry(), "a run of an earlier version"
 
 
 def test_the_agreed_example_is_read_as_it_is_meant(read: Load) -> None:
@@ -440,6 +453,12 @@ WRONG = {
     f"{CNN}budget: {{total: 5 min}}": '2: total "5 min" is not a duration; write 90s, 5m, 1h',
     f"{CNN}budget: {{half_width: 0}}": "2: half_width 0 must be more than 0",
     f"{CNN}budget: {{blocks: 50, max_blocks: 4}}": "2: blocks 50 is more than max_blocks 4",
+    f"{CNN}telemetry: {{hertz: 1}}": '2: telemetry key "hertz" is unknown; choose hz or soak',
+    f"{CNN}telemetry: {{hz: 101}}": "2: hz 101 must be at most 100",
+    f"{CNN}telemetry: {{hz: 0}}": "2: hz 0 must be more than 0",
+    f"{CNN}telemetry: {{soak: long}}": '2: soak "long" is no length of a soak; write auto, off or a duration as 3s',
+    f"{CNN}telemetry: {{soak: 1h}}": '2: soak "1h" is too long for a soak of every arm in every block; write up to 10m',
+    f"{CNN}telemetry: {{soak: 0}}": '2: soak "0" is no length of a soak',
     # comparisons
     "axes:\n  workload: [mnist_cnn]\n  framework: [tensorflow]": "3: no two cells differ on framework alone",
     f"compare: mode\n{CNN}": "no two cells differ on mode alone, so there is nothing to compare; give mode a second",

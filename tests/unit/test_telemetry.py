@@ -142,6 +142,27 @@ def test_counters_follow_their_files(v2: Path) -> None:
     group.close()
 
 
+@pytest.mark.parametrize("layout", ["v1", "v2"])
+def test_a_glance_sees_cpu_and_memory_as_they_are_and_the_rest_seldom(
+    layout: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = cgroup.ControlGroup(PID, root=request.getfixturevalue(layout))
+    whole = group.read()
+    assert group.parse(group.glance()) == usage.Reading(whole.cpu_ns, whole.memory_bytes)
+    monkeypatch.setattr(cgroup, "monotonic_ns", lambda: 2**62)
+    assert group.parse(group.glance()) == whole
+    group.close()
+
+
+def test_a_glance_at_nonsense_is_null_and_ends_nothing(v2: Path) -> None:
+    group = cgroup.ControlGroup(PID, root=v2)
+    group.read()
+    (v2 / "sys/fs/cgroup/system.slice/docker-c1.scope/memory.current").write_text("max\n")
+    assert group.parse(group.glance()) == usage.Reading(1234567000, None)
+    assert "invalid literal" in group.nulls["memory_bytes"]
+    group.close()
+
+
 @pytest.mark.parametrize("number", [errno.ENODEV, errno.ENOENT])
 def test_a_removed_group_is_the_end_of_its_arm(v2: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     group = cgroup.ControlGroup(PID, root=v2)
