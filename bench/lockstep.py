@@ -174,8 +174,10 @@ def measure_block(bench: Bench, comparison: Comparison, planned: Planned, plan: 
                 for name in company:
                     _warm(group, name, plan, block)
                 _take_turns(group, company, comparison, plan, block, bench)
+                for name in company:  # all before any is closed: an engine that clears up would run beside a soak
+                    block.outcomes[name]["soak"] = _soak(bench, group, arms[name])
                 for name in company:
-                    _close(bench, group, arms[name], block)
+                    _close(bench, group, name, block)
         block.judge()
     except ArmFailed as failed:
         block.fail(failed.arm, advised(failed.failure, bench.schedule))
@@ -320,19 +322,23 @@ def rows(
     return settling + [shared | {"settling": False, "steps": each, "time_ns": ns} for ns in answer["step_ns"]]
 
 
-def _close(bench: Bench, group: Group, arm: Arm, block: Block) -> None:
-    """A soak, where something is read that moves too slowly for slices; then the trial's last figures."""
-    soak, soak_s = None, _soak_s(bench, arm)
-    if soak_s:
-        with bench.sampler.soaking() if bench.sampler else nullcontext():
-            soak = ask(group, arm.id, "soak", limit_s=SLICE_LIMIT_S + soak_s, seconds=soak_s)
+def _soak(bench: Bench, group: Group, arm: Arm) -> dict[str, Any] | None:
+    """Some seconds for what moves too slowly for slices; None where nothing such is read."""
+    soak_s = _soak_s(bench, arm)
+    if not soak_s:
+        return None
+    with bench.sampler.soaking() if bench.sampler else nullcontext():
+        return ask(group, arm.id, "soak", limit_s=SLICE_LIMIT_S + soak_s, seconds=soak_s)
+
+
+def _close(bench: Bench, group: Group, arm: str, block: Block) -> None:
+    """The trial's last figures."""
     if bench.sampler:
-        bench.sampler.unwatch(arm.id)
-    closed = ask(group, arm.id, "close", limit_s=CLOSE_LIMIT_S)
+        bench.sampler.unwatch(arm)
+    closed = ask(group, arm, "close", limit_s=CLOSE_LIMIT_S)
     device_peak = closed.pop("device_peak_memory_bytes")
-    block.outcomes[arm.id] |= closed | {
+    block.outcomes[arm] |= closed | {
         "peak_memory_bytes": closed["max_rss_bytes"] if device_peak is None else device_peak,
-        "soak": soak,
     }
 
 

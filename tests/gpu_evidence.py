@@ -90,6 +90,8 @@ def pack(run: Path | None, kept: Path, out: Path) -> Path:
     if run:
         keep(kept / "report.json", *BENCH, "report", str(run), "--format", "json")
         keep(kept / "report.md", *BENCH, "report", str(run), "--format", "markdown")
+        keep(kept / "telemetry.json", *BENCH, "telemetry", "show", str(run), "--format", "json")
+        keep(kept / "charts.txt", *BENCH, "telemetry", "chart", str(run))
     out.mkdir(parents=True, exist_ok=True)
     name = f"evidence-{run.name if run else datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
     archive = out / f"{name}.tar.gz"

@@ -142,7 +142,7 @@ def _because(facts: Json) -> str:
 def _arm_panels(readings: pd.DataFrame, labels: Mapping[str, str], origin_ns: int) -> Iterator[tuple[str, list[Json]]]:
     of_arms = readings[readings["arm"].notna() & readings["gpu"].isna()]
     used, held = [], []
-    for arm, rows in of_arms.groupby("arm"):
+    for arm, rows in of_arms.groupby("arm", sort=False):
         label, seconds = labels.get(str(arm), str(arm)), (rows["t_ns"] - origin_ns) / 1e9
         percent = 100 * rows["cpu_ns"].astype(float).diff() / rows["t_ns"].diff().where(rows["t_ns"].diff() > 0)
         used += _points(seconds, percent, label)
@@ -156,7 +156,7 @@ def _gpu_panels(readings: pd.DataFrame, facts: Json, origin_ns: int) -> Iterator
     of_gpus = readings[readings["gpu"].notna() & readings["arm"].isna()]
     for title, fields in _GPU_PANELS:
         values: list[Json] = []
-        for uuid, rows in of_gpus.groupby("gpu"):
+        for uuid, rows in of_gpus.groupby("gpu", sort=False):
             seconds = (rows["t_ns"] - origin_ns) / 1e9
             for field, factor in fields:
                 if field in rows and rows[field].notna().any() and not (field == "power_mw" and values):

@@ -156,10 +156,11 @@ def _source(told: Json) -> str:
     }[told["telemetry"]["source"]] + f"; {told['telemetry']['hz']:g} readings a second, {telemetry.SOAK_HZ:g} in soaks"
 
 
-def _grid(columns: list[str], lines: list[list[str]]) -> RenderableType:
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+def _grid(title: str, columns: list[str], lines: list[list[str]]) -> RenderableType:
+    style = {"title_style": "", "title_justify": "left", "header_style": "bold"}
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(words.clean(title)), **style)  # type: ignore[arg-type]
     for number, name in enumerate(columns):
-        table.add_column(words.clean(name), justify="right" if number else "left", overflow="fold")
+        table.add_column(words.clean(name), justify="right" if number else "left", overflow="fold", no_wrap=not number)
     for line in lines:
         table.add_row(*map(words.clean, line))
     return table
@@ -170,13 +171,13 @@ def _soaks(report: Json, comparison: str) -> RenderableType:
     cells = [cell for cell in report["cells"] if cell["comparison"] == comparison]
     columns, lines = soak_table.table({**report, "cells": cells})
     turned = [list(row) for row in zip(columns, *lines, strict=True)]
-    return _grid([comparison, *(cell["label"] for cell in cells if cell["metrics"]["soak"])], turned[1:])
+    return _grid(comparison, ["", *(cell["label"] for cell in cells if cell["metrics"]["soak"])], turned[1:])
 
 
 def _span_table(spans: list[Json], comparison: str) -> RenderableType:
     """A GPU's own figures in start-up and slices are means over more than one arm's time: they move too slowly."""
     has_gpu = any(one["gpu_readings"] for one in spans)
-    of_gpu = ["GPU readings", "in use, %", "power, W"] if has_gpu else []
+    of_gpu = ["of a GPU", "in use, %", "power, W"] if has_gpu else []
     lines = [
         [
             f"{one['owner'] or ''} {str(one['span']).replace('_', '-')}".strip(),
@@ -188,7 +189,7 @@ def _span_table(spans: list[Json], comparison: str) -> RenderableType:
         ]
         for one in spans
     ]
-    return _grid([comparison, "seconds", "readings", "memory", *of_gpu], lines)
+    return _grid(comparison, ["", "seconds", "readings", "memory", *of_gpu], lines)
 
 
 def _timeline(run: StoredRun, record: Mapping[str, Any], width: int) -> RenderableType:
@@ -219,11 +220,11 @@ def _timeline(run: StoredRun, record: Mapping[str, Any], width: int) -> Renderab
 
 def _lines(readings: pd.DataFrame) -> Iterable[tuple[str, tuple[Any, Any], str]]:
     of_arms = readings[readings["arm"].notna() & readings["gpu"].isna()]
-    for arm, rows in of_arms.groupby("arm"):
+    for arm, rows in of_arms.groupby("arm", sort=False):
         percent = 100 * rows["cpu_ns"].astype(float).diff() / rows["t_ns"].diff().where(rows["t_ns"].diff() > 0)
         yield f"CPU {words.clean(arm)}", (rows["t_ns"].to_numpy(), percent.to_numpy()), "%"
     of_gpus = readings[readings["gpu"].notna() & readings["arm"].isna()]
-    for uuid, rows in of_gpus.groupby("gpu"):
+    for uuid, rows in of_gpus.groupby("gpu", sort=False):
         for field, factor, name, unit in _GPU_LINES:
             if rows[field].notna().any():
                 yield f"{str(uuid)[:8]} {name}", (rows["t_ns"].to_numpy(), rows[field].to_numpy(float) * factor), unit
