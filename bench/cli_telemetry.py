@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from bench.cli_support import OUT, find_run, interruptible, say
+from bench.errors import InputError
 
 _OUT = click.option(
     "--out", type=click.Path(path_type=Path), default=Path(OUT), show_default=True, metavar="DIR",
@@ -38,11 +39,11 @@ def show(run_folder: Path, comparison: str | None, block: int | None, kind: str,
     from bench.report import telemetry_show
 
     run = store.read(find_run(run_folder, out))
-    record = telemetry_show.chosen(run, comparison=comparison, block=_place(block))
     if kind == "json":
         click.echo(json.dumps(telemetry_show.document(run), indent=1, allow_nan=False))
-    else:
-        telemetry_show.print_all(run, Console(), record=record)
+        return
+    record = telemetry_show.chosen(run, comparison=comparison, block=_place(block))
+    telemetry_show.print_all(run, Console(), record=record)
 
 
 @telemetry.command()
@@ -60,12 +61,22 @@ def chart(run_folder: Path, comparison: str | None, block: int | None, to: Path 
     from bench.report import chart as charts
 
     run = store.read(find_run(run_folder, out))
-    names = [comparison] if comparison or to else list(run.run["comparisons"])
-    for name in names:
-        record = charts.choose(run, comparison=name, block=_place(block))
+    every = not (comparison or to)
+    drawn = 0
+    for name in list(run.run["comparisons"]) if every else [comparison]:
+        try:
+            record = charts.choose(run, comparison=name, block=_place(block))
+        except InputError as reason:
+            if not every:
+                raise
+            say(f"left out: {reason}")
+            continue
         path = to or run.folder / "charts" / f"{record['comparison']}.svg"
         charts.write(charts.block_chart(run, record), path)
         click.echo(path)
+        drawn += 1
+    if not drawn:
+        raise InputError(f"{run.folder}: no block has readings in telemetry/; nothing to draw")
 
 
 @telemetry.command()
@@ -92,18 +103,18 @@ def record(to: Path, hz: float, seconds: float | None) -> None:
     help="Where runs lie; without RUN the one that goes on is shown.",
 )  # fmt: skip
 def top(run_folder: Path | None, every: float, once: bool, kind: str, out: Path) -> None:
-    """What the arms of a run do now: CPU, memory, GPU; read along from its sampler, which costs the run nothing."""
+    """What the arms of a run do now: CPU, memory, GPU; read along from what its sampler writes anyway."""
     from rich.console import Console
 
     from bench import top as looking
 
     folder = looking.find(find_run(run_folder, out) if run_folder else None, out)
-    if kind == "json":
-        click.echo(json.dumps(looking.look(folder), indent=1, allow_nan=False))
-    elif once:
-        Console().print(looking.render(looking.look(folder)))
-    else:
-        with interruptible():
+    with interruptible(), looking.elsewhere(folder):
+        if kind == "json":
+            click.echo(json.dumps(looking.look(folder), indent=1, allow_nan=False))
+        elif once:
+            Console().print(looking.render(looking.look(folder)))
+        else:
             looking.watch(folder, Console(), every_s=every)
 
 

@@ -92,7 +92,7 @@ class Facts:
     others_s          that which was not the arms'
     steal_s           time that the host kept from `cpus`, summed over them
     pressure_cpu_s    time in which some task of the machine waited for a processor; likewise memory and io
-    foreign           the programs that computed on the arms' GPUs and are no arm's: pid, name, memory_bytes
+    foreign           the programs with a compute context on the arms' GPU that are no arm's: pid, name, memory_bytes
     gpu               what telemetry.machine.OfGpu says, by its names; None where no arm uses a GPU
     """
 
@@ -123,7 +123,7 @@ def reasons(stretches: Sequence[Facts]) -> list[str]:
     """
     found = [reason for facts in stretches for reason in _of_machine(facts)]
     found += [reason for facts in stretches for arm, own in facts.arms.items() for reason in _of_arm(arm, own, facts)]
-    return [*found, *_unequal(stretches)]
+    return list(dict.fromkeys([*found, *_unequal(stretches)]))
 
 
 def cause(reason: str) -> str:
@@ -142,8 +142,8 @@ def _of_machine(facts: Facts) -> Iterator[str]:
         yield f"steal: the host kept {_percent(facts.steal_s, whole_s)} of {cpus} (limit {100 * STEAL_SHARE:.0f} %)"
     yield from _of_gpu(facts)
     for program in facts.foreign or ():
-        name = program["name"] or "one"
-        yield f"other program: {name} (process {program['pid']}) computed on the arms' GPU (limit none)"
+        name, pid = program["name"], program["pid"]
+        yield f"other program: {name} (process {pid}) held a compute context on the arms' GPU (limit none)"
 
 
 def _of_gpu(facts: Facts) -> Iterator[str]:

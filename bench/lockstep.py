@@ -175,7 +175,7 @@ def measure_block(bench: Bench, comparison: Comparison, planned: Planned, plan: 
                     _warm(group, name, plan, block)
                 _take_turns(group, company, comparison, plan, block, bench)
                 for name in company:  # all before any is closed: an engine that clears up would run beside a soak
-                    block.outcomes[name]["soak"] = _soak(bench, group, arms[name])
+                    block.outcomes[name]["soak"] = _soak(bench, group, arms[name], plan)
                 for name in company:
                     _close(bench, group, name, block)
         block.judge()
@@ -290,8 +290,7 @@ def _take_turns(
                 answer = _slice(group, arm, plan, turn_sync, stretch)
                 block.samples += rows(answer, arm, number, position, turn_sync, plan.slices.steps[arm])
         block.rounds = number + 1
-    foreign = bench.sampler.foreign() if bench.sampler and stretch.on_gpu else None
-    block.stretches.append(stretch.facts(foreign))
+    block.stretches.append(stretch.facts(bench.sampler))
 
 
 def _slice(group: Group, arm: str, plan: Plan, sync: str, stretch: Stretch) -> dict[str, Any]:
@@ -322,13 +321,15 @@ def rows(
     return settling + [shared | {"settling": False, "steps": each, "time_ns": ns} for ns in answer["step_ns"]]
 
 
-def _soak(bench: Bench, group: Group, arm: Arm) -> dict[str, Any] | None:
-    """Some seconds for what moves too slowly for slices; None where nothing such is read."""
+def _soak(bench: Bench, group: Group, arm: Arm, plan: Plan) -> dict[str, Any] | None:
+    """Some seconds for what moves too slowly for slices, in slices that decide; None where nothing such is read."""
     soak_s = _soak_s(bench, arm)
     if not soak_s:
         return None
     with bench.sampler.soaking() if bench.sampler else nullcontext():
-        return ask(group, arm.id, "soak", limit_s=SLICE_LIMIT_S + soak_s, seconds=soak_s)
+        steps = plan.slices.steps[arm.id] if deciding_sync(arm.cell.phase) == "slice" else 1
+        limit_s = SLICE_LIMIT_S + soak_s + SLICE_LIMIT_FACTOR * steps * plan.step_ns[arm.id] * 1e-9
+        return ask(group, arm.id, "soak", limit_s=limit_s, seconds=soak_s, steps=steps)
 
 
 def _close(bench: Bench, group: Group, arm: str, block: Block) -> None:

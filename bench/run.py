@@ -202,13 +202,13 @@ def _plan(run: Run, bench: Bench, comparison: Comparison, planned: schedule.Plan
         control_cpus=run.control_cpus,
         view=run.view,
     )
+    if bench.sampler:  # whatever came of it: its readings are no block's
+        bench.sampler.flush_block(f"{comparison.id}.prologue")
     if prologue.failed:
         block = Block(planned=planned, order=tuple(arm.id for arm in comparison.arms))
         block.fail(prologue.failed.arm, prologue.failed.failure)
         _keep(run, block)
         return None
-    if bench.sampler:
-        bench.sampler.flush_block(f"{comparison.id}.prologue")
     log = ""
     if prologue.refused:
         where = {"comparison": comparison.id, "block": planned.block, "attempt": planned.attempt}

@@ -78,6 +78,23 @@ def stem(block: Mapping[str, Any]) -> str:
 
 def read(folder: Path) -> StoredRun:
     """The run in `folder`; a torn last line is dropped. Raises InputError if it is no run folder."""
+    return StoredRun(
+        folder=folder,
+        run=read_run(folder),
+        blocks=_lines(folder / "blocks.jsonl", BLOCK_SCHEMA),
+        certificates=_lines(folder / "parity.jsonl", PARITY_SCHEMA),
+    )
+
+
+def last_block(folder: Path) -> tuple[int, dict[str, Any] | None]:
+    """How many blocks are kept, and the last of them; the others are not read."""
+    path = folder / "blocks.jsonl"
+    *lines, _ = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    return len(lines), json.loads(lines[-1]) if lines else None
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The header of the run in `folder` alone. Raises InputError if it is no run folder."""
     path = folder / "run.json"
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
@@ -87,12 +104,7 @@ def read(folder: Path) -> StoredRun:
         raise InputError(f"{path}: cannot be read ({error}); the run folder is damaged") from None
     if not isinstance(run, dict) or run.get("schema") != RUN_SCHEMA:
         raise InputError(f"{path}: schema {_schema(run)!r} is unknown; this version of bench reads {RUN_SCHEMA}")
-    return StoredRun(
-        folder=folder,
-        run=run,
-        blocks=_lines(folder / "blocks.jsonl", BLOCK_SCHEMA),
-        certificates=_lines(folder / "parity.jsonl", PARITY_SCHEMA),
-    )
+    return run
 
 
 def refuse_unmakeable(folder: Path) -> None:

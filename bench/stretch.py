@@ -16,6 +16,7 @@ from bench.telemetry.process_tree import cpu_clock
 if TYPE_CHECKING:
     from bench.comparison import Arm
     from bench.launch.group import Group
+    from bench.telemetry import Sampler
     from workloads.contract import Cell
 
 
@@ -74,7 +75,7 @@ class Stretch:
         self._watch = Watch(
             cpus=self._cpus,
             arms={arm: (channel.pid, channel.scope) for arm, channel in channels.items()},
-            gpu=self.on_gpu,
+            gpu=any(cell.device == "cuda" for cell in self._cells.values()),
         )
         self._idle_from: dict[str, int | None] = {}
         self._began_ns = 0
@@ -94,16 +95,9 @@ class Stretch:
     def _cpu_ns_of_others(self, arm: str) -> dict[str, int | None]:
         return {other: _cpu_ns(clock) for other, clock in self._clocks.items() if other != arm}
 
-    @property
-    def on_gpu(self) -> bool:
-        """Whether any of the arms uses a GPU."""
-        return any(cell.device == "cuda" for cell in self._cells.values())
-
-    def facts(self, foreign: Mapping[str, Any] | None = None) -> gates.Facts:
-        """End.
-
-        foreign  what Sampler.foreign says of other programs; None where nobody has asked
-        """
+    def facts(self, sampler: Sampler | None = None) -> gates.Facts:
+        """End. The sampler is asked who else was on the arms' GPU."""
+        foreign, why = self._foreign(sampler)
         gained = self._watch.gained()
         on_cpu = peak.cpu_flops_per_s(self._cpus)
         on_gpu = peak.gpu_flops_per_s(*gained.gpu_size) if gained.gpu_size else None
@@ -118,24 +112,20 @@ class Stretch:
             **gained.machine._asdict(),
             others_s=None if busy_s is None else busy_s - sum(own.cpu_s for own in arms.values()),
             gpu=gained.gpu._asdict() if gained.gpu else None,
-            foreign=self._foreign(foreign),
+            foreign=foreign,
             arms=arms,
-            nulls=self._watch.nulls | self._uncounted() | self._unseen(foreign),
+            nulls=self._watch.nulls | self._uncounted() | ({"foreign": why} if why else {}),
         )
 
-    def _foreign(self, told: Mapping[str, Any] | None) -> tuple[dict[str, Any], ...] | None:
-        """The others' programs on the arms' GPUs; None where that is not known."""
-        if told is None or not self._gpus or self._gpus & told["nulls"].keys():
-            return None
-        seen = (told["programs"].get(uuid, {}) for uuid in sorted(self._gpus))
-        return tuple({"pid": int(pid), **program} for programs in seen for pid, program in programs.items())
-
-    def _unseen(self, told: Mapping[str, Any] | None) -> dict[str, str]:
+    def _foreign(self, sampler: Sampler | None) -> tuple[list[dict[str, Any]] | None, str | None]:
+        """The others' programs on the arms' GPU, or None and why that is not known."""
         if not self._gpus:
-            return {}
-        nulls = dict.fromkeys(self._gpus, "no sampler was asked") if told is None else told["nulls"]
-        reasons = {nulls[uuid] for uuid in self._gpus if uuid in nulls}
-        return {"foreign": "; ".join(sorted(reasons))} if reasons else {}
+            return None, None
+        if sampler is None:
+            return None, "there is no sampler to ask"
+        told = [sampler.foreign(gpu) for gpu in sorted(self._gpus)]
+        whys = [why for _, why in told if why]
+        return (None, "; ".join(whys)) if whys else ([one for found, _ in told for one in found or ()], None)
 
     def _of_slices(self, arm: str) -> dict[str, Any]:
         tally, flops = self._tallies[arm], step_flops(self._cells[arm])

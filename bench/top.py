@@ -6,12 +6,13 @@ others: looking on costs the measurement as little as it can.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,23 +46,37 @@ def find(given: Path | None, out: Path) -> Path:
     return max(going, key=lambda folder: (folder / "run.json").stat().st_mtime)
 
 
+@contextlib.contextmanager
+def elsewhere(folder: Path) -> Iterator[None]:
+    """Keep this process off the processors of the run's arms meanwhile, where there are others."""
+    threads = [
+        cell["threads"] for entry in store.read_run(folder)["comparisons"].values() for cell in entry["arms"].values()
+    ]
+    try:
+        apart = environment.cpusets(max(threads, default=1))[1]
+    except InputError:  # this process may use fewer than the run does
+        apart = frozenset(os.sched_getaffinity(0))
+    with environment.confined(apart):
+        yield
+
+
 def look(folder: Path) -> Json:
     """What goes on in a run now; a figure that cannot be told is None."""
-    stored = store.read(folder)
+    run = store.read_run(folder)
     labels = {
         arm: label
-        for entry in stored.run["comparisons"].values()
+        for entry in run["comparisons"].values()
         for arm, label in words.arm_labels(entry["arms"], entry["compare"]).items()
     }
     rows = _recent(_live(folder))
-    last = stored.blocks[-1] if stored.blocks else None
+    blocks, last = store.last_block(folder)
     return {
         "schema": SCHEMA,
-        "run": stored.run["id"],
+        "run": run["id"],
         "going": _is_going(folder),
-        "finished_at": stored.run.get("finished_at"),
-        "telemetry": {"source": stored.run["telemetry"]["source"], "hz": stored.run["telemetry"]["hz"]},
-        "blocks": len(stored.blocks),
+        "finished_at": run.get("finished_at"),
+        "telemetry": {"source": run["telemetry"]["source"], "hz": run["telemetry"]["hz"]},
+        "blocks": blocks,
         "last_block": last and {name: last[name] for name in ("comparison", "block", "attempt", "spoiled", "wall_s")},
         "arms": _arms(rows, labels),
         "gpus": _gpus(rows),
@@ -70,7 +85,7 @@ def look(folder: Path) -> Json:
 
 def watch(folder: Path, console: Console, *, every_s: float) -> None:
     """Show it anew every so many seconds, until the run ends or an interrupt."""
-    with environment.confined(_elsewhere()), Live(console=console, auto_refresh=False, screen=False) as live:
+    with Live(console=console, auto_refresh=False, screen=False) as live:
         while True:
             seen = look(folder)
             live.update(render(seen), refresh=True)
@@ -140,15 +155,30 @@ class _Recent:
 
 
 def _live(folder: Path) -> Path | None:
-    files = sorted((folder / "telemetry").glob(LIVE.format("*")), key=lambda path: path.stat().st_mtime)
-    return files[-1] if files else None
+    """The file that is being written, of the newest sampler; one that has just been put away is none."""
+    found = []
+    for path in (folder / "telemetry").glob(LIVE.format("*")):
+        with contextlib.suppress(FileNotFoundError):
+            found.append((path.stat().st_mtime, path))
+    return max(found)[1] if found else None
 
 
 def _is_going(folder: Path) -> bool:
-    """Whether the process that writes the readings lives."""
+    """Whether a harness holds the run, and the process that writes the readings lives."""
     file = _live(folder)
     before, after = LIVE.split("{}")
-    return file is not None and Path(f"/proc/{file.name.removeprefix(before).removesuffix(after)}").exists()
+    alive = file is not None and Path(f"/proc/{file.name.removeprefix(before).removesuffix(after)}").exists()
+    return alive and _is_held(folder)
+
+
+def _is_held(folder: Path) -> bool:
+    """Whether somebody holds its lock, as the kernel tells it: to try the lock would be in a harness's way."""
+    try:
+        inode = (folder / ".lock").stat().st_ino
+        locks = Path("/proc/locks").read_text(encoding="ascii")
+    except OSError:
+        return True  # it cannot be told; a killed run's leftovers may then seem to go on
+    return any(words[5].endswith(f":{inode}") for line in locks.splitlines() if len(words := line.split()) > 5)
 
 
 def _recent(file: Path | None) -> _Recent:
@@ -221,8 +251,3 @@ def _growth_percent(rows: list[Row]) -> float | None:
     if len(known) < 2 or known[-1][0] == known[0][0]:
         return None
     return round(100 * (known[-1][1] - known[0][1]) / (known[-1][0] - known[0][0]), 1)
-
-
-def _elsewhere() -> frozenset[int]:
-    """The processors that no arm uses, where there are any: the arms take the last ones."""
-    return environment.cpusets(1)[1]

@@ -138,15 +138,18 @@ class Trial:
             "slept_cpu_ns": time.process_time_ns(),
         }
 
-    def soak(self, *, seconds: float) -> dict[str, Any]:
-        """Steps for so many seconds, for telemetry that moves too slowly for slices; never part of a ratio."""
-        cpu_ns, start_ns, steps = time.process_time_ns(), time.monotonic_ns(), 0
+    def soak(self, *, seconds: float, steps: int = 1) -> dict[str, Any]:
+        """Slices of `steps` steps for so many seconds, for telemetry that moves slowly; never part of a ratio.
+
+        returns  steps done in all, start_ns and end_ns (CLOCK_MONOTONIC), cpu_ns of this process
+        """
+        cpu_ns, start_ns, done = time.process_time_ns(), time.monotonic_ns(), 0
         while time.monotonic_ns() - start_ns < seconds * 1e9:
-            self.program.fetch(self._step())
-            steps += 1
+            self._slice(steps)
+            done += steps
         end_ns = time.monotonic_ns()
         cpu_ns = time.process_time_ns() - cpu_ns
-        return {"steps": steps, "start_ns": start_ns, "end_ns": end_ns, "cpu_ns": cpu_ns}
+        return {"steps": done, "start_ns": start_ns, "end_ns": end_ns, "cpu_ns": cpu_ns}
 
     def evaluate(self, *, steps: int) -> dict[str, Any]:
         """Train from the initial weights for `steps` steps on the spec's batches, then evaluate in NumPy.

@@ -44,24 +44,30 @@ _WIDTH, _HEIGHT = 860, 96
 
 
 def choose(run: StoredRun, *, comparison: str | None = None, block: int | None = None) -> Mapping[str, Any]:
-    """The record to draw: of this comparison (else the first) and this block (else the last valid one).
+    """The record to draw: of this comparison (else the first that has any) and this block, else the last.
+
+    A valid block with readings comes before one that was spoiled or failed.
 
     raises  InputError: there is none, or its readings were not kept
     """
     names = list(run.run["comparisons"])
     if comparison is not None and comparison not in names:
         raise InputError(f'comparison "{comparison}" is not in this run; choose {", ".join(names)}')
-    wanted = comparison or next(iter(names), "")
-    own = [one for one in schedule.latest(run.blocks) if one["comparison"] == wanted]
-    if block is not None:
-        own = [one for one in own if one["block"] == block]
-    drawn = [one for one in own if schedule.valid(one)] or own
-    if not drawn:
-        which = "no block" if block is None else f"no block {block}"
-        raise InputError(f"{run.folder}: {which} of {wanted or 'any comparison'} was measured; nothing to draw")
-    if run.telemetry(drawn[-1]) is None:
-        raise InputError(f"{run.folder}: block {drawn[-1]['block']} of {wanted} has no readings in telemetry/")
-    return drawn[-1]
+    own = [one for one in schedule.latest(run.blocks) if comparison in (None, one["comparison"])]
+    wanted = [one for one in own if block in (None, one["block"])]
+    drawable = [one for one in wanted if _has_readings(run, one)]
+    if not drawable:
+        which = "block" if block is None else f"block {block + 1}"
+        lack = "has readings in telemetry/" if wanted else "was measured"
+        raise InputError(f"{run.folder}: no {which} of {comparison or 'any comparison'} {lack}; nothing to draw")
+    first = drawable[0]["comparison"]
+    of_first = [one for one in drawable if one["comparison"] == first]
+    return ([one for one in of_first if schedule.valid(one)] or of_first)[-1]
+
+
+def _has_readings(run: StoredRun, record: Mapping[str, Any]) -> bool:
+    path = run.telemetry(record)
+    return path is not None and bool(pq.read_metadata(path).num_rows)
 
 
 def write(specification: Json, path: Path) -> None:
@@ -147,8 +153,7 @@ def _arm_panels(readings: pd.DataFrame, labels: Mapping[str, str], origin_ns: in
         percent = 100 * rows["cpu_ns"].astype(float).diff() / rows["t_ns"].diff().where(rows["t_ns"].diff() > 0)
         used += _points(seconds, percent, label)
         held += _points(seconds, rows["memory_bytes"].astype(float) / 2**20, label)
-    yield "CPU, % of a core", used
-    yield "memory, MiB", held
+    yield from ((title, points) for title, points in (("CPU, % of a core", used), ("memory, MiB", held)) if points)
 
 
 def _gpu_panels(readings: pd.DataFrame, facts: Json, origin_ns: int) -> Iterator[tuple[str, list[Json]]]:
@@ -159,7 +164,9 @@ def _gpu_panels(readings: pd.DataFrame, facts: Json, origin_ns: int) -> Iterator
         for uuid, rows in of_gpus.groupby("gpu", sort=False):
             seconds = (rows["t_ns"] - origin_ns) / 1e9
             for field, factor in fields:
-                if field in rows and rows[field].notna().any() and not (field == "power_mw" and values):
+                if field == "power_mw" and "power_average_mw" in rows and rows["power_average_mw"].notna().any():
+                    continue  # the same, and less sure what it is
+                if field in rows and rows[field].notna().any():
                     name = f"{_NAMES[field]} ({str(uuid)[:12]})" if several else _NAMES[field]
                     values += _points(seconds, rows[field].astype(float) * factor, name)
         if values:

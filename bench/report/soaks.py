@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from bench import schedule, stats, telemetry
 from bench.telemetry.gpu_reading import Reading
-from bench.telemetry.windows import Track, Unresolved
+from bench.telemetry.windows import UNREAD, Track, Unresolved
 
 if TYPE_CHECKING:
     from bench.store import StoredRun
@@ -32,6 +32,7 @@ _OF_GPU: dict[str, tuple[str, float, Callable[..., float]]] = {
     "start_temperature_c": ("temperature_c", 1.0, _FIRST),
 }
 _POWER_AVERAGE = "power_average_mw"  # where the driver has it, it is what it says
+_BETWEEN_LOOKS_NS = 1_000_000_000  # so often is asked who computes
 _OF_ENERGY = ("power_by_energy_w", "joules_per_item", "energy_uncertainty")
 FIGURES = (*_OF_GPU, "gpu_memory_arm_bytes", *_OF_ENERGY, *(f"cpu_{name}" for name in _OF_ENERGY))
 
@@ -78,7 +79,12 @@ def read(run: StoredRun) -> Soaks:
     for record in schedule.latest(run.blocks):
         path = run.telemetry(record)
         soaked = {arm: one["soak"] for arm, one in record["arms"].items() if one.get("soak")}
-        if not soaked or path is None or not schedule.valid(record):
+        if not soaked or not schedule.valid(record):
+            continue
+        if path is None:
+            for arm in soaked:
+                lost = Soak(nulls=dict.fromkeys(FIGURES, "the readings of its block were not kept"))
+                found.of.setdefault((record["comparison"], arm), []).append(lost)
             continue
         block = _Block(path)
         found.sources.add(block.meta["source"])
@@ -109,7 +115,14 @@ class _Block:
     def why(self, column: str, gpu: str | None) -> str:
         """Why nothing of it was read."""
         nulls, name = self.meta["nulls"], column if gpu is None else f"{gpu}.{column}"
-        return str(nulls.get(name) or nulls.get("gpus") or "not read in this time")
+        return str(nulls.get(name) or nulls.get(column) or nulls.get("gpus") or UNREAD)
+
+    def others(self, gpu: str, soak: Json) -> str | None:
+        """Somebody else's program that was on the GPU during a soak; None where there was none."""
+        for pid, one in self.meta.get("foreign", {}).get(gpu, {}).items():
+            if one["first_ns"] <= soak["end_ns"] and one["last_ns"] >= soak["start_ns"] - _BETWEEN_LOOKS_NS:
+                return f"another program was on the GPU: {one['name']} (process {pid})"
+        return None
 
     def gpu_tracks(self, soaks: Iterable[Json]) -> Iterable[tuple[str, str, Track]]:
         """Every field of every GPU while any arm soaked, which is when it was read most often."""
@@ -131,10 +144,14 @@ def _soak(block: _Block, soak: Json, arm: str, cell: Mapping[str, Any], seen: Ma
     if gpu is None:
         found.nulls |= dict.fromkeys((*_OF_GPU, "gpu_memory_arm_bytes", *_OF_ENERGY), why)
         return found
-    power_column, found.power_is = _power_column(block, gpu)
+    if other := block.others(gpu, soak):
+        found.nulls |= dict.fromkeys((*_OF_GPU, "gpu_memory_arm_bytes", *_OF_ENERGY), other)
+        return found
+    power_column, power_is = _power_column(block, gpu)
     for name, (usual, factor, take) in _OF_GPU.items():
         column = power_column if name == "power_w" else usual
         _figure(found, name, block.track(column, factor, gpu=gpu), take, soak, block.why(column, gpu))
+    found.power_is = power_is if "power_w" in found.figures else None
     memory, unknown = block.track("arm_memory_bytes", gpu=gpu, arm=arm), block.why("programs", gpu)
     _figure(found, "gpu_memory_arm_bytes", memory, _HIGHEST, soak, unknown)
     _energy(found, "", block.track("energy_mj", 1e-3, gpu=gpu), soak, items, block.why("energy_mj", gpu))
@@ -163,23 +180,23 @@ def _power_column(block: _Block, gpu: str) -> tuple[str, str]:
 
 
 def _figure(found: Soak, name: str, track: Track, take: Callable[..., float], soak: Json, unread: str) -> None:
-    if not len(track.t_ns):
-        found.nulls[name] = unread
-        return
     try:
         found.figures[name] = take(track, soak["start_ns"], soak["end_ns"])
     except Unresolved as reason:
-        found.nulls[name] = str(reason)
+        found.nulls[name] = _reason(track, soak, str(reason), unread)
+
+
+def _reason(track: Track, soak: Json, reason: str, unread: str) -> str:
+    """Why it is null: what the driver said where nothing was read in the soak, else what the readings lack."""
+    return reason if ((track.t_ns >= soak["start_ns"]) & (track.t_ns <= soak["end_ns"])).any() else unread
 
 
 def _energy(found: Soak, prefix: str, track: Track, soak: Json, items: int, unread: str) -> None:
     names = [prefix + name for name in _OF_ENERGY]
     try:
-        if not len(track.t_ns):
-            raise Unresolved(unread)
         power = track.power(soak["start_ns"], soak["end_ns"])
     except Unresolved as reason:
-        found.nulls |= dict.fromkeys(names, str(reason))
+        found.nulls |= dict.fromkeys(names, _reason(track, soak, str(reason), unread))
         return
     seconds = (soak["end_ns"] - soak["start_ns"]) / 1e9
     found.figures |= dict(zip(names, (power.watts, power.watts * seconds / items, power.uncertainty), strict=True))

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench import schedule, telemetry
+from bench.errors import InputError
 from bench.report import chart, soak_table, summary, words
 from bench.telemetry import attribution
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 SCHEMA = "bench.telemetry.show/1"
+_FIELDS = {*telemetry.COLUMNS, "programs"}
 _BARS = "▁▂▃▄▅▆▇█"
 _GPU_LINES = (
     ("gpu_util_percent", 1.0, "in use", "%"),
@@ -81,18 +83,25 @@ def _sampler(facts: list[Json]) -> Json:
 
 
 def _spans(run: StoredRun, blocks: Iterable[tuple[Mapping[str, Any], Path]]) -> list[Json]:
-    """For each arm and what it did: for how long, how often it and a GPU were read meanwhile, and what a GPU said."""
+    """For each arm and what it did: for how long, how often it and GPUs were read; in soaks what its GPU said.
+
+    In slices a GPU's figures are of both arms and of the pauses: they are counted, and not shown as anybody's.
+    """
     parts, lasted = [], []
     for record, path in blocks:
         spans = attribution.spans(record, run.steps(record))
         readings = pq.read_table(path).to_pandas()
-        parts.append(attribution.attributed(readings, spans).assign(comparison=record["comparison"]))
+        own = {arm: one["gpu"]["uuid"] for arm, one in record["arms"].items() if one.get("gpu")}
+        first = next((gpu["uuid"] for gpu in telemetry.meta(path)["gpus"]), None)
+        part = attribution.attributed(readings, spans).assign(comparison=record["comparison"])
+        parts.append(part.assign(own_gpu=part["owner"].map(own).fillna(first or "")))
         lasted += [(record["comparison"], one.arm, one.what, (one.end_ns - one.start_ns) / 1e9) for one in spans]
     if not parts:
         return []
     rows = pd.concat(parts, ignore_index=True)
     rows["owner"] = rows["owner"].fillna("")
     of_gpu, of_arm = rows[rows["gpu"].notna() & rows["arm"].isna()], rows[rows["arm"] == rows["owner"]]
+    of_soak = of_gpu[(of_gpu["span"] == "soak") & (of_gpu["gpu"] == of_gpu["own_gpu"])]
     seconds = pd.DataFrame(lasted, columns=["comparison", "owner", "span", "s"])
     keys = ["comparison", "owner", "span"]
     table = pd.DataFrame(
@@ -101,8 +110,8 @@ def _spans(run: StoredRun, blocks: Iterable[tuple[Mapping[str, Any], Path]]) -> 
             "readings": of_arm.groupby(keys).size(),
             "memory_bytes": of_arm.groupby(keys)["memory_bytes"].max(),
             "gpu_readings": of_gpu.groupby(keys).size(),
-            "gpu_util_percent": of_gpu.groupby(keys)["gpu_util_percent"].mean(),
-            "gpu_power_w": of_gpu.groupby(keys)["power_mw"].mean() / 1000,
+            "gpu_util_percent": of_soak.groupby(keys)["gpu_util_percent"].mean(),
+            "gpu_power_w": of_soak.groupby(keys)["power_mw"].mean() / 1000,
         }
     ).reset_index()
     table["owner"] = table["owner"].replace("", None)
@@ -153,7 +162,7 @@ def _source(told: Json) -> str:
         "replay": f"GPU: REPLAY of a recorded trace ({names}); nothing of it was measured here",
         "nvml": f"GPU: {names}, by NVML",
         "none": "GPU: none was read",
-    }[told["telemetry"]["source"]] + f"; {told['telemetry']['hz']:g} readings a second, {telemetry.SOAK_HZ:g} in soaks"
+    }[told["telemetry"]["source"]] + f"; {told['telemetry']['hz']:g} readings a second"
 
 
 def _grid(title: str, columns: list[str], lines: list[list[str]]) -> RenderableType:
@@ -175,7 +184,7 @@ def _soaks(report: Json, comparison: str) -> RenderableType:
 
 
 def _span_table(spans: list[Json], comparison: str) -> RenderableType:
-    """A GPU's own figures in start-up and slices are means over more than one arm's time: they move too slowly."""
+    """A GPU's figures stand in soaks alone: elsewhere they move too slowly to be one arm's."""
     has_gpu = any(one["gpu_readings"] for one in spans)
     of_gpu = ["of a GPU", "in use, %", "power, W"] if has_gpu else []
     lines = [
@@ -269,7 +278,7 @@ def _reasons(nulls: Mapping[str, str]) -> list[str]:
     """Every reason once, with what it is the reason of."""
     by_reason: dict[str, list[str]] = {}
     for name, why in nulls.items():
-        by_reason.setdefault(why, []).append(name.split(".")[-1])
+        by_reason.setdefault(why, []).append(name.rpartition(".")[2] if name.rpartition(".")[2] in _FIELDS else name)
     return [words.clean(f"{why}: {', '.join(dict.fromkeys(names))}") for why, names in by_reason.items()]
 
 
@@ -284,6 +293,9 @@ def _list(heading: str, lines: list[str]) -> RenderableType:
 
 def chosen(run: StoredRun, *, comparison: str | None, block: int | None) -> Mapping[str, Any] | None:
     """The block of the timeline; None where none has readings and none was asked for. Raises InputError."""
-    if comparison is None and block is None and not any(run.telemetry(one) for one in run.blocks):
-        return None
-    return chart.choose(run, comparison=comparison, block=block)
+    try:
+        return chart.choose(run, comparison=comparison, block=block)
+    except InputError:
+        if comparison is None and block is None:
+            return None
+        raise

@@ -39,7 +39,6 @@ LIVE = ".sampler-{}.csv"  # in the folder telemetry/, while a block lasts; with 
 _METADATA_KEY = b"bench.telemetry"
 _START_LIMIT_S = 30.0  # NVML without persistence mode wakes the driver first
 _ANSWER_LIMIT_S = 10.0
-_AROUND_S = 0.15  # a soak: longer than an energy counter stands still
 
 
 class Sampler:
@@ -98,26 +97,28 @@ class Sampler:
 
     @contextlib.contextmanager
     def soaking(self) -> Iterator[None]:
-        """Read faster while an arm soaks and just before and after, since an energy is known as its changes are.
+        """Read faster while an arm soaks, since an energy is known as well as its counter's changes are.
 
         A soak is no part of a ratio: what this costs the arms is nobody's figure.
         """
         self._say({"verb": "rate", "hz": max(self._hz, SOAK_HZ)})
-        time.sleep(_AROUND_S)
         try:
             yield
-            time.sleep(_AROUND_S)
         finally:
             self._say({"verb": "rate", "hz": self._hz})
 
-    def foreign(self) -> dict[str, Any]:
-        """Whose programs computed on the GPUs since the last flush and were no arm's; asks the driver once more.
+    def foreign(self, gpu: str) -> tuple[list[dict[str, Any]] | None, str | None]:
+        """Whose programs were on this GPU since the last flush and are no arm's; asks the driver once more.
 
-        returns  programs: of each GPU by UUID, a program's number to name, memory_bytes, first_ns and last_ns;
-                 nulls: of each GPU of which that cannot be told, why
+        returns  pid, name, memory_bytes, first_ns and last_ns of each; or None, and why that is not known
         """
         self._say({"verb": "foreign"})
-        return self._hear(_ANSWER_LIMIT_S) or {"programs": {}, "nulls": {}}
+        told = self._hear(_ANSWER_LIMIT_S)
+        if told is None:
+            return None, self.fault or "the sampler has ended"
+        if gpu not in told["programs"]:
+            return None, told["nulls"].get(gpu, "the sampler reads no such GPU")
+        return [{"pid": int(pid), **one} for pid, one in told["programs"][gpu].items()], None
 
     def flush_block(self, name: str) -> Path | None:
         """End a block: all that was read since the last flush, as telemetry/<name>.parquet.
@@ -157,6 +158,8 @@ class Sampler:
 
     def _start(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
+        for left in self._folder.glob(LIVE.format("*")):  # by a sampler that was killed: this run is ours alone
+            left.unlink()
         command = [sys.executable, "-m", "bench.telemetry.sampler", str(self._folder), str(self._hz)]
         if self._cpus is not None:
             command.append(",".join(map(str, sorted(self._cpus))))

@@ -153,6 +153,7 @@ class ControlGroup:
     def __init__(self, pid: int, *, root: Path = Path("/")) -> None:
         """Open what can be read of the group of `pid`; raises Gone where there is no such process."""
         self.nulls: dict[str, str] = {}
+        self._pid = pid
         self._counters: dict[str, Counter] = {}
         self._parsers: dict[str, Callable[[bytes], int]] = {}  # which outlive the counters
         self._due_ns = 0
@@ -165,6 +166,8 @@ class ControlGroup:
         # A group that this process is in too holds more than the arm.
         folders = {name: folder for name, folder in folders.items() if own.get(name) != folder}
         self._members = [folder / "cgroup.procs" for folder in folders.values()]
+        unseen = not any(os.access(members, os.R_OK) for members in self._members)
+        self.unlisted = "no control group of an arm can be seen, and so not who is in it" if unseen else None
         for name in _SOURCES:
             self._open(name, folders)
         often = [self._counters[name].descriptor for name in _OFTEN if name in self._counters]
@@ -235,13 +238,13 @@ class ControlGroup:
         return Reading(**values)
 
     def pids(self) -> list[int]:
-        """The members of the group, by their numbers here; none once it is gone."""
+        """The members of the group, by their numbers here; the first process alone once they cannot be read."""
         for members in self._members:
             try:
-                return [int(word) for word in members.read_text().split()]
+                return [self._pid, *(int(word) for word in members.read_text().split())]
             except OSError:
                 continue
-        return []
+        return [self._pid]
 
     def close(self) -> None:
         """Close every descriptor."""

@@ -5,11 +5,13 @@ Sources: NVML API Reference Guide, "Device Queries", "Field Value Queries" and "
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 _ALL_LINKS = 0xFFFFFFFF  # the scope of NVLink's counters that means their sum
-_GA100 = ("A100", "A30")  # what is said of power on Ampere does not hold for them
+# What is said of power on Ampere does not hold for GA100, which is in these.
+_GA100 = re.compile(r"\b(A100X?|A800X?|A30X?|CMP 170HX)\b")
 _AMPERE, _UNKNOWN = 7, 0xFFFFFFFF  # NVML_DEVICE_ARCH_*
 
 
@@ -120,7 +122,8 @@ def field_values(api: Any) -> dict[str, Any]:
 
 WRAPPING = ("pcie_tx_bytes", "pcie_rx_bytes")
 # The member of the answer's union, and its bits, by nvmlValueType_t.
-_MEMBERS = {0: ("dVal", 64), 1: ("uiVal", 32), 2: ("ulVal", 64), 3: ("ullVal", 64), 4: ("sllVal", 64), 5: ("siVal", 32)}
+_MEMBERS = {0: ("dVal", 64), 1: ("uiVal", 32), 2: ("ulVal", 64), 3: ("ullVal", 64), 4: ("sllVal", 64), 5: ("siVal", 32),
+            6: ("usVal", 16)}  # fmt: skip
 
 
 def value_of(answer: Any) -> tuple[int, int]:
@@ -150,8 +153,7 @@ def power_is(architecture: int | None, name: str) -> str | None:
     """
     if architecture in (None, _UNKNOWN):
         return None
-    ga100 = any(word in name.replace("-", " ").split() for word in _GA100)
-    return "average of 1 s" if architecture >= _AMPERE and not ga100 else "instant"
+    return "average of 1 s" if architecture >= _AMPERE and not _GA100.search(name) else "instant"
 
 
 def _utilization(api: Any, gpu: Any) -> tuple[int, int]:

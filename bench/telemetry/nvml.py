@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import time
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 from bench.telemetry import gpu_reading
@@ -117,6 +118,8 @@ class Gpus:
             power_is = gpu_reading.power_is(architecture, device["name"])
             known = {"index": index, "driver": driver, "architecture": architecture, "power_is": power_is}
             self.devices.append({**device, **known, "instances": self._instances(handle)})
+        if not self.devices and self.nulls:
+            self.nulls["gpus"] = "; ".join(dict.fromkeys(self.nulls.values()))
         if self.devices:
             self.source = "replay" if _is_replay(driver, *(device["name"] for device in self.devices)) else "nvml"
 
@@ -136,14 +139,19 @@ class Gpus:
         found = []
         for index in range(self._or_none(api.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
             part = self._or_none(api.nvmlDeviceGetMigDeviceHandleByIndex, handle, index)
-            if part is not None:  # this place is taken
-                found.append(self._describe(part))
-                self._read_too.append((found[-1]["uuid"], part))
+            described = None if part is None else self._or_none(self._describe, part)
+            if described:  # this place is taken, by one that answers
+                found.append(described)
+                self._read_too.append((described["uuid"], part))
         return found
 
-    def read(self) -> list[tuple[str, Reading]]:
-        """A reading of every GPU and instance, by UUID; what fails is None, what is not supported not asked again."""
-        return [(uuid, self._reading(handle, uuid)) for uuid, handle in self._read_too]
+    def read(self) -> Iterator[tuple[str, Reading]]:
+        """A reading of every GPU and instance, by UUID, each as it is asked for.
+
+        What fails is None; what is not supported is not asked for again.
+        """
+        for uuid, handle in self._read_too:
+            yield uuid, self._reading(handle, uuid)
 
     def _reading(self, handle: Any, uuid: str) -> Reading:
         values = self._asked_together(handle, uuid)
@@ -279,11 +287,13 @@ class Gpus:
         """The processes that compute on it; None with the reason kept where it is not told."""
         if (uuid, "programs") in self._unsupported:
             return None
-        try:
-            return list(self._api.nvmlDeviceGetComputeRunningProcesses(handle))
+        try:  # by its version: without it the binding raises, on an old driver, what is no NVMLError
+            running = list(self._api.nvmlDeviceGetComputeRunningProcesses_v3(handle))
         except self._api.NVMLError as error:
             self._failed(uuid, "programs", error)
             return None
+        self.errors.pop((uuid, "programs"), None)
+        return running
 
     def _or_none(self, query: Any, *arguments: Any) -> Any:
         """The answer, or None where there is none and nobody needs to know why."""
@@ -297,10 +307,12 @@ class Gpus:
         if (uuid, field) in self._unsupported:
             return None
         try:
-            return int(query(handle))
+            answer = int(query(handle))
         except self._api.NVMLError as error:
             self._failed(uuid, field, error)
             return None
+        self.errors.pop((uuid, field), None)
+        return answer
 
     def _failed(self, uuid: str, field: str, error: Any) -> None:
         """Keep why a field is null; one that this GPU does not have is not asked for again."""

@@ -71,6 +71,7 @@ class ProcessTree:
         self.nulls = dict.fromkeys(without, "a local worker has no control group of its own")
         if not Path("/proc/thread-self/children").exists():
             self.nulls["descendants"] = "this kernel lists no children (CONFIG_PROC_CHILDREN)"
+        self.unlisted = self.nulls.get("descendants")
         self._switches = Switches()
         self._cpu_ns = 0
         self._refreshed_ns = -_REFRESH_NS

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +16,7 @@ from bench.telemetry.usage import content
 
 if TYPE_CHECKING:
     from bench.telemetry.nvml import Gpus
+    from bench.telemetry.usage import Usage
 
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 ELSEWHERE = "the driver tells processes by the host's numbers, which this process does not see"
@@ -37,48 +38,57 @@ class Programs:
 
     foreign  of each GPU by UUID, a program's number to its name, memory_bytes (most) and first_ns and last_ns, when it
              was seen (CLOCK_MONOTONIC); since `forget`
+    null     why nobody can be called foreign; None where that can be told
     """
 
     def __init__(self, gpus: Gpus, *, root: Path = Path("/")) -> None:
         self.foreign: dict[str, dict[int, dict[str, Any]]] = {}
-        self.null: str | None = None if _sees_host_numbers(root) else ELSEWHERE
+        self._elsewhere: str | None = None if _sees_host_numbers(root) else ELSEWHERE
+        self.null: str | None = self._elsewhere
         self._gpus, self._root = gpus, root
         self._ours: set[int] = set()  # of all arms that ever were: one that is asked to end computes a moment longer
 
-    def told_of(self, pids: Iterable[int]) -> None:
-        """These processes are an arm's."""
-        self._ours.update(pids)
-
-    def read(self, arms: Mapping[str, Iterable[int]]) -> Iterator[tuple[str, str, Share]]:
+    def read(self, arms: Mapping[str, Usage]) -> Iterator[tuple[str, str, Share]]:
         """Ask; yields arm, GPU and what the arm has of it, where it has anything.
 
-        arms  the processes of every arm that is watched
+        arms  the readers of all that are watched
         """
-        if self.null or not self._gpus.devices:
+        if self._elsewhere or not self._gpus.devices:
             return
-        owner = {pid: arm for arm, pids in arms.items() for pid in pids}
+        told, now_ns = self._gpus.programs(), time.monotonic_ns()
+        owner: dict[int, str] = {}
+        for arm, watched in arms.items():  # after the driver: a child that was born meanwhile is known
+            owner |= dict.fromkeys(watched.pids(), arm)
+        self.null = next((watched.unlisted for watched in arms.values() if watched.unlisted), None)
         self._ours.update(owner)
-        now_ns = time.monotonic_ns()
-        for uuid, programs in self._gpus.programs():
+        self._acquit()
+        for uuid, programs in told:
             shares: dict[str, Share] = {}
             for program in programs or ():
-                if arm := owner.get(program.pid):
-                    shares[arm] = _together(shares.get(arm), program.memory_bytes, program.sm_percent)
-                elif program.pid not in self._ours:
+                if whose := owner.get(program.pid):
+                    shares[whose] = _together(shares.get(whose), program.memory_bytes, program.sm_percent)
+                elif program.pid not in self._ours and not self.null:
                     self._keep(uuid, program.pid, program.memory_bytes, now_ns)
-            yield from ((arm, uuid, share) for arm, share in shares.items())
+            yield from ((whose, uuid, share) for whose, share in shares.items())
 
     def forget(self) -> None:
         """A block has ended."""
         self.foreign = {}
 
+    def _acquit(self) -> None:
+        """Who turns out to be an arm's was none of others."""
+        for seen in self.foreign.values():
+            for pid in self._ours & seen.keys():
+                del seen[pid]
+
     def _keep(self, uuid: str, pid: int, memory_bytes: int | None, now_ns: int) -> None:
+        name = (content(f"{self._root}/proc/{pid}/comm") or b"").decode(errors="replace").strip()
+        if not name:  # gone already: whose it was cannot be found out
+            return
         seen = self.foreign.setdefault(uuid, {})
-        if pid not in seen:
-            name = (content(f"{self._root}/proc/{pid}/comm") or b"").decode(errors="replace").strip()
-            seen[pid] = {"name": name or None, "memory_bytes": memory_bytes, "first_ns": now_ns}
-        seen[pid]["last_ns"] = now_ns
-        seen[pid]["memory_bytes"] = max(seen[pid]["memory_bytes"] or 0, memory_bytes or 0) or None
+        first = seen.setdefault(pid, {"name": name, "memory_bytes": memory_bytes, "first_ns": now_ns})
+        first["last_ns"] = now_ns
+        first["memory_bytes"] = max(first["memory_bytes"] or 0, memory_bytes or 0) or None
 
 
 def _together(before: Share | None, memory_bytes: int | None, sm_percent: int | None) -> Share:

@@ -114,7 +114,8 @@ class Recorder:
             for one in self.gpus.devices
             if why or (one["uuid"], "programs") in self.gpus.errors
         }
-        return {"programs": self._programs.foreign, "nulls": nulls}
+        told = {one["uuid"]: self._programs.foreign.get(one["uuid"], {}) for one in self.gpus.devices}
+        return {"programs": {gpu: seen for gpu, seen in told.items() if gpu not in nulls}, "nulls": nulls}
 
     def late(self, ticks: int) -> None:
         """So many readings fell out because this process did not get its core in time."""
@@ -181,16 +182,18 @@ class Recorder:
         began_ns = time.monotonic_ns()
         for uuid, reading in self.gpus.read():
             self._write(gpu=uuid, said=_csv(reading))
+        self._gpu_ns += time.monotonic_ns() - began_ns
         if began_ns >= self._programs_due_ns:
             self._read_programs()
-        self._gpu_ns += time.monotonic_ns() - began_ns
 
     def _read_programs(self) -> None:
         if not self.gpus.devices:
             return
-        self._programs_due_ns = time.monotonic_ns() + _PROGRAMS_NS
-        for arm, uuid, share in self._programs.read({arm: one.pids() for arm, one in self._arms.items()}):
+        began_ns = time.monotonic_ns()
+        self._programs_due_ns = began_ns + _PROGRAMS_NS
+        for arm, uuid, share in self._programs.read(self._arms):
             self._write(arm=arm, gpu=uuid, share=_csv(share))
+        self._gpu_ns += time.monotonic_ns() - began_ns
 
     def _read_arm(self, arm: str, *, switches: bool = False) -> None:
         """Read everything of an arm now, and put it down."""

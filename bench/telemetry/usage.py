@@ -44,9 +44,14 @@ class Reading(NamedTuple):
 
 
 class Usage(Protocol):
-    """A reader of one arm; `nulls` says for each field that cannot be read why."""
+    """A reader of one arm.
+
+    nulls     for each field that cannot be read why
+    unlisted  why its processes cannot all be told; None where they can
+    """
 
     nulls: dict[str, str]
+    unlisted: str | None
 
     def read(self, *, switches: bool = False) -> Reading:
         """Read once; raises Gone after the arm's exit. `switches` adds the one field that is dear to read."""
@@ -58,7 +63,7 @@ class Usage(Protocol):
         """What a glance has seen."""
 
     def pids(self) -> list[int]:
-        """The arm's processes now, by their numbers on the host."""
+        """The arm's processes now, by their numbers here: its first one always among them."""
 
     def close(self) -> None:
         """Close every descriptor."""

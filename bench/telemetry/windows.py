@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 AVERAGED_S = 1.0  # utilization and power are averages over up to so much time before a reading
 LEAST_LEVELS = 3
 MOST_UNCERTAIN = 0.1  # of an energy: one that is known less well is not given
+LEAST_SEEN = 0.5  # of a window, between the first and last change of a counter
+UNREAD = "not read in this time"
+_BESIDE = 3  # steps of a counter that the power at an end is taken over
 
 
 class Unresolved(ValueError):  # noqa: N818 - a reason, kept beside a null
@@ -28,14 +31,12 @@ class Unresolved(ValueError):  # noqa: N818 - a reason, kept beside a null
 class Power:
     """The mean power of a window by an energy counter.
 
-    watts        of the window, or of the part of it between the first and last change that were seen
-    uncertainty  the share of it by which the moments of the counter's changes at either end may be off
-    seconds      that it is of
+    uncertainty  a share of it: by which the moments of the first and last change may be off, and by which it would be
+                 another if the parts beyond these had used what the rest did
     """
 
     watts: float
     uncertainty: float
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -50,35 +51,46 @@ class Track:
     values: npt.NDArray[np.float64]
 
     def power(self, start_ns: int, end_ns: int) -> Power:
-        """The mean power between two moments, of a counter in J that is taken to grow evenly between its changes.
+        """The mean power between two moments, of a counter in J.
 
-        Readings a little before and after are used too; without them the power is that between the first and last
-        change inside.
+        What was used between the first and the last change inside is known; for the parts before and after, less than
+        a step each, the power right beside them is taken. What lies outside of the window is never looked at: a GPU
+        that was idle until then would pull the first step down.
 
-        raises    Unresolved: it was not read, went back, changed fewer than twice, or its changes are known too badly
+        raises    Unresolved: it was not read, went back, changed fewer than twice, or is known too badly
         """
         seconds = (end_ns - start_ns) / 1e9
-        times, steps = self.t_ns.astype(float), np.diff(self.values)
-        inside = (times >= start_ns) & (times <= end_ns)
-        if not inside.any():
-            raise Unresolved("not read in this time")
-        if (steps[inside[1:]] < 0).any():
+        inside = (self.t_ns >= start_ns) & (self.t_ns <= end_ns)
+        times, values = self.t_ns[inside].astype(float) / 1e9, self.values[inside]
+        if not len(times):
+            raise Unresolved(UNREAD)
+        steps = np.diff(values)
+        if (steps < 0).any():
             raise Unresolved("the counter went back, as when a driver is loaded anew")
-        within = np.count_nonzero(steps[inside[:-1] & inside[1:]])
-        if within < 2:
-            moved = ("did not move", "moved once")[within]
-            raise Unresolved(f"the counter {moved} in {seconds:.2f} s, too little to tell an energy")
         places = np.flatnonzero(steps)
-        moments, said = (times[places] + times[places + 1]) / 2, self.values[places + 1]
-        half_ns = (times[places + 1] - times[places]) / 2
-        begin_ns, finish_ns = max(start_ns, moments[0]), min(end_ns, moments[-1])
-        lasted_s = (finish_ns - begin_ns) / 1e9
-        off_s = (_nearest(begin_ns, moments, half_ns) + _nearest(finish_ns, moments, half_ns)) / 1e9
-        if off_s > MOST_UNCERTAIN * lasted_s:
-            known = f"the counter's changes are known to {off_s:.2g} s in {lasted_s:.2g} s"
-            raise Unresolved(f"{known}, over {100 * MOST_UNCERTAIN:.0f} %")
-        joules = np.interp(finish_ns, moments, said) - np.interp(begin_ns, moments, said)
-        return Power(watts=float(joules / lasted_s), uncertainty=float(off_s / lasted_s), seconds=float(lasted_s))
+        if len(places) < 2:
+            moved = ("did not move", "moved once")[len(places)]
+            raise Unresolved(f"the counter {moved} in {seconds:.2f} s, too little to tell an energy")
+        moments, said = (times[places] + times[places + 1]) / 2, values[places + 1]
+        lasted_s = moments[-1] - moments[0]
+        if lasted_s < LEAST_SEEN * seconds:
+            raise Unresolved(f"the counter was seen to move over {lasted_s:.2g} s of {seconds:.2g} s alone")
+        beside = min(_BESIDE, len(places) - 1)
+        before_w, after_w = (
+            (said[late] - said[early]) / (moments[late] - moments[early])
+            for early, late in ((0, beside), (-1 - beside, -1))
+        )
+        before_s, after_s = moments[0] - start_ns / 1e9, end_ns / 1e9 - moments[-1]
+        inner_j = said[-1] - said[0]
+        joules = inner_j + before_w * before_s + after_w * after_s
+        off_s = (times[places[0] + 1] - times[places[0]] + times[places[-1] + 1] - times[places[-1]]) / 2
+        if_even_j = inner_j * seconds / lasted_s  # had the power of the rest been that of the ends too
+        uncertainty = off_s / lasted_s + abs(joules - if_even_j) / joules
+        if uncertainty > MOST_UNCERTAIN:
+            raise Unresolved(
+                f"its energy is known to {100 * uncertainty:.0f} % only, over {100 * MOST_UNCERTAIN:.0f} %"
+            )
+        return Power(watts=float(joules / seconds), uncertainty=float(uncertainty))
 
     def level(self, start_ns: int, end_ns: int) -> float:
         """The mean between two moments, without readings that are averages over what was before the first.
@@ -115,9 +127,5 @@ class Track:
     def _read_between(self, start_ns: int, end_ns: int) -> npt.NDArray[np.float64]:
         values = self._between(start_ns, end_ns)
         if not len(values):
-            raise Unresolved("not read in this time")
+            raise Unresolved(UNREAD)
         return values
-
-
-def _nearest(moment: float, moments: npt.NDArray[np.float64], of_each: npt.NDArray[np.float64]) -> float:
-    return float(of_each[np.abs(moments - moment).argmin()])

@@ -142,7 +142,7 @@ def test_the_energy_of_a_soak_is_the_integral_of_the_trace_within_1_percent(
         figures = found[key][block].figures
         joules = figures["power_by_energy_w"] * (end_s - start_s)
         assert joules == pytest.approx(integral(trace, "power_mw", start_s, end_s) / 1000, rel=0.01)
-        assert figures["energy_uncertainty"] < 0.01
+        assert figures["energy_uncertainty"] < 0.03
         steps = run.blocks[block]["arms"][arm]["soak"]["steps"]
         assert figures["joules_per_item"] == pytest.approx(joules / (steps * 64))
 
@@ -229,7 +229,8 @@ def test_a_gpu_that_is_lost_on_the_way_ends_its_figures_and_not_the_run(nvml_stu
     assert document["failures"] == []
     for cell in document["cells"]:
         assert cell["metrics"]["gpu_util_percent"] is cell["metrics"]["joules_per_item"] is None
-        assert cell["nulls"]["joules_per_item"] in ("GPU is lost", "not read in this time")
+        assert cell["nulls"]["joules_per_item"] == "GPU is lost"
+        assert cell["nulls"]["soak.power_is"] == "no power was read"
         assert cell["metrics"]["soak"]["power_w"]["median"] is None
     assert "Traceback" not in told + table
     shown = " ".join(bench("telemetry", "show", run.folder).split())
@@ -267,7 +268,7 @@ def test_somebody_elses_program_on_the_arms_gpu_spoils_the_block(nvml_stub: Path
         assert {facts["nulls"]["foreign"] for one in run.blocks for facts in one["gates"]} == {programs.ELSEWHERE}
         return
     assert process.returncode == 3, told
-    reason = f"other program: {Path('/proc/self/comm').read_text().strip()} (process {os.getpid()}) computed on"
+    reason = f"other program: {Path('/proc/self/comm').read_text().strip()} (process {os.getpid()}) held a"
     assert all(any(one.startswith(reason) for one in record["spoiled"]) for record in run.blocks)
     (contrast,) = json.loads(bench("report", folder, "--format", "json"))["contrasts"]
     assert contrast["verdict"] == "invalid"

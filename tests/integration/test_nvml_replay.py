@@ -20,7 +20,7 @@ import pynvml
 import pytest
 
 from bench.telemetry import trace
-from bench.telemetry.gpu_reading import Reading
+from bench.telemetry.gpu_reading import Reading, power_is
 
 OTHER = "GPU-53545542-0000-4000-8000-00000000ffff"
 PART = "MIG-53545542-0000-4000-8000-000000000001"
@@ -29,8 +29,8 @@ READ = """
 import json, sys, time
 from bench.telemetry import nvml
 gpus = nvml.Gpus()
-first, _ = gpus.read(), time.sleep(float(sys.argv[1]))
-second = gpus.read()
+first, _ = list(gpus.read()), time.sleep(float(sys.argv[1]))
+second = list(gpus.read())
 print(json.dumps({
     "source": gpus.source, "devices": gpus.devices, "nulls": gpus.nulls,
     "first": {uuid: one._asdict() for uuid, one in first}, "second": {uuid: one._asdict() for uuid, one in second},
@@ -161,6 +161,35 @@ def test_who_computes_is_told_and_no_row_of_their_use_is_no_error(nvml_stub: Pat
     assert found["nulls"] == {f"{nvml.UUID}.arm_sm_util_percent": reason}
     programs.write_text("")
     assert traced(nvml_stub, tmp_path, FULL, NVML_STUB_PROGRAMS=str(programs))["programs"] == [[nvml.UUID, []]]
+
+
+def test_what_failed_once_and_answers_again_is_no_error_any_more(nvml_stub: Path, tmp_path: Path) -> None:
+    trace = nvml.write_trace(tmp_path / "t.csv", [FULL | {"temperature_c": "!999"}, FULL | {"time_s": 0.4}])
+    script = READ.replace("gpus.programs(),", "gpus.programs(), 'errors': [[*key] for key in gpus.errors],")
+    told = os.environ | {"LD_LIBRARY_PATH": str(nvml_stub), "NVML_STUB_TRACE": str(trace)}
+    done = subprocess.run([sys.executable, "-c", script, "0.6"], env=told, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert [found[which][nvml.UUID]["temperature_c"] for which in ("first", "second")] == [None, 61]
+    assert found["nulls"][f"{nvml.UUID}.temperature_c"] == "Unknown Error", "it was null at some time"
+    assert found["errors"] == [[nvml.UUID, "programs"]]
+
+
+def test_a_trace_with_a_very_long_first_line_loses_nothing(nvml_stub: Path, tmp_path: Path) -> None:
+    trace = nvml.write_trace(tmp_path / "t.csv", [FULL])
+    trace.write_text(f"# {'x' * 9000}\n" + trace.read_text())
+    found = replayed(nvml_stub, NVML_STUB_TRACE=str(trace))
+    assert found["first"][nvml.UUID] == {name: FULL[name] for name in Reading._fields}
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture", "expected"),
+    [("NVIDIA H100 80GB HBM3", 9, "average of 1 s"), ("NVIDIA A100-SXM4-80GB", 7, "instant"),
+     ("NVIDIA A30X", 7, "instant"),
+     ("NVIDIA RTX A3000", 7, "average of 1 s"), ("Tesla V100", 5, "instant"), ("NVIDIA A10", 7, "average of 1 s"),
+     ("new", 0xFFFFFFFF, None), ("old", None, None)],
+)  # fmt: skip
+def test_what_power_is_depends_on_the_product(name: str, architecture: int | None, expected: str | None) -> None:
+    assert power_is(architecture, name) == expected
 
 
 # ---------------------------------------------------------------- recording

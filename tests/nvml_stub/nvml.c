@@ -3,8 +3,9 @@
  * The trace is a CSV file, $NVML_STUB_TRACE or trace.csv beside this library, with the columns of NAMES in any order, as
  * `bench telemetry record` writes it. Each row holds for its GPU from its time_s on, the last one for ever; time 0 is when
  * this library was loaded. A value "!N" is NVML's error N; what a trace lacks, a column or one value, is not supported, and
- * so is everything where there is no trace beside the library. Without a column `gpu` there is one, UUID. A UUID that
- * begins with MIG- is an instance of the GPU that is named before it. A line that begins with # is a comment.
+ * so is everything where there is no trace beside the library (but gpu_memory_util_percent, which is then 0). Without a
+ * column `gpu` there is one, UUID. A UUID that begins with MIG- is an instance of the GPU that is named before it. A line
+ * that begins with # is a comment.
  *
  * $NVML_STUB_INIT=N         nvmlInit answers error N
  * $NVML_STUB_PROGRAMS=FILE  who computes on the first GPU, read at every question: lines of "process bytes percent"
@@ -26,7 +27,7 @@
 #endif
 #define NAME "STUB-GPU (replay)"
 #define DRIVER "0.0-stub"
-#define MOST_GPUS 8
+#define MOST_GPUS 64
 #define MOST_PROGRAMS 32
 
 enum {
@@ -89,9 +90,10 @@ static void add_row(const char *uuid, const row_t row) {
 }
 
 static void read_trace(FILE *file) {
-    char line[2048];
+    char *line = NULL;
+    size_t room = 0;
     int meaning[2 * COLUMNS], columns = 0; /* of each column of the file: of NAMES, or -1, or -2: gpu */
-    while (fgets(line, sizeof line, file)) {
+    while (getline(&line, &room, file) > 0) {
         char *rest = line, *word;
         const char *uuid = UUID;
         int heading = columns == 0;
@@ -111,6 +113,7 @@ static void read_trace(FILE *file) {
         }
         if (!heading) add_row(uuid, row);
     }
+    free(line);
     fclose(file);
 }
 
@@ -218,8 +221,9 @@ nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory_v2_t *me
 nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t device, nvmlUtilization_t *utilization) {
     double memory;
     TELL(UTIL, utilization->gpu);
-    utilization->memory = told(device, MEMORY_UTIL, &memory) == NVML_SUCCESS ? memory : 0;
-    return NVML_SUCCESS;
+    nvmlReturn_t answer = told(device, MEMORY_UTIL, &memory);
+    utilization->memory = answer == NVML_SUCCESS ? memory : 0;
+    return answer == NVML_ERROR_NOT_SUPPORTED ? NVML_SUCCESS : answer; /* one call for both: untold is 0 */
 }
 nvmlReturn_t nvmlDeviceGetPowerUsage(nvmlDevice_t device, unsigned int *power_mw) {
     TELL(POWER, *power_mw);
@@ -267,6 +271,8 @@ static const struct {
 static nvmlReturn_t tell_field(nvmlDevice_t device, nvmlFieldValue_t *value) {
     for (unsigned int i = 0; i < sizeof FIELDS / sizeof *FIELDS; i++) {
         if (FIELDS[i].field != value->fieldId) continue;
+        int of_links = FIELDS[i].column == NVLINK_TX || FIELDS[i].column == NVLINK_RX;
+        if (of_links && value->scopeId != 0xFFFFFFFF) return NVML_ERROR_NOT_SUPPORTED; /* that is their sum */
         value->valueType = FIELDS[i].bits == 32 ? NVML_VALUE_TYPE_UNSIGNED_INT : NVML_VALUE_TYPE_UNSIGNED_LONG_LONG;
         unsigned long long number;
         TELL(FIELDS[i].column, number);

@@ -425,7 +425,7 @@ class Driver(NvmlStandIn):
             "DeviceGetName": "NVIDIA H100", "DeviceGetUUID": "GPU-0", "DeviceGetMemoryInfo": SimpleNamespace(total=80),
             "Init": None, "Shutdown": None, "DeviceGetPersistenceMode": 1, "DeviceGetTemperatureThreshold": 90,
             "DeviceGetTemperature": 40, "DeviceGetCurrentClocksThrottleReasons": 1, "DeviceGetMigMode": [0, 0],
-            "DeviceGetComputeRunningProcesses": [],
+            "DeviceGetComputeRunningProcesses_v3": [],
         }  # fmt: skip
         self._answers = {**well, **changes}
 
@@ -470,13 +470,13 @@ LOST = pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
         ("Temperature", 76, "temperature", "warn", "76 °C, slows itself at 90 °C"),
         ("TemperatureThreshold", NO, "temperature", "unknown", "slowdown_c: Not Supported"),
         (
-            "ComputeRunningProcesses",
+            "ComputeRunningProcesses_v3",
             [SimpleNamespace(pid=5), SimpleNamespace(pid=6)],
             "programs",
             "fail",
             "2: train, one",
         ),
-        ("ComputeRunningProcesses", LOST, "programs", "unknown", "GPU is lost"),
+        ("ComputeRunningProcesses_v3", LOST, "programs", "unknown", "GPU is lost"),
         ("MigMode", [1, 1], "mig", "note", "on"),
         ("MigMode", NO, "mig", "ok", "not a GPU that can be partitioned"),
         ("MigMode", LOST, "mig", "unknown", "GPU is lost"),

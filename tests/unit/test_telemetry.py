@@ -135,6 +135,20 @@ def test_a_group_outside_of_this_namespace_is_not_guessed(tmp_path: Path) -> Non
     assert cgroup.directories(PID, root=root) == {}
 
 
+def test_the_processes_of_an_arm_are_its_groups_and_its_first_one_always(v1: Path, tmp_path: Path) -> None:
+    group = cgroup.ControlGroup(PID, root=v1)
+    assert set(group.pids()) == {PID, 4243}
+    assert group.unlisted is None
+    group.close()
+
+
+def test_a_group_that_cannot_be_seen_says_that_its_processes_cannot_be_told(tmp_path: Path) -> None:
+    root = machine(tmp_path, mounts=V2_MOUNT, groups="0::/../../elsewhere\n", files={})
+    group = cgroup.ControlGroup(PID, root=root)
+    assert group.pids() == [PID]
+    assert group.unlisted == "no control group of an arm can be seen, and so not who is in it"
+
+
 def test_counters_follow_their_files(v2: Path) -> None:
     group = cgroup.ControlGroup(PID, root=v2)
     (v2 / "sys/fs/cgroup/system.slice/docker-c1.scope/memory.current").write_text("777\n")

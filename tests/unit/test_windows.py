@@ -22,31 +22,35 @@ def staircase(
 @pytest.mark.parametrize("start_s", [1.0, 1.05, 1.234])
 def test_the_power_of_a_staircase_is_known_within_its_stated_uncertainty(phase_s: float, start_s: float) -> None:
     found = staircase(300.0, phase_s=phase_s).power(int(start_s * S), int((start_s + 3) * S))
-    assert found.uncertainty == pytest.approx(0.02 / 3, rel=0.01)
+    assert found.uncertainty == pytest.approx(0.02 / 2.85, rel=0.3)
     assert found.watts == pytest.approx(300.0, rel=found.uncertainty)
-    assert found.seconds == pytest.approx(3.0)
 
 
 def test_reading_seldom_is_less_certain_and_is_said_to_be() -> None:
-    track = staircase(300.0, read_s=0.1, phase_s=0.05)
-    assert track.power(S, 4 * S).uncertainty == pytest.approx(0.1 / 3, rel=0.01)
+    often, seldom = (staircase(300.0, read_s=read_s, phase_s=0.005).power(S, 4 * S) for read_s in (0.02, 0.1))
+    assert seldom.uncertainty > 3 * often.uncertainty
 
 
-def test_what_was_used_before_and_after_a_window_is_not_the_windows() -> None:
-    t_s = np.arange(0, 6, 0.02)
-    told_s = np.floor(t_s * 10) / 10
-    track = Track((t_s * S).astype("int64"), 50.0 * told_s + 450.0 * np.clip(told_s - 2, 0, 2))  # 500 W from 2 to 4 s
-    assert track.power(2 * S, 4 * S).watts == pytest.approx(500.0, rel=0.01)
-    assert track.power(1 * S, 4 * S).watts == pytest.approx(350.0, rel=0.01)
-    assert track.power(4 * S, 5 * S).watts == pytest.approx(50.0, rel=0.1)
+@pytest.mark.parametrize("every_s", [0.1, 0.25, 0.5])
+def test_an_idle_gpu_before_and_after_a_soak_does_not_pull_its_power_down(every_s: float) -> None:
+    t_s = np.arange(0, 8, 0.02) + 0.007
+    told_s = np.floor(t_s / every_s) * every_s
+    start_s, end_s = 2.0 + every_s / 2, 5.0 + every_s / 2  # in the middle of a step of the counter
+    track = Track((t_s * S).astype("int64"), 70.0 * told_s + 430.0 * np.clip(told_s - start_s, 0, 3.0))
+    found = track.power(int(start_s * S), int(end_s * S))
+    assert found.watts == pytest.approx(500.0, rel=found.uncertainty)
+    assert found.uncertainty < 0.03
 
 
-def test_without_readings_around_it_the_power_is_that_between_the_changes_inside() -> None:
-    whole = staircase(300.0)
-    inside = (whole.t_ns > 1.03 * S) & (whole.t_ns < 3.97 * S)
-    found = Track(whole.t_ns[inside], whole.values[inside]).power(S, 4 * S)
-    assert found.watts == pytest.approx(300.0, rel=0.01)
-    assert 2.7 < found.seconds < 2.95
+def test_a_load_that_is_not_steady_is_known_less_well() -> None:
+    t_s = np.arange(0, 6, 0.02) + 0.007
+    told_s = np.floor(t_s * 4) / 4
+    rising = Track((t_s * S).astype("int64"), 50.0 * told_s**2)  # the power grows with time
+    even = staircase(300.0, every_s=0.25, phase_s=0.007)
+    window = (int(1.06 * S), int(3.9 * S))
+    found = rising.power(*window)
+    assert found.uncertainty > 1.1 * even.power(*window).uncertainty
+    assert found.watts == pytest.approx(50.0 * (3.9**2 - 1.06**2) / (3.9 - 1.06), rel=found.uncertainty)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +59,8 @@ def test_without_readings_around_it_the_power_is_that_between_the_changes_inside
         (staircase(0.0), (1, 4), "did not move in 3.00 s"),
         (staircase(300.0, every_s=2.5), (1, 3), "moved once in 2.00 s"),
         (staircase(300.0), (1, 1.05), "did not move in 0.05 s"),
-        (staircase(300.0, read_s=0.3), (1, 2), "known to 0.3 s in 1 s, over 10 %"),
+        (staircase(300.0, read_s=0.3), (1, 3), "known to 2[0-9] % only, over 10 %"),
+        (staircase(300.0, seconds=2.0), (1, 4), "seen to move over 0.[89][0-9]* s of 3 s alone"),
         (staircase(300.0), (8, 9), "not read"),
     ],
 )
