@@ -304,6 +304,7 @@ def _to_parquet(csv_file: Path, parquet: Path, facts: dict[str, Any]) -> Path:
             column_types=types, null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False
         ),
     )
+    table = table.sort_by("t_ns")  # GPUs are put down at once, arms together a little later
     described = table.replace_schema_metadata({_METADATA_KEY: json.dumps({"schema": SCHEMA, **facts})})
     unfinished = parquet.with_name(f".{parquet.name}")
     with unfinished.open("wb") as file:
