@@ -17,6 +17,7 @@ from bench.errors import WorkerFailed
 from bench.launch.group import Group
 from bench.schedule import Planned, SlicePlan
 from bench.stretch import Stretch
+from bench.telemetry import BETWEEN_SOAKS_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -174,8 +175,7 @@ def measure_block(bench: Bench, comparison: Comparison, planned: Planned, plan: 
                 for name in company:
                     _warm(group, name, plan, block)
                 _take_turns(group, company, comparison, plan, block, bench)
-                for name in company:  # all before any is closed: an engine that clears up would run beside a soak
-                    block.outcomes[name]["soak"] = _soak(bench, group, arms[name], plan)
+                _soak_all(bench, group, [arms[name] for name in company], plan, block)
                 for name in company:
                     _close(bench, group, name, block)
         block.judge()
@@ -321,15 +321,22 @@ def rows(
     return settling + [shared | {"settling": False, "steps": each, "time_ns": ns} for ns in answer["step_ns"]]
 
 
-def _soak(bench: Bench, group: Group, arm: Arm, plan: Plan) -> dict[str, Any] | None:
-    """Some seconds for what moves too slowly for slices, in slices that decide; None where nothing such is read."""
-    soak_s = _soak_s(bench, arm)
-    if not soak_s:
-        return None
-    with bench.sampler.soaking() if bench.sampler else nullcontext():
-        steps = plan.slices.steps[arm.id] if deciding_sync(arm.cell.phase) == "slice" else 1
-        limit_s = SLICE_LIMIT_S + soak_s + SLICE_LIMIT_FACTOR * steps * plan.step_ns[arm.id] * 1e-9
-        return ask(group, arm.id, "soak", limit_s=limit_s, seconds=soak_s, steps=steps)
+def _soak_all(bench: Bench, group: Group, arms: Sequence[Arm], plan: Plan, block: Block) -> None:
+    """Some seconds of each arm for what moves too slowly for slices, in slices that decide; nothing where none is read.
+
+    All before any is closed: an engine that clears up would run beside a soak.
+    """
+    lengths_s = {arm.id: _soak_s(bench, arm) for arm in arms}
+    block.outcomes |= {arm.id: block.outcomes[arm.id] | {"soak": None} for arm in arms}
+    with bench.sampler.soaking() if bench.sampler and any(lengths_s.values()) else nullcontext():
+        for arm in arms:
+            soak_s = lengths_s[arm.id]
+            if soak_s:
+                time.sleep(BETWEEN_SOAKS_S)
+                steps = plan.slices.steps[arm.id] if deciding_sync(arm.cell.phase) == "slice" else 1
+                limit_s = SLICE_LIMIT_S + soak_s + SLICE_LIMIT_FACTOR * steps * plan.step_ns[arm.id] * 1e-9
+                soaked = ask(group, arm.id, "soak", limit_s=limit_s, seconds=soak_s, steps=steps)
+                block.outcomes[arm.id]["soak"] = soaked
 
 
 def _close(bench: Bench, group: Group, arm: str, block: Block) -> None:

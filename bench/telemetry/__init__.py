@@ -39,6 +39,7 @@ LIVE = ".sampler-{}.csv"  # in the folder telemetry/, while a block lasts; with 
 _METADATA_KEY = b"bench.telemetry"
 _START_LIMIT_S = 30.0  # NVML without persistence mode wakes the driver first
 _ANSWER_LIMIT_S = 10.0
+BETWEEN_SOAKS_S = 0.35  # and before and after them: some steps of an energy counter, in which no arm works
 
 
 class Sampler:
@@ -97,13 +98,14 @@ class Sampler:
 
     @contextlib.contextmanager
     def soaking(self) -> Iterator[None]:
-        """Read faster while an arm soaks, since an energy is known as well as its counter's changes are.
+        """Read faster while arms soak, since an energy is known as well as its counter's changes are.
 
         A soak is no part of a ratio: what this costs the arms is nobody's figure.
         """
         self._say({"verb": "rate", "hz": max(self._hz, SOAK_HZ)})
         try:
             yield
+            time.sleep(BETWEEN_SOAKS_S)
         finally:
             self._say({"verb": "rate", "hz": self._hz})
 

@@ -20,7 +20,8 @@ LEAST_LEVELS = 3
 MOST_UNCERTAIN = 0.1  # of an energy: one that is known less well is not given
 LEAST_SEEN = 0.5  # of a window, between the first and last change of a counter
 UNREAD = "not read in this time"
-_BESIDE = 3  # steps of a counter that the power at an end is taken over
+_BESIDE = 2  # steps of a counter that the power at an end is taken over
+_AROUND_NS = 2_000_000_000  # before and after a window, what is looked at
 
 
 class Unresolved(ValueError):  # noqa: N818 - a reason, kept beside a null
@@ -31,12 +32,52 @@ class Unresolved(ValueError):  # noqa: N818 - a reason, kept beside a null
 class Power:
     """The mean power of a window by an energy counter.
 
-    uncertainty  a share of it: by which the moments of the first and last change may be off, and by which it would be
-                 another if the parts beyond these had used what the rest did
+    uncertainty  a share of it: by which the moments of the counter's changes at either end may be off, and by which the
+                 power beside an end varies from one step of the counter to the next
     """
 
     watts: float
     uncertainty: float
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """A counter's changes in order: when, in s, give or take half the distance of two readings; and what it said."""
+
+    moments: npt.NDArray[np.float64]
+    half: npt.NDArray[np.float64]
+    said: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, times: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> _Changes:
+        places = np.flatnonzero(np.diff(values))
+        moments, half = (times[places] + times[places + 1]) / 2, (times[places + 1] - times[places]) / 2
+        return cls(moments, half, values[places + 1])
+
+    def turned(self) -> _Changes:
+        """The same with time running backwards: the end of a window becomes its beginning."""
+        return _Changes(-self.moments[::-1], self.half[::-1], -self.said[::-1])
+
+    def before(self, first: int, edge_s: float) -> tuple[float, float]:
+        """What was used from the edge of a window to the first change inside it, and by how much that may be off, J."""
+        inside_w, _ = self._watts(first, first + _BESIDE)
+        outside_s = edge_s - self.moments[first - 1] if first else 0.0
+        if first < 2:  # no step outside
+            mean_w, _ = self._watts(first, len(self.moments) - 1)
+            gap_s = self.moments[first] - edge_s
+            return inside_w * gap_s, inside_w * self.half[first] + abs(inside_w - mean_w) * gap_s
+        straddling_j = self.said[first] - self.said[first - 1]
+        outside_w, nearest_w = self._watts(max(0, first - 1 - _BESIDE), first - 1)
+        watts = outside_w if outside_s > 0 else inside_w
+        straddling_w = straddling_j / (self.moments[first] - self.moments[first - 1])
+        varies_w = max(abs(nearest_w - watts), abs(straddling_w - watts) / 2)
+        return max(0.0, straddling_j - watts * outside_s), watts * self.half[first - 1] + varies_w * abs(outside_s)
+
+    def _watts(self, early: int, late: int) -> tuple[float, float]:
+        """The mean power between two changes, and that of the last step of them."""
+        late = min(late, len(self.moments) - 1)
+        joules, seconds = np.diff(self.said[early : late + 1]), np.diff(self.moments[early : late + 1])
+        return float(joules.sum() / seconds.sum()), float(joules[-1] / seconds[-1])
 
 
 @dataclass(frozen=True)
@@ -53,39 +94,36 @@ class Track:
     def power(self, start_ns: int, end_ns: int) -> Power:
         """The mean power between two moments, of a counter in J.
 
-        What was used between the first and the last change inside is known; for the parts before and after, less than
-        a step each, the power right beside them is taken. What lies outside of the window is never looked at: a GPU
-        that was idle until then would pull the first step down.
+        The window lies within the counter's change from the last before it to the first after it. What of that was used
+        outside is taken off, by the power of the steps just outside, which may be quite another: an idle GPU's. Where
+        nothing was read outside, an end is given the power of the steps just inside.
 
-        raises    Unresolved: it was not read, went back, changed fewer than twice, or is known too badly
+        raises    Unresolved: it was not read, went back, changed fewer than twice inside, or is known too badly
         """
-        seconds = (end_ns - start_ns) / 1e9
-        inside = (self.t_ns >= start_ns) & (self.t_ns <= end_ns)
-        times, values = self.t_ns[inside].astype(float) / 1e9, self.values[inside]
-        if not len(times):
+        seconds, start_s, end_s = (end_ns - start_ns) / 1e9, start_ns / 1e9, end_ns / 1e9
+        near = (self.t_ns >= start_ns - _AROUND_NS) & (self.t_ns <= end_ns + _AROUND_NS)
+        times, values = self.t_ns[near] / 1e9, self.values[near]
+        if not ((times >= start_s) & (times <= end_s)).any():
             raise Unresolved(UNREAD)
-        steps = np.diff(values)
-        if (steps < 0).any():
+        began_anew = times[1:][np.diff(values) < 0]
+        if ((began_anew >= start_s) & (began_anew <= end_s)).any():
             raise Unresolved("the counter went back, as when a driver is loaded anew")
-        places = np.flatnonzero(steps)
-        if len(places) < 2:
-            moved = ("did not move", "moved once")[len(places)]
+        same = (times >= began_anew[began_anew < start_s].max(initial=-np.inf)) & (
+            times < began_anew[began_anew > end_s].min(initial=np.inf)
+        )
+        changes = _Changes.of(times[same], values[same])
+        inside = np.flatnonzero((changes.moments - changes.half >= start_s) & (changes.moments + changes.half <= end_s))
+        if len(inside) < 2:
+            moved = ("did not move", "moved once")[len(inside)]
             raise Unresolved(f"the counter {moved} in {seconds:.2f} s, too little to tell an energy")
-        moments, said = (times[places] + times[places + 1]) / 2, values[places + 1]
-        lasted_s = moments[-1] - moments[0]
+        lasted_s = changes.moments[inside[-1]] - changes.moments[inside[0]]
         if lasted_s < LEAST_SEEN * seconds:
             raise Unresolved(f"the counter was seen to move over {lasted_s:.2g} s of {seconds:.2g} s alone")
-        beside = min(_BESIDE, len(places) - 1)
-        before_w, after_w = (
-            (said[late] - said[early]) / (moments[late] - moments[early])
-            for early, late in ((0, beside), (-1 - beside, -1))
-        )
-        before_s, after_s = moments[0] - start_ns / 1e9, end_ns / 1e9 - moments[-1]
-        inner_j = said[-1] - said[0]
-        joules = inner_j + before_w * before_s + after_w * after_s
-        off_s = (times[places[0] + 1] - times[places[0]] + times[places[-1] + 1] - times[places[-1]]) / 2
-        if_even_j = inner_j * seconds / lasted_s  # had the power of the rest been that of the ends too
-        uncertainty = off_s / lasted_s + abs(joules - if_even_j) / joules
+        turned = changes.turned()
+        first_j, first_off_j = changes.before(int(inside[0]), start_s)
+        last_j, last_off_j = turned.before(len(turned.moments) - 1 - int(inside[-1]), -end_s)
+        joules = changes.said[inside[-1]] - changes.said[inside[0]] + first_j + last_j
+        uncertainty = (first_off_j + last_off_j) / joules
         if uncertainty > MOST_UNCERTAIN:
             raise Unresolved(
                 f"its energy is known to {100 * uncertainty:.0f} % only, over {100 * MOST_UNCERTAIN:.0f} %"

@@ -238,7 +238,7 @@ def test_the_report_in_json_has_every_key_of_the_design(whole_run: Harness) -> N
     assert document["schema"] == "bench.report/1"
     assert {"run", "environment", "telemetry", "cells", "contrasts"} <= set(document)
     assert {"id", "started_at", "launcher", "commit", "seed", "schedule"} <= set(document["run"])
-    assert set(document["telemetry"]) == {"source", "hz"}
+    assert set(document["telemetry"]) == {"source", "hz", "refresh_s"}
     assert len(document["cells"]) == 2
     for cell in document["cells"]:
         assert {"id", "comparison", "cell", "versions", "image", "blocks", "failed", "metrics", "nulls"} <= set(cell)

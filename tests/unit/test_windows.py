@@ -22,7 +22,7 @@ def staircase(
 @pytest.mark.parametrize("start_s", [1.0, 1.05, 1.234])
 def test_the_power_of_a_staircase_is_known_within_its_stated_uncertainty(phase_s: float, start_s: float) -> None:
     found = staircase(300.0, phase_s=phase_s).power(int(start_s * S), int((start_s + 3) * S))
-    assert found.uncertainty == pytest.approx(0.02 / 2.85, rel=0.3)
+    assert 0.001 < found.uncertainty < 0.02
     assert found.watts == pytest.approx(300.0, rel=found.uncertainty)
 
 
@@ -39,7 +39,7 @@ def test_an_idle_gpu_before_and_after_a_soak_does_not_pull_its_power_down(every_
     track = Track((t_s * S).astype("int64"), 70.0 * told_s + 430.0 * np.clip(told_s - start_s, 0, 3.0))
     found = track.power(int(start_s * S), int(end_s * S))
     assert found.watts == pytest.approx(500.0, rel=found.uncertainty)
-    assert found.uncertainty < 0.03
+    assert found.uncertainty < 0.05
 
 
 def test_a_load_that_is_not_steady_is_known_less_well() -> None:
@@ -59,7 +59,7 @@ def test_a_load_that_is_not_steady_is_known_less_well() -> None:
         (staircase(0.0), (1, 4), "did not move in 3.00 s"),
         (staircase(300.0, every_s=2.5), (1, 3), "moved once in 2.00 s"),
         (staircase(300.0), (1, 1.05), "did not move in 0.05 s"),
-        (staircase(300.0, read_s=0.3), (1, 3), "known to 2[0-9] % only, over 10 %"),
+        (staircase(300.0, read_s=0.3), (1, 3), "known to 1[0-9] % only, over 10 %"),
         (staircase(300.0, seconds=2.0), (1, 4), "seen to move over 0.[89][0-9]* s of 3 s alone"),
         (staircase(300.0), (8, 9), "not read"),
     ],
