@@ -46,7 +46,7 @@ def moving(seconds: int) -> Trace:
     rows, energy_j = [], 1000.0
     for place in range(seconds * ROWS_PER_S):
         at_s = place / ROWS_PER_S
-        watts = 220 + 90 * math.sin(at_s / 2.3) + (60 if int(at_s) % 3 else 0)
+        watts = 220 + 90 * math.sin(at_s / 2.3) + 40 * math.sin(at_s / 0.7)
         rows.append({
             "time_s": at_s, "memory_total_bytes": 80 * 2**30, "gpu_util_percent": round(55 + 40 * math.sin(at_s / 3)),
             "gpu_memory_used_bytes": 2**31 + place, "gpu_memory_reserved_bytes": 2**28, "power_mw": round(watts * 1e3),

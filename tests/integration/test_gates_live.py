@@ -123,7 +123,7 @@ def test_an_arm_that_works_in_anothers_slices_is_found_and_one_that_sleeps_is_no
     cell = Cell(workload=Named.of("stub", {"bytes": 64}), framework=Named("stub"), device="cpu")
     scripts = {"busy": "while True: pass", "calm": "import time; time.sleep(60)"}
     processes = {arm: subprocess.Popen([sys.executable, "-c", code]) for arm, code in scripts.items()}
-    channels = {arm: SimpleNamespace(pid=process.pid, scope="process") for arm, process in processes.items()}
+    channels = {arm: SimpleNamespace(pid=process.pid, scope="process", gpu=None) for arm, process in processes.items()}
     group: Any = SimpleNamespace(channel=channels.__getitem__)
     answer = {
         "start_ns": 0, "end_ns": 10**9, "cpu_ns": 10**9, "involuntary_switches": 0,
