@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 from absent import absent
 
-from bench import store, telemetry
+from bench import environment, store, telemetry
 from bench.report import soaks
 from bench.telemetry import programs
 
@@ -105,7 +105,7 @@ def replay(
     path = nvml.write_trace(folder / "trace.csv", trace)
     env = {"LD_LIBRARY_PATH": str(nvml_stub), "NVML_STUB_TRACE": str(path)}
     seen: dict[str, Any] = {}
-    with going(folder, env) as process:
+    with going(folder, env) as process, environment.confined(environment.cpusets(1)[1]):  # off the arms' processor
         while process.poll() is None and not (len(seen.get("arms", ())) == 2 and seen["blocks"]):
             looked = subprocess.run(
                 [*BENCH, "top", "--format", "json", "--out", str(folder / "runs")],
