@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from bench.errors import InputError
 from bench.telemetry import nvml
@@ -40,18 +40,6 @@ def record(path: Path, *, hz: float, seconds: float | None, say: Callable[[str],
             raise InputError(f"{path}: cannot be written ({error.strerror}); choose another --to") from None
     finally:
         gpus.close()
-
-
-def read_head(path: Path) -> dict[str, Any]:
-    """What a trace says of itself. Raises InputError: it is none."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            head = json.loads(file.readline().removeprefix("#"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}:1: no trace of bench ({error}); bench telemetry record makes one") from None
-    if not isinstance(head, dict) or head.get("schema") != SCHEMA:
-        raise InputError(f"{path}:1: no trace of schema {SCHEMA}; bench telemetry record makes one")
-    return head
 
 
 def _record(file: TextIO, gpus: nvml.Gpus, hz: float, seconds: float | None) -> int:

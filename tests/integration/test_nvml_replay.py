@@ -205,7 +205,8 @@ def test_what_is_recorded_can_be_replayed_and_stays_a_replay(nvml_stub: Path, tm
     command = [*BENCH, "--to", str(recorded), "--seconds", "0.9", "--hz", "20"]
     done = subprocess.run(command, env=told, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "recording 1 GPU(s), source replay; Ctrl-C ends it\n")
-    head = trace.read_head(recorded)
+    head = json.loads(recorded.read_text().splitlines()[0].removeprefix("#"))
+    assert head["schema"] == trace.SCHEMA
     assert (head["source"], head["hz"], head["gpus"][0]["driver"]) == ("replay", 20, nvml.DRIVER)
     with recorded.open() as file:
         kept = list(csv.DictReader(file.readlines()[1:]))
