@@ -56,7 +56,7 @@ class Turns:
 # Short slices in many rounds: on a noisy machine the paired SD was 1.5 % with 16 rounds of 6 ms, 1.0 % with 48 of 2 ms.
 SHORT = Turns(rounds=6, steps=5)  # most of such a block is the start of its processes
 MIDDLE = Turns(rounds=48, steps=4)
-LONG = Turns(rounds=96, steps=3)  # for what happens within a block
+LONG = Turns(rounds=192, steps=3)  # for what happens within a block; with 96 a noisy machine hid every third drift
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -135,7 +135,7 @@ def _recovery(contrasts: Sequence[tuple[Contrast, float]], *, full: bool, where:
 def drifts(*, full: bool, launcher: str, out: Path, seed: int) -> Iterator[Row]:
     """One arm slowing through every block must be seen; both slowing alike is the machine's, and must not."""
     place: dict[str, Any] = {"launcher": launcher, "out": out, "seed": seed}
-    count, both_count, blocks = (60, 60, 10) if full else (8, 4, 8)
+    count, both_count, blocks = (60, 60, 10) if full else (6, 3, 10)
     slows = round(SLOWING * 1000 / LONG.steps_of_an_arm, 6)
     unsteady = {"degrading", "no_steady_state"}
     alone = [Pair(baseline=noisy(), arm=noisy(slows=slows))] * count
