@@ -14,124 +14,99 @@ from typing import Any
 
 import numpy as np
 
+from workloads import evaluation, linear_models
 from workloads.contract import Value
+from workloads.linear_models import INPUT, TARGET
 from workloads.runtime import Array, Arrays
+from workloads.training import Rule
 
-PARAMETERS = ("preset", "n", "d", "noise", "learning_rate", "evaluate_steps")
+__all__ = ["INPUT", "TARGET"]
+
+PARAMETERS = linear_models.PARAMETERS
 PRESETS: dict[str, dict[str, Value]] = {
     "standard": {"n": 4096, "d": 64, "noise": 0.125, "learning_rate": 0.1, "evaluate_steps": 1000},
     "classic": {"n": 5, "d": 1, "noise": 0.0, "learning_rate": 0.05, "evaluate_steps": 1000},
 }
 NEEDS_DATA = False
-INPUT = "features"
-TARGET = "targets"
+BIAS = 0.5
 
 
 def parameters(given: Mapping[str, Value]) -> dict[str, Value]:
     """All parameters, the preset's where none is given. Raises ValueError with one sentence."""
-    preset = given.get("preset", "standard")
-    if preset not in PRESETS:
-        raise ValueError(f"preset {preset!r} is unknown; choose {' or '.join(PRESETS)}")
-    values = {"preset": preset, **PRESETS[str(preset)], **given}
-    for name in ("n", "d", "evaluate_steps"):
-        if type(values[name]) is not int or not 1 <= values[name] <= 10_000_000:  # type: ignore[operator]
-            raise ValueError(f"{name} is {values[name]!r}; it must be a whole number from 1 to 10000000")
-    for name in ("noise", "learning_rate"):
-        if type(values[name]) not in (int, float) or not 0 <= values[name] < 1e6:  # type: ignore[operator]
-            raise ValueError(f"{name} is {values[name]!r}; it must be a number of 0 or more")
-        values[name] = float(values[name])  # type: ignore[arg-type]
-    if preset == "classic" and (values["n"], values["d"]) != (5, 1):
-        raise ValueError("the preset classic has n = 5 and d = 1; leave both out, or use the preset standard")
-    return values
+    return linear_models.parameters(given, PRESETS)
 
 
 def batch_size(parameters: Mapping[str, Value], asked: int) -> int:
-    """The batch asked for, or all n examples where there are fewer."""
-    return min(asked, int(parameters["n"]))  # type: ignore[arg-type]
+    """The batch asked for, or all n examples where there are fewer; gradient descent always takes all."""
+    return linear_models.batch_size(parameters, asked)
 
 
 def flops(parameters: Mapping[str, Value], *, batch_size: int, phase: str) -> int:
-    """Floating-point operations of one step, a multiply-add counted as two: 2 b d forward, as many for ∂loss/∂w.
-
-    A lower bound: the loss, the bias and the update are left out, and the input's gradient is not needed.
-    """
-    forward = 2 * batch_size * int(parameters["d"])  # type: ignore[arg-type]
-    return 2 * forward if phase == "train" else forward
+    """Floating-point operations of one step."""
+    return linear_models.step_flops(parameters, batch_size=batch_size, phase=phase)
 
 
-def learning_rate(parameters: Mapping[str, Value]) -> float:
-    """The step α."""
-    return float(parameters["learning_rate"])  # type: ignore[arg-type]
+def optimizer(parameters: Mapping[str, Value]) -> Rule:
+    """θ ← θ − α g."""
+    return linear_models.rule(parameters)
 
 
 def initial_weights(parameters: Mapping[str, Value], seed: int) -> dict[str, Array]:
-    """Weight (d, 1) and bias (1,), float32, uniform in ± 1/√d."""
-    d = int(parameters["d"])  # type: ignore[arg-type]
-    rng = np.random.default_rng([seed, 1])
-    bound = 1 / np.sqrt(d)
-    return {
-        "weight": rng.uniform(-bound, bound, (d, 1)).astype(np.float32),
-        "bias": np.zeros(1, np.float32),
-    }
+    """W (d, 1), float32, uniform in ± 1/√d, and b (1,), zero."""
+    return linear_models.initial_weights(parameters, seed)
 
 
 def batches(
     parameters: Mapping[str, Value], *, batch_size: int, count: int, seed: int, data: Path | None
 ) -> dict[str, Array]:
     """`count` batches in their order: features (count, batch, d), targets (count, batch, 1), float32."""
-    features, targets, _ = _examples(parameters, seed)
-    order = _order(len(features), batch_size, count, seed)
-    return {INPUT: features[order], TARGET: targets[order]}
+    features, targets = examples(parameters, seed)
+    return linear_models.batches(features, targets, batch_size=batch_size, count=count, seed=seed)
 
 
 def evaluation_inputs(parameters: Mapping[str, Value], *, seed: int, data: Path | None) -> Array:
     """All n examples, float32 (n, d): the mean squared error is taken over what was fitted."""
-    return _examples(parameters, seed)[0]
+    return examples(parameters, seed)[0]
 
 
 def evaluate(
     parameters: Mapping[str, Value], *, outputs: Array, weights: Arrays, seed: int, data: Path | None
 ) -> dict[str, Any]:
     """Mean squared error over all examples, recovered weights, and for the classic preset the predictions."""
-    _, targets, true_weights = _examples(parameters, seed)
-    recovered = weights["weight"].astype(np.float64).ravel()
+    features, targets, true_weights = _drawn(parameters, seed)
+    mse = score(outputs, targets)
+    errors = weights["linear/kernel"].astype(np.float64) - true_weights
     result: dict[str, Any] = {
-        "mse": float(np.mean((outputs.astype(np.float64) - targets) ** 2)),
-        "max_weight_error": float(np.max(np.abs(recovered - true_weights.ravel()))),
-        "weights": [float(w) for w in recovered[:8]],
-        "bias": float(weights["bias"][0]),
+        "loss": mse / 2,
+        "mse": mse,
+        "max_weight_error": float(np.max(np.abs(errors))),
+        **linear_models.described(weights),
     }
     if parameters["preset"] == "classic":
-        features = _examples(parameters, seed)[0]
         pairs = zip(features.ravel(), outputs.ravel(), strict=True)
         result["predictions"] = [{"x": float(x), "y": float(y)} for x, y in pairs]
     return result
 
 
-def _examples(parameters: Mapping[str, Value], seed: int) -> tuple[Array, Array, Array]:
-    """Features (n, d), targets (n, 1), float32; true weights (d, 1), float64."""
-    n, d = int(parameters["n"]), int(parameters["d"])  # type: ignore[arg-type]
+def score(outputs: Array, targets: Array) -> float:
+    """The figure of cross-validation: mean squared error."""
+    return evaluation.mean_squared_error(outputs, targets)
+
+
+def examples(parameters: Mapping[str, Value], seed: int) -> tuple[Array, Array]:
+    """Features (n, d), targets (n, 1), float32."""
+    features, targets, _ = _drawn(parameters, seed)
+    return features, targets
+
+
+def _drawn(parameters: Mapping[str, Value], seed: int) -> tuple[Array, Array, Array]:
+    """The same, and the true weights (d, 1), float64."""
     if parameters["preset"] == "classic":
-        features = np.arange(1, n + 1, dtype=np.float64).reshape(n, d)
-        weights, bias = np.full((d, 1), 2.0), 0.0
+        n = int(parameters["n"])  # type: ignore[arg-type]
+        features, weights, bias = np.arange(1.0, n + 1).reshape(n, 1), np.full((1, 1), 2.0), 0.0
+        noise = linear_models.noise(parameters, seed)
     else:
-        rng = np.random.default_rng([seed, 2])
-        features = _dyadic(rng.standard_normal((n, d)), 8)
-        weights, bias = _dyadic(rng.standard_normal((d, 1)), 8), 0.5
-    noise = np.random.default_rng([seed, 3]).standard_normal((n, 1)) * float(parameters["noise"])  # type: ignore[arg-type]
-    targets = features @ weights + bias + _dyadic(noise, 16)
+        features, weights, noise = linear_models.drawn(parameters, seed)
+        bias = BIAS
+    targets = features @ weights + bias + noise
     return features.astype(np.float32), targets.astype(np.float32), weights
-
-
-def _dyadic(values: Array, bits: int) -> Array:
-    return np.round(values * 2.0**bits) / 2.0**bits
-
-
-def _order(n: int, batch: int, count: int, seed: int) -> Array:
-    """Indices (count, batch): epochs of shuffled examples, the short last batch of each dropped."""
-    if batch == n:
-        return np.tile(np.arange(n), (count, 1))
-    rng = np.random.default_rng([seed, 4])
-    whole = n // batch
-    epochs = [rng.permutation(n)[: whole * batch].reshape(whole, batch) for _ in range(-(-count // whole))]
-    return np.concatenate(epochs)[:count]

@@ -37,3 +37,8 @@ class Program:
     outputs: Callable[[Array], Array]
     weights: Callable[[], dict[str, Array]]
     fetch: Callable[[Any], Array]
+
+
+def at_precision(array: Array, dtype: Any) -> Array:
+    """Real numbers at the cell's precision; whole ones, which are labels and tokens, as they are."""
+    return array.astype(dtype) if np.issubdtype(array.dtype, np.floating) else array

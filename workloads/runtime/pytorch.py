@@ -11,6 +11,7 @@ from typing import Any
 
 from workloads.contract import Cell, Unsupported
 from workloads.cuda import cudnn_version, kernels
+from workloads.runtime import DTYPES
 
 
 def prepare(cell: Cell) -> None:
@@ -52,6 +53,13 @@ def device(cell: Cell) -> Any:
     import torch
 
     return torch.device("cuda" if cell.device == "cuda" else "cpu")
+
+
+def set_precision(precision: str) -> None:
+    """Modules, and what an optimizer counts its steps in, all made from now on, take this precision."""
+    import torch
+
+    torch.set_default_dtype(getattr(torch, DTYPES[precision].__name__))
 
 
 def versions() -> dict[str, str]:

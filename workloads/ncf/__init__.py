@@ -1,0 +1,1 @@
+"""Neural collaborative filtering: a recommender with embeddings."""

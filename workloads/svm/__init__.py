@@ -1,0 +1,1 @@
+"""A linear support vector machine, in its primal form."""

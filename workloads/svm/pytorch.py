@@ -1,0 +1,51 @@
+"""A linear support vector machine in PyTorch: nn.Linear, autograd, torch.optim.SGD.
+
+source   pytorch.org/tutorials/beginner/basics/optimization_tutorial.html
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from workloads.contract import Cell
+from workloads.runtime import Arrays, Program
+from workloads.runtime.pytorch import device, set_precision
+from workloads.svm import spec
+from workloads.training.pytorch import load, supervised
+
+
+def network(*, cell: Cell, weights: Arrays) -> Any:
+    """X w + b, at the cell's precision, with the weights given."""
+    set_precision(cell.precision)
+    d = len(weights["linear/kernel"])
+    model = nn.Linear(d, 1).to(device(cell))
+    load(model, weights)
+    return model
+
+
+def build(*, cell: Cell, weights: Arrays, batches: Arrays) -> Program:
+    """Place one step on the device, ready to call.
+
+    batches  features (count, batch, d), targets (count, batch, 1), float32
+    returns  Program; a training step gives ½ ‖w‖² + C n · mean max(0, 1 − y (x w + b)),
+             an inference step x w + b (batch, 1)
+    """
+    model = network(cell=cell, weights=weights)
+    kernel, _ = model.parameters()
+    slack_weight = spec.slack_weight(cell.workload.mapping)
+
+    def loss_of(y: Any, outputs: Any) -> Any:
+        slack = torch.relu(1 - y * outputs)
+        return torch.sum(torch.square(kernel)) / 2 + slack_weight * torch.mean(slack)
+
+    return supervised(
+        cell=cell,
+        model=model,
+        rule=spec.optimizer(cell.workload.mapping),
+        loss_of=loss_of,
+        inputs=batches["features"],
+        targets=batches["targets"],
+    )

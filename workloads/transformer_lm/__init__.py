@@ -1,0 +1,1 @@
+"""A transformer that predicts the next character."""
