@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from bench import lockstep, parity
@@ -195,6 +196,7 @@ def _certify(comparison: Comparison, traced: Traced, prologue: Prologue) -> None
                 baseline=traced.sides[baseline.id],
                 arm=traced.sides[arm.id],
                 precision=arm.cell.precision,
+                rtol=getattr(spec_of(comparison), f"{arm.cell.precision.upper()}_RTOL", None),
             )
 
 
@@ -222,5 +224,9 @@ def is_stub(comparison: Comparison) -> bool:
 
 def needs_data(comparison: Comparison) -> bool:
     """Whether the workload reads MNIST."""
-    name = comparison.arms[0].cell.workload.name
-    return bool(importlib.import_module(f"workloads.{name}.spec").NEEDS_DATA)
+    return bool(spec_of(comparison).NEEDS_DATA)
+
+
+def spec_of(comparison: Comparison) -> ModuleType:
+    """The spec of its workload."""
+    return importlib.import_module(f"workloads.{comparison.arms[0].cell.workload.name}.spec")

@@ -9,7 +9,8 @@ import click
 
 from bench.cli_support import say
 
-FRAMEWORKS = click.Choice(["tensorflow", "pytorch"])
+BOTH = ("tensorflow", "pytorch")  # of FRAMEWORK where none is named
+FRAMEWORKS = click.Choice([*BOTH, "sklearn"])
 FLAVOURS = click.Choice(["cpu", "cuda"])
 
 the_frameworks = click.argument("frameworks", metavar="[FRAMEWORK]...", nargs=-1, type=FRAMEWORKS)
@@ -37,12 +38,12 @@ def images() -> None:
 def build(
     frameworks: tuple[str, ...], flavour: str, version: str | None, base: str | None, ca_bundle: Path | None, kind: str
 ) -> None:
-    """Build the images that are missing or out of date."""
+    """Build the images that are missing or out of date: of TensorFlow and PyTorch, or of every FRAMEWORK named."""
     from bench.images import Wanted, build_all
     from bench.network import trusting
 
     _refuse_ambiguous(version, frameworks, "build")
-    wanted = [Wanted(name, version, flavour) for name in dict.fromkeys(frameworks or ("tensorflow", "pytorch"))]
+    wanted = [Wanted(name, version, flavour) for name in dict.fromkeys(frameworks or BOTH)]
     with trusting(ca_bundle):
         found = build_all(wanted=wanted, base=base, progress=say)
     _show(found, kind)
@@ -69,7 +70,7 @@ def lock(frameworks: tuple[str, ...], flavour: str | None, upgrade: bool, ca_bun
 
     with trusting(ca_bundle):
         changed = relock.relock(
-            frameworks=frameworks or ("tensorflow", "pytorch"), flavours=(flavour,) if flavour else ("cpu", "cuda"),
+            frameworks=frameworks or FRAMEWORKS.choices, flavours=(flavour,) if flavour else ("cpu", "cuda"),
             upgrade=upgrade, progress=say,
         )  # fmt: skip
     for line in changed or ["nothing changed"]:
@@ -86,7 +87,7 @@ def save(file: Path, frameworks: tuple[str, ...], flavour: str, version: str | N
     from bench import transport
 
     _refuse_ambiguous(version, frameworks, "save images.tar")
-    wanted = frameworks or ("tensorflow", "pytorch")
+    wanted = frameworks or BOTH
     _show(transport.save(file, frameworks=wanted, flavour=flavour, version=version, progress=say), "table")
 
 

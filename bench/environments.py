@@ -102,8 +102,9 @@ def _install(folder: Path, wheels: Wheelhouse) -> None:
 
 def _drop_unused(folder: Path, framework: str) -> None:
     """What the image leaves out too: a fifth of the files, used by no workload."""
-    for unused in folder.glob(f"lib/python3*/site-packages/{UNUSED[framework]}"):
-        shutil.rmtree(unused)
+    if framework in UNUSED:
+        for unused in folder.glob(f"lib/python3*/site-packages/{UNUSED[framework]}"):
+            shutil.rmtree(unused)
 
 
 def _finish(folder: Path, wheels: Wheelhouse) -> Environment:

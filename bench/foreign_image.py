@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import docker
 
-MODULES = {"tensorflow": "tensorflow", "pytorch": "torch"}
+MODULES = {"tensorflow": "tensorflow", "pytorch": "torch", "sklearn": "sklearn"}
 _MARK = "bench-probe "
 # Imports what the worker will; prints every version, or the error that the import ended with.
 _PROBE = """

@@ -18,7 +18,9 @@ FLAVOURS = ("cpu", "cuda")
 DISTRIBUTIONS = {
     "tensorflow": {"cpu": "tensorflow-cpu", "cuda": "tensorflow"},
     "pytorch": {"cpu": "torch", "cuda": "torch"},
+    "sklearn": {"cpu": "scikit-learn"},
 }
+NAMES = {"tensorflow": "TensorFlow", "pytorch": "PyTorch", "sklearn": "scikit-learn"}
 PYTHONS = ("3.11", "3.12", "3.13")
 _VERSION = re.compile(r"\d+(\.\d+){0,3}((a|b|rc|\.post)\d+)?")
 
@@ -156,9 +158,11 @@ def sha256(path: Path) -> str:
 def check(*, framework: str, version: str | None = None, python: str = PYTHONS[0], flavour: str = "cpu") -> None:
     """Raise InputError for what cannot exist, EnvironmentUnavailable for a Python or machine that no lock covers."""
     if framework not in DISTRIBUTIONS:
-        raise InputError(f'framework "{framework}" is unknown; choose tensorflow or pytorch')
+        raise InputError(f'framework "{framework}" is unknown; choose {" or ".join(DISTRIBUTIONS)}')
     if flavour not in FLAVOURS:
         raise InputError(f'flavour "{flavour}" is unknown; choose {" or ".join(FLAVOURS)}')
+    if flavour not in DISTRIBUTIONS[framework]:
+        raise InputError(f"{NAMES[framework]} computes on the CPU alone; choose device cpu, or leave {framework} out")
     if flavour == "cuda" and platform.machine() != "x86_64":
         raise EnvironmentUnavailable(
             f"the locks of flavour cuda are for x86_64 and this machine is {platform.machine()}; "

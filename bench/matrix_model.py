@@ -16,7 +16,18 @@ from pydantic_core import PydanticCustomError, core_schema
 import workloads
 from bench.telemetry import DEFAULT_HZ, MAXIMUM_HZ
 from bench.yaml_source import quoted
-from workloads.contract import DEVICES, DIVISIONS, FRAMEWORKS, MODES, PHASES, PRECISIONS, STUB, Cell, Value
+from workloads.contract import (
+    DEVICES,
+    DIVISIONS,
+    FRAMEWORKS,
+    KNOWN_FRAMEWORKS,
+    MODES,
+    PHASES,
+    PRECISIONS,
+    STUB,
+    Cell,
+    Value,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -135,7 +146,7 @@ class _Model(BaseModel):
 
 
 WorkloadName = Annotated[str, _Choice(known_workloads, unlisted=(STUB,))]
-FrameworkName = Annotated[str, _Choice(lambda: FRAMEWORKS, unlisted=(STUB,))]
+FrameworkName = Annotated[str, _Choice(lambda: KNOWN_FRAMEWORKS, unlisted=(STUB,))]
 
 
 class Workload(BaseModel):

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import bench
 from bench import environment
+from bench.locks import NAMES
 
 if TYPE_CHECKING:
     from bench.base_image import Base
     from bench.locks import Lock
 
 _PREFIX = "org.opencontainers.image."
-_TITLES = {"tensorflow": "TensorFlow", "pytorch": "PyTorch"}
 
 
 def oci_labels(lock: Lock, base: Base) -> dict[str, str]:
@@ -25,7 +25,7 @@ def oci_labels(lock: Lock, base: Base) -> dict[str, str]:
     `source` is the checkout's remote without credentials, or this package's own name as a package URL (purl);
     `bench.versions` is JSON, every package of the lock and the base's Python.
     """
-    title = f"{_TITLES[lock.framework]} {lock.version} ({lock.flavour})"
+    title = f"{NAMES[lock.framework]} {lock.version} ({lock.flavour})"
     versions = {"python": base.python, **{pin.name: pin.version for pin in lock.pins}}
     return {
         f"{_PREFIX}title": title,

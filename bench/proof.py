@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from bench.console import View
 
-BATCH_SIZE = 64
+BATCH_SIZE = 16  # proves as much as a larger one, in less time
 
 
 def prove(workloads: Sequence[str], *, launcher: str, view: View) -> list[dict[str, Any]]:

@@ -34,7 +34,7 @@ def relock(
             EnvironmentUnavailable: uv cannot resolve, or the two sides would have different NumPys
     """
     folder = root or _checkout()
-    wanted = [(framework, flavour) for framework in frameworks for flavour in flavours]
+    wanted = [(name, flavour) for name in frameworks for flavour in flavours if flavour in locks.DISTRIBUTIONS[name]]
     made = {one: _resolved(folder, *one, upgrade, progress) for one in wanted}
     _refuse_unequal(folder, made)
     changed = []
@@ -102,10 +102,10 @@ def _compile(command: Sequence[str], framework: str, flavour: str, stdin: str = 
 
 
 def _refuse_unequal(folder: Path, made: dict[tuple[str, str], str]) -> None:
-    """Both frameworks compute with one NumPy, on either flavour."""
+    """All frameworks compute with one NumPy, on either flavour."""
     numpys = {}
     for framework in locks.DISTRIBUTIONS:
-        for flavour in locks.FLAVOURS:
+        for flavour in locks.DISTRIBUTIONS[framework]:
             text = made.get((framework, flavour)) or _lock(folder, framework, flavour).read_text()
             lock = locks.parse(text, framework=framework, flavour=flavour, committed=True)
             numpys[f"{framework} ({flavour})"] = next(pin.version for pin in lock.pins if pin.name == "numpy")

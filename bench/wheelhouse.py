@@ -13,14 +13,13 @@ from typing import Any
 from bench import locks, paths
 from bench.cpu_wheel import find_cpu_wheel, find_wheel
 from bench.errors import EnvironmentUnavailable
-from bench.locks import DISTRIBUTIONS, Lock, Pin, Target, locked_version
+from bench.locks import DISTRIBUTIONS, NAMES, Lock, Pin, Target, locked_version
 from bench.pip_client import PipFailed, fitting, pip
 
 __all__ = ["Wheelhouse", "gather", "locked_version"]
 
 REQUIREMENTS = "requirements.txt"
 _MANIFEST = "wheelhouse.json"
-_NAMES = {"tensorflow": "TensorFlow", "pytorch": "PyTorch"}
 
 Progress = Callable[[str], None]
 
@@ -148,7 +147,7 @@ def _resolve(*, framework: str, version: str, target: Target, progress: Progress
         if known:
             return known
         flavour = "" if target.flavour == "cpu" else f" ({target.flavour})"
-        progress(f"resolving {_NAMES[framework]} {version}{flavour} for Python {target.python}: recorded on first use")
+        progress(f"resolving {NAMES[framework]} {version}{flavour} for Python {target.python}: recorded on first use")
         with tempfile.TemporaryDirectory(prefix="bench-", dir=paths.cache_root()) as scratch:
             wheels = _download_resolved(framework, version, into=Path(scratch), target=target, progress=progress)
             pins = [Pin(_name(wheel), _version(wheel).partition("+")[0], (_held(wheel),)) for wheel in wheels]
@@ -176,12 +175,12 @@ def _download_resolved(framework: str, version: str, *, into: Path, target: Targ
             return sorted(into.glob("*.whl"))
         except PipFailed as failure:
             reason = failure
-    raise _unavailable(f"{_NAMES[framework]} {version}", target, reason)
+    raise _unavailable(f"{NAMES[framework]} {version}", target, reason)
 
 
 def _called(lock: Lock) -> str:
     """Such as "TensorFlow 2.21.0" and "PyTorch 2.13.0 (cuda)"."""
-    return f"{_NAMES[lock.framework]} {lock.version}" + ("" if lock.flavour == "cpu" else f" ({lock.flavour})")
+    return f"{NAMES[lock.framework]} {lock.version}" + ("" if lock.flavour == "cpu" else f" ({lock.flavour})")
 
 
 def _folder(lock: Lock, target: Target) -> Path:

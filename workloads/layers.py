@@ -324,12 +324,8 @@ def causal_attention(model: Arrays, name: str) -> Layer:
     parts = ("query", "key", "value")
 
     def forward(x: Array) -> tuple[Array, Back]:
-        q, k, v = (
-            np.einsum("ntd,dhw->nhtw", x, model[f"{name}/{part}/kernel"], optimize=True)
-            + model[f"{name}/{part}/bias"][None, :, None, :]
-            for part in parts
-        )
-        out_kernel, out_bias = model[f"{name}/attention_output/kernel"], model[f"{name}/attention_output/bias"]
+        q, k, v = (np.einsum("ntd,dhw->nhtw", x, model[f"{name}/{part}/kernel"], optimize=True) for part in parts)
+        out_kernel = model[f"{name}/attention_output/kernel"]
         scale = 1 / np.sqrt(q.shape[-1])
         scores = q @ k.swapaxes(-1, -2) * scale
         later = np.triu(np.ones(scores.shape[-2:], bool), 1)
@@ -340,7 +336,6 @@ def causal_attention(model: Arrays, name: str) -> Layer:
 
         def back(d: Array, gradients: Gradients) -> Array:
             gradients[f"{name}/attention_output/kernel"] = np.einsum("nhtw,ntd->hwd", heads, d, optimize=True)
-            gradients[f"{name}/attention_output/bias"] = d.sum(axis=(0, 1))
             dheads = np.einsum("ntd,hwd->nhtw", d, out_kernel, optimize=True)
             dweights = dheads @ v.swapaxes(-1, -2)
             dscores = weights * (dweights - (dweights * weights).sum(axis=-1, keepdims=True)) * scale
@@ -348,11 +343,10 @@ def causal_attention(model: Arrays, name: str) -> Layer:
             dx = np.zeros_like(x)
             for part, one in zip(parts, found, strict=True):
                 gradients[f"{name}/{part}/kernel"] = np.einsum("ntd,nhtw->dhw", x, one, optimize=True)
-                gradients[f"{name}/{part}/bias"] = one.sum(axis=(0, 2))
                 dx += np.einsum("nhtw,dhw->ntd", one, model[f"{name}/{part}/kernel"], optimize=True)
             return dx
 
-        return np.einsum("nhtw,hwd->ntd", heads, out_kernel, optimize=True) + out_bias, back
+        return np.einsum("nhtw,hwd->ntd", heads, out_kernel, optimize=True), back
 
     return forward
 

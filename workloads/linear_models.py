@@ -70,7 +70,7 @@ def initial_weights(parameters: Mapping[str, Value], seed: int) -> dict[str, Arr
     return {"linear/kernel": weight, "linear/bias": np.zeros(1, np.float32)}
 
 
-def batches(features: Array, targets: Array, *, batch_size: int, count: int, seed: int) -> dict[str, Array]:
+def in_batches(features: Array, targets: Array, *, batch_size: int, count: int, seed: int) -> dict[str, Array]:
     """Features (count, batch, d), targets (count, batch, 1), float32; a batch of all examples keeps their order."""
     n = len(features)
     whole = batch_size >= n

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import json
 import os
 import resource
@@ -15,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from workloads.contract import Cell, finite, pack
+from workloads.contract import Cell, Unsupported, finite, pack
 
 if TYPE_CHECKING:
     from workloads.runtime import Array, Arrays, Program
@@ -154,20 +155,51 @@ class Trial:
     def evaluate(self, *, steps: int) -> dict[str, Any]:
         """Train from the initial weights for `steps` steps on the spec's batches, then evaluate in NumPy.
 
-        Where that many batches would not fit into EVALUATION_BYTES, as many as do are taken round and round.
+        Where that many batches would not fit into EVALUATION_BYTES, as many as do are taken round and round. A library
+        that solves the problem outright does that instead: its `steps` are None, and `solver` names it.
         """
         parameters = self.cell.workload.mapping
         count = min(steps, fitting_batches(self.spec, self.cell, self.seed, self.data))
         weights, batches = inputs(self.spec, self.cell, self.seed, self.data, count)
-        program = self.twin.build(cell=replace(self.cell, phase="train"), weights=weights, batches=batches)
-        for i in range(steps):
-            loss = program.step(i)
+        program, loss = self._trained(weights, batches, steps, lambda: self.spec.examples(parameters, self.seed))
         given = self.spec.evaluation_inputs(parameters, seed=self.seed, data=self.data)
         outputs = _in_batches(program.outputs, given, 1000)
         metrics = self.spec.evaluate(
             parameters, outputs=outputs, weights=program.weights(), seed=self.seed, data=self.data
         )
-        return {"steps": steps, "final_loss": finite(float(program.fetch(loss))), **metrics}
+        how = {"steps": None, "solver": program.solver} if program.solver else {"steps": steps, "final_loss": loss}
+        return {**how, **metrics, **self._cross_validated(weights, steps)}
+
+    def _trained(
+        self, weights: Arrays, batches: Arrays, steps: int, examples: Callable[[], tuple[Array, Array]]
+    ) -> tuple[Program, float | None]:
+        """A fresh program after so many steps with the last one's loss, or after its solver."""
+        program = self.twin.build(cell=replace(self.cell, phase="train"), weights=weights, batches=batches)
+        if program.solve:
+            program.solve(*examples())
+            return program, None
+        for i in range(steps):
+            loss = program.step(i)
+        return program, finite(float(program.fetch(loss)))
+
+    def _cross_validated(self, weights: Arrays, steps: int) -> dict[str, Any]:
+        """Each fold trained from the initial weights for as many steps; nothing where no folds are asked for."""
+        parameters = self.cell.workload.mapping
+        if not parameters.get("folds"):
+            return {}
+        from workloads.evaluation import cross_validation
+
+        features, targets = self.spec.examples(parameters, self.seed)
+
+        def score(train: Array, held: Array) -> float:
+            x, y = features[train], targets[train]
+            size = min(self.cell.batch_size, len(train))
+            batches = self.spec.in_batches(x, y, batch_size=size, count=min(steps, POOL_BATCHES * 16), seed=self.seed)
+            program, _ = self._trained(weights, batches, steps, lambda: (x, y))
+            return float(self.spec.score(program.outputs(features[held]), targets[held]))
+
+        folds = int(parameters["folds"])  # type: ignore[arg-type]
+        return {"cross_validation": cross_validation(n=len(features), k=folds, seed=self.seed, score=score)}
 
     def peaks(self) -> dict[str, Any]:
         """The device allocator's peak, where there is one."""
@@ -291,6 +323,8 @@ def sha256(*groups: Arrays) -> str:
 
 def _import(cell: Cell, framework: str) -> tuple[ModuleType, ModuleType]:
     folder = f"workloads.{cell.workload.name}"
+    if importlib.util.find_spec(f"{folder}.{framework}") is None:
+        raise Unsupported(f"{framework} has no part in {cell.workload.name}; leave it out of this comparison")
     return importlib.import_module(f"{folder}.spec"), importlib.import_module(f"{folder}.{framework}")
 
 

@@ -16,6 +16,11 @@ _RESULTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "test_accuracy": ("test accuracy", lambda value: f"{100 * value:.2f} %"),
     "mse": ("MSE", words.precise),
     "max_weight_error": ("largest error of a weight", words.precise),
+    "loss": ("loss", words.precise),
+    "accuracy": ("accuracy", lambda value: f"{100 * value:.2f} %"),
+    "test_nats_per_character": ("nats a character", words.precise),
+    "entropy_nats_per_character": ("least possible", words.precise),
+    "hit_rate_at_10": ("hit rate at 10", lambda value: f"{100 * value:.1f} %"),
 }
 
 
@@ -88,7 +93,7 @@ def facts(summary: Json) -> list[tuple[str, str]]:
 
 
 def results(summary: Json) -> list[str]:
-    """What training came to: test accuracy, MSE, and the predictions of the classic preset."""
+    """What training came to: accuracy, loss, MSE, cross-validation, and the predictions of the classic preset."""
     lines = []
     for title, cells in _trained(summary).items():
         parts = [part for key in _RESULTS if (part := _result(key, cells))]
@@ -96,7 +101,7 @@ def results(summary: Json) -> list[str]:
         if parts:
             after = f" after {next(iter(steps)):,} steps" if len(steps) == 1 else ""
             lines.append(words.clean(f"{title}{after}: {'; '.join(parts)}"))
-        lines += [words.clean(f"{title}: {text}") for text in _predictions(cells)]
+        lines += [words.clean(f"{title}: {text}") for text in (*_cross_validations(cells), *_predictions(cells))]
     return list(dict.fromkeys(lines))
 
 
@@ -240,9 +245,25 @@ def _trained(summary: Json) -> dict[str, list[Json]]:
 def _result(key: str, cells: Sequence[Json]) -> str | None:
     name, write = _RESULTS[key]
     told = [
-        f"{cell['label']} {write(cell['evaluation'][key])}" for cell in cells if cell["evaluation"].get(key) is not None
+        f"{_trained_by(cell)} {write(cell['evaluation'][key])}"
+        for cell in cells
+        if cell["evaluation"].get(key) is not None
     ]
     return f"{name} {', '.join(told)}" if told else None
+
+
+def _trained_by(cell: Json) -> str:
+    """The arm, with the solver that it was fitted by where that took no steps."""
+    solver = cell["evaluation"].get("solver")
+    return f"{cell['label']} (by {solver})" if solver else str(cell["label"])
+
+
+def _cross_validations(cells: Sequence[Json]) -> Iterator[str]:
+    for cell in cells:
+        found = cell["evaluation"].get("cross_validation")
+        if found:
+            mean, sd = words.precise(found["mean"]), words.precise(found["sd"])
+            yield f"{_trained_by(cell)}, {found['folds']}-fold cross-validation: {mean} ± {sd} (SD over folds)"
 
 
 def _predictions(cells: Sequence[Json]) -> Iterator[str]:

@@ -11,7 +11,7 @@ Cell = Mapping[str, Any]
 Writer = Callable[[float | None], str]
 
 FRAMEWORKS = {"tensorflow": "TF", "pytorch": "PyTorch"}
-DISTRIBUTIONS = {"pytorch": "torch"}
+DISTRIBUTIONS = {"pytorch": "torch", "sklearn": "scikit-learn"}
 SYMBOLS = {
     "faster": "▲",
     "slower": "▼",

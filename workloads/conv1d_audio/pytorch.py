@@ -1,6 +1,6 @@
 """The network in PyTorch: nn.Conv1d, autograd, torch.optim.Adam.
 
-source   docs.pytorch.org/audio/main/tutorials/speech_command_classification_with_torchaudio_tutorial.html (M5), narrower
+source   PyTorch's tutorial "Speech Command Classification with torchaudio" (M5), narrower and without its norms
 """
 
 from __future__ import annotations

@@ -14,12 +14,12 @@ import numpy as np
 
 from workloads import linear_models
 from workloads.contract import Value
-from workloads.linear_models import INPUT, TARGET
+from workloads.linear_models import INPUT, TARGET, in_batches
 from workloads.runtime import Array, Arrays
 from workloads.sampling import dyadic
 from workloads.training import Rule
 
-__all__ = ["INPUT", "TARGET"]
+__all__ = ["INPUT", "TARGET", "in_batches"]
 
 PARAMETERS = linear_models.PARAMETERS
 PRESETS: dict[str, dict[str, Value]] = {
@@ -61,8 +61,7 @@ def batches(
     parameters: Mapping[str, Value], *, batch_size: int, count: int, seed: int, data: Path | None
 ) -> dict[str, Array]:
     """`count` batches in their order: features (count, batch, d), targets 0 or 1 (count, batch, 1), float32."""
-    features, targets = examples(parameters, seed)
-    return linear_models.batches(features, targets, batch_size=batch_size, count=count, seed=seed)
+    return in_batches(*examples(parameters, seed), batch_size=batch_size, count=count, seed=seed)
 
 
 def evaluation_inputs(parameters: Mapping[str, Value], *, seed: int, data: Path | None) -> Array:

@@ -17,7 +17,7 @@ from workloads.training.tensorflow import load, supervised
 
 
 def network(*, cell: Cell, weights: Arrays) -> Any:
-    """Characters (n, length) to logits (n, length, 27), at the cell's precision, with the weights given (spec.shapes)."""
+    """Characters (n, length) to logits (n, length, 27), at the cell's precision, with the weights given."""
     set_precision(cell.precision)
     characters, embedding = weights["token/embeddings"].shape
     width = len(weights["lstm/recurrent_kernel"])

@@ -1,6 +1,7 @@
 """The recommender in TensorFlow: keras.layers.Embedding, GradientTape, keras.optimizers.Adam.
 
-source   He et al. 2017, doi:10.1145/3038912.3052569; keras.io/examples/structured_data/collaborative_filtering_movielens
+source   He et al. 2017, doi:10.1145/3038912.3052569;
+         keras.io/examples/structured_data/collaborative_filtering_movielens
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ def build(*, cell: Cell, weights: Arrays, batches: Arrays) -> Program:
     """Place one step on the device, ready to call.
 
     batches  pairs of user and item (count, batch, 2) int64; labels 0 or 1 (count, batch, 1) float32
-    returns  Program; a training step gives the mean negative log-likelihood in nats, an inference step scores (batch, 1)
+    returns  Program; a training step gives the mean negative log-likelihood in nats,
+             an inference step scores (batch, 1)
     """
     return supervised(
         cell=cell,

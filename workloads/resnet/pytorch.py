@@ -1,6 +1,7 @@
 """The network in PyTorch: torch.nn layers, autograd, torch.optim.SGD.
 
-source   He et al. 2016, section 4.2, doi:10.1109/CVPR.2016.90; github.com/pytorch/vision/blob/main/torchvision/models/resnet.py
+source   He et al. 2016, section 4.2, doi:10.1109/CVPR.2016.90;
+         github.com/pytorch/vision/blob/main/torchvision/models/resnet.py
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ class Program:
     outputs     inputs (batch, …) -> the forward pass in eager mode, for evaluation
     weights     the present weights
     fetch       a device value -> NumPy; waits for it
+    solve       all features and targets -> weights that solve the problem outright, where a library does; and by what
     """
 
     parameter_count: int
@@ -37,6 +38,8 @@ class Program:
     outputs: Callable[[Array], Array]
     weights: Callable[[], dict[str, Array]]
     fetch: Callable[[Any], Array]
+    solve: Callable[[Array, Array], None] | None = None
+    solver: str | None = None
 
 
 def at_precision(array: Array, dtype: Any) -> Array:

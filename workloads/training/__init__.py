@@ -1,6 +1,6 @@
 """One training step, the same for every workload: loss, gradients, update; in each framework and in NumPy.
 
-A module has: `load(model, weights)` the spec's weights into a model; `supervised(…)` a model and its loss as a Program.
+A module has `supervised(…)`: a model and its loss as a Program.
 """
 
 from __future__ import annotations

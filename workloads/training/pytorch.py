@@ -6,7 +6,8 @@ source   pytorch.org/tutorials/beginner/basics/optimization_tutorial.html
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,46 @@ def optimizer(rule: Rule, parameters: Sequence[Any]) -> tuple[Any, Callable[[], 
     return adam, before
 
 
+class MovingVariances:
+    """The moving variances of batch norms as the spec means them: of variances over n places divided by n.
+
+    PyTorch divides by n − 1. A moving figure is a sum over steps that begins with its start, so that what it would have
+    been follows from what it is, without a word in the timed step.
+    """
+
+    def __init__(self, model: nn.Module, x: Any) -> None:
+        self.norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+        self.starts = [norm.running_var.clone() for norm in self.norms]  # type: ignore[union-attr]
+        self.places: dict[nn.Module, int] = {}
+        if self.norms:
+            self._count(model, x)
+
+    def _count(self, model: nn.Module, x: Any) -> None:
+        """Over how many places each norm takes its mean, seen in one pass that changes nothing."""
+
+        def note(norm: nn.Module, inputs: tuple[Any]) -> None:
+            self.places[norm] = inputs[0].numel() // inputs[0].shape[1]
+
+        hooks = [norm.register_forward_pre_hook(note) for norm in self.norms]
+        with torch.no_grad():
+            model.eval()(x)
+        for hook in hooks:
+            hook.remove()
+
+    @contextmanager
+    def biased(self) -> Iterator[None]:
+        """Inside, the model holds the variances that the spec means."""
+        kept = [norm.running_var.clone() for norm in self.norms]  # type: ignore[union-attr]
+        for norm, start, now in zip(self.norms, self.starts, kept, strict=True):
+            begun = start * (1 - norm.momentum) ** int(norm.num_batches_tracked)  # type: ignore[arg-type, operator]
+            norm.running_var.copy_(begun + (now - begun) * (1 - 1 / self.places[norm]))  # type: ignore[union-attr]
+        try:
+            yield
+        finally:
+            for norm, now in zip(self.norms, kept, strict=True):
+                norm.running_var.copy_(now)  # type: ignore[union-attr]
+
+
 def supervised(
     *,
     cell: Cell,
@@ -135,6 +176,7 @@ def supervised(
     descent, before = optimizer(rule, trainable)
     xs = [placed(cell, given(at_precision(batch, dtype))) for batch in inputs]
     ys = [placed(cell, at_precision(batch, dtype)) for batch in targets]
+    moving = MovingVariances(model, xs[0])
     model.train(cell.phase == "train")
 
     def loss_and_gradients(x: Any, y: Any) -> tuple[Any, list[Any]]:
@@ -174,16 +216,21 @@ def supervised(
 
     def outputs(x: Array) -> Array:
         model.eval()
-        found = infer(placed(cell, given(at_precision(x, dtype))), None).cpu().numpy()
+        with moving.biased():
+            found = infer(placed(cell, given(at_precision(x, dtype))), None).cpu().numpy()
         model.train(cell.phase == "train")
         return found
+
+    def weights() -> dict[str, Array]:
+        with moving.biased():
+            return {name: layout(name, one.detach().cpu().numpy()) for name, one in named(model).items()}
 
     return Program(
         parameter_count=sum(parameter.numel() for parameter in trainable),
         step=stepped,
         gradients=gradients,
         outputs=outputs,
-        weights=lambda: {name: layout(name, one.detach().cpu().numpy()) for name, one in named(model).items()},
+        weights=weights,
         fetch=lambda value: value.cpu().numpy(),
     )
 

@@ -19,11 +19,6 @@ Loss = Callable[[Array, Array], tuple[Array, Array]]
 Penalty = Callable[[Arrays], tuple[Any, Gradients]]
 
 
-def load(model: dict[str, Array], weights: Arrays) -> None:
-    """Give the model its weights."""
-    model.update(weights)
-
-
 def optimizer(rule: Rule, model: dict[str, Array]) -> Callable[[Gradients], None]:
     """Gradients -> the update of the model, in place."""
     first = {name: np.zeros_like(array) for name, array in model.items()}
@@ -67,8 +62,7 @@ def supervised(
     """
     dtype = DTYPES[cell.precision]
     xs, ys = at_precision(inputs, dtype), at_precision(targets, dtype)
-    model: dict[str, Array] = {}
-    load(model, {name: array.astype(dtype) for name, array in weights.items()})
+    model = {name: array.astype(dtype) for name, array in weights.items()}
     update = optimizer(rule, model)
 
     def loss_and_gradients(x: Array, y: Array) -> tuple[Array, Gradients, Gradients]:

@@ -63,6 +63,15 @@ def optimizer(rule: Rule, variables: Sequence[Any]) -> Callable[[Sequence[Any]],
     return update
 
 
+def dense(gradient: Any) -> Any:
+    """A gradient with one row for every row of its variable, as PyTorch's are.
+
+    An embedding's has one for every use, and Keras' Adam squares these before it adds those of the same row up: with a
+    row used twice its second moment is Σ gᵢ² and not (Σ gᵢ)².
+    """
+    return tf.convert_to_tensor(gradient) if isinstance(gradient, tf.IndexedSlices) else gradient
+
+
 def supervised(
     *,
     cell: Cell,
@@ -87,7 +96,7 @@ def supervised(
     def loss_and_gradients(x: Any, y: Any) -> tuple[Any, list[Any]]:
         with tf.GradientTape() as tape:
             loss = loss_of(y, model(x, training=True))
-        return loss, tape.gradient(loss, model.trainable_variables)
+        return loss, [dense(gradient) for gradient in tape.gradient(loss, model.trainable_variables)]
 
     def train(x: Any, y: Any) -> Any:
         loss, gradients = loss_and_gradients(x, y)
@@ -106,7 +115,7 @@ def supervised(
         for variable, value in zip(model.non_trainable_variables, kept, strict=True):
             variable.assign(value)
         names = (_name(model, variable.path) for variable in model.trainable_variables)
-        return {name: tf.convert_to_tensor(one).numpy() for name, one in zip(names, found, strict=True)}
+        return {name: one.numpy() for name, one in zip(names, found, strict=True)}
 
     return Program(
         parameter_count=sum(int(np.prod(variable.shape)) for variable in model.trainable_variables),

@@ -1,6 +1,7 @@
 """The network in PyTorch: scaled_dot_product_attention, autograd, torch.optim.Adam.
 
-source   github.com/karpathy/nanoGPT, docs.pytorch.org/docs/stable/generated/torch.nn.functional.scaled_dot_product_attention.html
+source   github.com/karpathy/nanoGPT,
+         docs.pytorch.org/docs/stable/generated/torch.nn.functional.scaled_dot_product_attention.html
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ class Attention(nn.Module):
     def __init__(self, heads: int, width: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
-        self.attention_output = nn.Linear(width, width)
+        self.query, self.key, self.value = (nn.Linear(width, width, bias=False) for _ in range(3))
+        self.attention_output = nn.Linear(width, width, bias=False)
 
     def forward(self, x: Any) -> Any:
         """X (n, length, width)."""
@@ -75,7 +76,7 @@ class Network(nn.Module):
 
 
 def network(*, cell: Cell, weights: Arrays) -> Any:
-    """Characters (n, length) to logits (n, length, 27), at the cell's precision, with the weights given (spec.shapes)."""
+    """Characters (n, length) to logits (n, length, 27), at the cell's precision, with the weights given."""
     set_precision(cell.precision)
     model = Network(*spec.sizes(cell.workload.mapping)).to(device(cell))
     load(model, weights, layout=to_torch)

@@ -60,10 +60,8 @@ def shapes(parameters: Mapping[str, Value]) -> dict[str, tuple[int, ...]]:
         found |= {f"{block}/norm1/gamma": (width,), f"{block}/norm1/beta": (width,)}
         for name in ("query", "key", "value"):
             found[f"{block}/attention/{name}/kernel"] = (width, heads, part)
-            found[f"{block}/attention/{name}/bias"] = (heads, part)
         found |= {
             f"{block}/attention/attention_output/kernel": (heads, part, width),
-            f"{block}/attention/attention_output/bias": (width,),
             f"{block}/norm2/gamma": (width,),
             f"{block}/norm2/beta": (width,),
             f"{block}/dense1/kernel": (width, 4 * width),
@@ -99,7 +97,7 @@ def optimizer(parameters: Mapping[str, Value]) -> Rule:
 def initial_weights(parameters: Mapping[str, Value], seed: int) -> dict[str, Array]:
     """Glorot-uniform kernels, small embeddings, scales of one and zeros, float32."""
     named = shapes(parameters)
-    _, _, heads, width = sizes(parameters)
+    *_, width = sizes(parameters)
     # An attention's kernels are square matrices that are cut into heads.
     square = {name: (width, width) if "/attention/" in name and name.endswith("kernel") else shape
               for name, shape in named.items()}  # fmt: skip

@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
 
 from workloads.contract import Cell
 from workloads.runtime import Arrays, Program
@@ -29,8 +31,16 @@ class Positions(keras.layers.Layer):
         return x + self.embeddings
 
 
+def gelu(x: Any) -> Any:
+    """½ x (1 + tanh(√(2/π) (x + 0.044715 x³))), TensorFlow's own formula.
+
+    Written out, because tf.nn.gelu takes its constants through float32 in float64 models too.
+    """
+    return 0.5 * x * (1 + tf.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
 def network(*, cell: Cell, weights: Arrays) -> Any:
-    """Characters (n, length) to logits (n, length, 27), at the cell's precision, with the weights given (spec.shapes)."""
+    """Characters (n, length) to logits (n, length, 27), at the cell's precision, with the weights given."""
     set_precision(cell.precision)
     length, layers, heads, width = spec.sizes(cell.workload.mapping)
     characters = keras.Input((length,), dtype="int64")
@@ -46,11 +56,11 @@ def network(*, cell: Cell, weights: Arrays) -> Any:
 
 def _block(x: Any, name: str, heads: int, width: int) -> Any:
     y = keras.layers.LayerNormalization(epsilon=spec.EPSILON, name=f"{name}.norm1")(x)
-    attention = keras.layers.MultiHeadAttention(heads, width // heads, name=f"{name}.attention")
+    attention = keras.layers.MultiHeadAttention(heads, width // heads, use_bias=False, name=f"{name}.attention")
     x = keras.layers.Add()([x, attention(y, y, use_causal_mask=True)])
     y = keras.layers.LayerNormalization(epsilon=spec.EPSILON, name=f"{name}.norm2")(x)
     y = keras.layers.Dense(4 * width, name=f"{name}.dense1")(y)
-    y = keras.layers.Lambda(keras.activations.gelu, arguments={"approximate": True})(y)
+    y = keras.layers.Activation(gelu)(y)
     return keras.layers.Add()([x, keras.layers.Dense(width, name=f"{name}.dense2")(y)])
 
 

@@ -1,0 +1,122 @@
+"""One training step in scikit-learn: an estimator's own partial_fit; and its exact solver, for an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+
+from workloads.contract import Cell, Unsupported
+from workloads.runtime import DTYPES, Array, Arrays, Program, at_precision
+from workloads.training import Rule
+
+NO_GRADIENTS = 1e-30  # a learning rate under which weights that moved say nothing of the gradient
+
+
+class Learner(Protocol):
+    """What learns one batch at a time: `step` gives the loss before it moved, `weights` those of now."""
+
+    def step(self, x: Array, y: Array) -> float:
+        """One batch."""
+
+    def weights(self) -> dict[str, Array]:
+        """Under the spec's names."""
+
+
+class GradientSteps:
+    """A linear model that follows the mean gradient of its batch: a network of no hidden layer.
+
+    scikit-learn's linear models have no such step. Its multi-layer perceptron has, and is one of them without layers.
+    """
+
+    def __init__(self, kind: type, rule: Rule, weights: Arrays, batch_size: int, classes: Any = None) -> None:
+        self.more = {} if classes is None else {"classes": classes}
+        self.estimator = kind(
+            hidden_layer_sizes=(), solver="sgd", alpha=0.0, batch_size=batch_size, learning_rate="constant",
+            learning_rate_init=rule.learning_rate, momentum=0.0, nesterovs_momentum=False, shuffle=False,
+        )  # fmt: skip
+        kernel, bias = weights["linear/kernel"], weights["linear/bias"]
+        one = np.zeros((batch_size, len(kernel)), kernel.dtype)
+        self.estimator.partial_fit(one, np.arange(batch_size) % 2, **self.more)  # allocates; its step is undone here
+        self.estimator.coefs_[0][...], self.estimator.intercepts_[0][...] = kernel, bias
+
+    def step(self, x: Array, y: Array) -> float:
+        """θ ← θ − α g."""
+        self.estimator.partial_fit(x, y.ravel(), **self.more)
+        return float(self.estimator.loss_)
+
+    def weights(self) -> dict[str, Array]:
+        """Copies."""
+        return {
+            "linear/kernel": self.estimator.coefs_[0].copy(),
+            "linear/bias": self.estimator.intercepts_[0].copy(),
+        }
+
+
+def regression_steps(cell: Cell, rule: Rule, weights: Arrays) -> GradientSteps:
+    """By 1/(2n) Σ (y − ŷ)²."""
+    return GradientSteps(MLPRegressor, rule, weights, cell.batch_size)
+
+
+def classification_steps(cell: Cell, rule: Rule, weights: Arrays) -> GradientSteps:
+    """By the mean negative log-likelihood."""
+    return GradientSteps(MLPClassifier, rule, weights, cell.batch_size, classes=np.array([0, 1]))
+
+
+def supervised(
+    *,
+    cell: Cell,
+    weights: Arrays,
+    rule: Rule,
+    inputs: Array,
+    targets: Array,
+    predict: Callable[[Arrays], Callable[[Array], Array]],
+    learner: Callable[[Arrays], Learner],
+    solver: str,
+    solve: Callable[[Array, Array], dict[str, Array]],
+) -> Program:
+    """The same Program as the other frameworks'.
+
+    predict  weights -> (inputs -> outputs), of an estimator that holds these weights
+    learner  weights -> what learns from them on
+    solve    all features and targets -> the weights that the library's own solver finds, named by `solver`
+    """
+    dtype = DTYPES[cell.precision]
+    xs, ys = at_precision(inputs, dtype), at_precision(targets, dtype)
+    start = {name: array.astype(dtype) for name, array in weights.items()}
+    solved: dict[str, Array] = {}
+    if cell.phase == "train":
+        if rule.learning_rate < NO_GRADIENTS:
+            raise Unsupported("sklearn cannot learn at a learning rate of 0; choose a larger one")
+        learning = learner(start)
+        step: Callable[[int], Any] = lambda i: learning.step(xs[i % len(xs)], ys[i % len(ys)])  # noqa: E731
+    else:
+        predicted = predict(start)
+        step = lambda i: predicted(xs[i % len(xs)])  # noqa: E731
+
+    def present() -> dict[str, Array]:
+        return solved or (learning.weights() if cell.phase == "train" else start)
+
+    def gradients(i: int) -> dict[str, Array]:
+        """No estimator tells them: they are how far one step from the start went, over the learning rate."""
+        fresh = learner(start)
+        fresh.step(xs[i % len(xs)], ys[i % len(ys)])
+        return {name: (start[name] - moved) / rule.learning_rate for name, moved in fresh.weights().items()}
+
+    return Program(
+        parameter_count=sum(array.size for array in weights.values()),
+        step=step,
+        gradients=gradients,
+        outputs=lambda x: predict(present())(at_precision(x, dtype)),
+        weights=present,
+        fetch=np.asarray,
+        solve=lambda x, y: solved.update(solve(x.astype(np.float64), y.astype(np.float64).ravel())),
+        solver=solver,
+    )
+
+
+def named(coefficients: Array, intercept: Array) -> dict[str, Array]:
+    """An estimator's coefficients (1, d) or (d,) and its intercept, under the spec's names."""
+    return {"linear/kernel": np.reshape(coefficients, (-1, 1)).copy(), "linear/bias": np.reshape(intercept, 1).copy()}
