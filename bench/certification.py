@@ -114,9 +114,12 @@ def _company(
 ) -> None:
     """All that arms do in their first processes, in this order: only new ones show how they warm up."""
     task.say("starting one worker an arm")
-    for arm in task.comparison.arms:
-        if arm.id in company:
+    arms = [arm for arm in task.comparison.arms if arm.id in company]
+    if task.measure:
+        for arm in arms:
             lockstep.start(task.bench, group, arm, 0, pilot.opened)
+    else:
+        lockstep.start_together(task.bench, group, arms)
     if task.measure:
         task.say("timing the first steps")
         for name in company:
