@@ -146,14 +146,15 @@ def report(run_folder: Path, kind: str, out: Path) -> None:
 @cli.command()
 @click.argument("workloads", metavar="[WORKLOAD]...", nargs=-1)
 @click.option("--launcher", type=click.Choice(["auto", "docker", "local"]), default="auto", show_default=True)
+@click.option("--phase", "phases", type=click.Choice(["train", "infer"]), multiple=True, help="[default: both]")
 @click.option("--format", "kind", type=click.Choice(["table", "json"]), default="table", show_default=True)
-def parity(workloads: tuple[str, ...], launcher: str, kind: str) -> None:
-    """Prove equivalence of the workloads, train and infer; print errors against the reference."""
+def parity(workloads: tuple[str, ...], launcher: str, phases: tuple[str, ...], kind: str) -> None:
+    """Prove equivalence of the workloads, of all where none is named; print errors against the reference."""
     from bench import proof
     from bench.console import View
 
     with interruptible(), View() as view:
-        certificates = proof.prove(workloads, launcher=launcher, view=view)
+        certificates = proof.prove(workloads, phases=phases, launcher=launcher, view=view)
     if kind == "json":
         click.echo(proof.as_json(certificates))
     else:

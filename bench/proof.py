@@ -27,13 +27,16 @@ if TYPE_CHECKING:
 BATCH_SIZE = 16  # proves as much as a larger one, in less time
 
 
-def prove(workloads: Sequence[str], *, launcher: str, view: View) -> list[dict[str, Any]]:
-    """One record a workload and phase: status, reason, checks. Raises InputError: no such workload."""
+def prove(workloads: Sequence[str], *, launcher: str, view: View, phases: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """One record a workload and phase: status, reason, checks; all of them where none is named.
+
+    raises  InputError: no such workload
+    """
     known = known_workloads()
     for name in workloads:
         if name not in known:
             raise InputError(f'workload "{name}" is unknown; choose {" or ".join(known)}')
-    comparisons = [_comparison(name, phase) for name in workloads or known for phase in PHASES]
+    comparisons = [_comparison(name, phase) for name in workloads or known for phase in phases or PHASES]
     with ExitStack() as stack:
         run_id = f"parity-{run.fresh_id()}"
         cache = stack.enter_context(run.compile_cache(run_id))

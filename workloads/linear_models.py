@@ -23,8 +23,13 @@ SHOWN_WEIGHTS = 8
 Presets = Mapping[str, Mapping[str, Value]]
 
 
-def parameters(given: Mapping[str, Value], presets: Presets) -> dict[str, Value]:
-    """All parameters, the preset's where none is given. Raises ValueError with one sentence."""
+def parameters(
+    given: Mapping[str, Value], presets: Presets, *, fixed: tuple[str, ...] = ("n", "d")
+) -> dict[str, Value]:
+    """All parameters, the preset's where none is given. Raises ValueError with one sentence.
+
+    fixed  those that cannot be chosen in the preset classic, which is one small published set of examples
+    """
     preset = given.get("preset", "standard")
     if preset not in presets:
         raise ValueError(f"preset {preset!r} is unknown; choose {' or '.join(presets)}")
@@ -37,11 +42,10 @@ def parameters(given: Mapping[str, Value], presets: Presets) -> dict[str, Value]
     folds = whole(values, "folds", 0, 100)
     if folds == 1 or folds > int(values["n"]):  # type: ignore[arg-type]
         raise ValueError(f"folds is {folds}; it must be 0 for no cross-validation, or from 2 to n = {values['n']}")
-    fixed = presets["classic"]
-    if preset == "classic" and (values["n"], values["d"]) != (fixed["n"], fixed["d"]):
-        raise ValueError(
-            f"the preset classic has n = {fixed['n']} and d = {fixed['d']}; leave both out, or use the preset standard"
-        )
+    classic = presets["classic"]
+    if preset == "classic" and any(values[name] != classic[name] for name in fixed):
+        told = " and ".join(f"{name} = {classic[name]}" for name in fixed)
+        raise ValueError(f"the preset classic has {told}; leave them out, or use the preset standard")
     return values
 
 

@@ -194,7 +194,8 @@ class Trial:
         def score(train: Array, held: Array) -> float:
             x, y = features[train], targets[train]
             size = min(self.cell.batch_size, len(train))
-            batches = self.spec.in_batches(x, y, batch_size=size, count=min(steps, POOL_BATCHES * 16), seed=self.seed)
+            count = min(steps, max(1, EVALUATION_BYTES // (size * (x[0].nbytes + y[0].nbytes))))
+            batches = self.spec.in_batches(x, y, batch_size=size, count=count, seed=self.seed)
             program, _ = self._trained(weights, batches, steps, lambda: (x, y))
             return float(self.spec.score(program.outputs(features[held]), targets[held]))
 

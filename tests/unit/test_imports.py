@@ -13,7 +13,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FRAMEWORKS = {"tensorflow.py": {"tensorflow", "keras"}, "pytorch.py": {"torch"}}
+FRAMEWORKS = {
+    "tensorflow.py": {"tensorflow", "keras"},
+    "pytorch.py": {"torch"},
+    "sklearn.py": {"sklearn", "threadpoolctl"},
+}
 CPU_LIMIT_S = 0.25
 
 PURE = ("stats", "schedule", "parity", "comparison")
@@ -78,7 +82,7 @@ def test_every_twin_and_runtime_imports_its_framework() -> None:
 
 
 def test_bench_imports_no_framework() -> None:
-    heavy = {"tensorflow", "keras", "torch", "jax"}
+    heavy = {"tensorflow", "keras", "torch", "jax", "sklearn"}
     assert {dotted(path): top(path) & heavy for path in modules("bench") if top(path) & heavy} == {}
 
 

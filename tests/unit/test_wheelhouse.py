@@ -39,18 +39,26 @@ def test_a_committed_lock_pins_every_package_with_hashes_and_names_no_address(fr
 
 def test_every_lock_holds_one_numpy_and_both_flavours_one_release() -> None:
     every = {
-        (one, flavour): locks.committed_lock(one, flavour) for one in locks.DISTRIBUTIONS for flavour in locks.FLAVOURS
+        (name, flavour): locks.committed_lock(name, flavour)
+        for name, flavours in locks.DISTRIBUTIONS.items()
+        for flavour in flavours
     }
     assert len({pin for lock in every.values() for pin in lock.pins if pin.name == "numpy"}) == 1
     for framework in locks.DISTRIBUTIONS:
-        assert every[framework, "cpu"].version == every[framework, "cuda"].version
+        assert len({lock.version for (name, _), lock in every.items() if name == framework}) == 1
+
+
+def test_scikit_learn_has_no_build_for_a_gpu_and_says_what_to_do() -> None:
+    with pytest.raises(InputError, match=r"^scikit-learn computes on the CPU alone; choose device cpu, or leave"):
+        locks.committed_lock("sklearn", "cuda")
 
 
 def test_both_frameworks_compute_with_one_cudnn_on_a_gpu() -> None:
     """Built for CUDA 12 and 13, so that all else differs; a report lists that."""
     found = {
         pin.version
-        for framework in locks.DISTRIBUTIONS
+        for framework, flavours in locks.DISTRIBUTIONS.items()
+        if "cuda" in flavours
         for pin in locks.committed_lock(framework, "cuda").pins
         if pin.name.startswith("nvidia-cudnn-")
     }
@@ -60,6 +68,7 @@ def test_both_frameworks_compute_with_one_cudnn_on_a_gpu() -> None:
 def test_the_extras_name_the_locked_versions() -> None:
     extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert extras["tensorflow"] == [f"tensorflow-cpu=={wheelhouse.locked_version('tensorflow')}"]
+    assert extras["sklearn"] == [f"scikit-learn=={wheelhouse.locked_version('sklearn')}"]
     assert extras["torch"] == [f"torch=={wheelhouse.locked_version('pytorch')}"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from sklearn.linear_model import LinearRegression
 
@@ -27,15 +28,14 @@ def solve(features: Array, targets: Array) -> dict[str, Array]:
 
 def build(*, cell: Cell, weights: Arrays, batches: Arrays) -> Program:
     """The same Program as the twins'; an evaluation solves the problem by LAPACK's least squares."""
-    rule = spec.optimizer(cell.workload.mapping)
     return supervised(
         cell=cell,
         weights=weights,
-        rule=rule,
+        rule=spec.optimizer(cell.workload.mapping),
         inputs=batches["features"],
         targets=batches["targets"],
         predict=network,
-        learner=lambda start: regression_steps(cell, rule, start),
+        learner=partial(regression_steps, cell),
         solver="least squares",
         solve=solve,
     )

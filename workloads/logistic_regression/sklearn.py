@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -29,15 +30,14 @@ def solve(features: Array, targets: Array) -> dict[str, Array]:
 
 def build(*, cell: Cell, weights: Arrays, batches: Arrays) -> Program:
     """The same Program as the twins'; an evaluation solves the problem by Newton's method."""
-    rule = spec.optimizer(cell.workload.mapping)
     return supervised(
         cell=cell,
         weights=weights,
-        rule=rule,
+        rule=spec.optimizer(cell.workload.mapping),
         inputs=batches["features"],
         targets=batches["targets"],
         predict=network,
-        learner=lambda start: classification_steps(cell, rule, start),
+        learner=partial(classification_steps, cell),
         solver="newton-cholesky",
         solve=solve,
     )

@@ -34,7 +34,7 @@ PASSED = (0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 1, 1, 1, 1, 1)
 
 def parameters(given: Mapping[str, Value]) -> dict[str, Value]:
     """All parameters, the preset's where none is given. Raises ValueError with one sentence."""
-    return linear_models.parameters(given, PRESETS)
+    return linear_models.parameters(given, PRESETS, fixed=("n", "d", "noise"))
 
 
 def batch_size(parameters: Mapping[str, Value], asked: int) -> int:

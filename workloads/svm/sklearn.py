@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from sklearn.linear_model import SGDClassifier
@@ -11,6 +12,7 @@ from sklearn.svm import SVC
 from workloads.contract import Cell, Unsupported
 from workloads.runtime import Array, Arrays, Program
 from workloads.svm import spec
+from workloads.training import Rule
 from workloads.training.sklearn import named, supervised
 
 CLASSES = np.array([-1.0, 1.0])
@@ -27,11 +29,10 @@ def network(weights: Arrays) -> Callable[[Array], Array]:
 class Learner:
     """One example a step: J by it is C n (½ λ ‖w‖² + max(0, 1 − y ŷ)) with λ = 1 / (C n), which is SGDClassifier's."""
 
-    def __init__(self, cell: Cell, weights: Arrays) -> None:
+    def __init__(self, cell: Cell, rule: Rule, weights: Arrays) -> None:
         self.slack_weight = spec.slack_weight(cell.workload.mapping)
-        rate = spec.optimizer(cell.workload.mapping).learning_rate
         self.model = SGDClassifier(
-            loss="hinge", alpha=1 / self.slack_weight, learning_rate="constant", eta0=rate * self.slack_weight,
+            loss="hinge", alpha=1 / self.slack_weight, learning_rate="constant", eta0=rule.learning_rate * self.slack_weight,
             shuffle=False,
         )  # fmt: skip
         kernel, bias = weights["linear/kernel"], weights["linear/bias"]
@@ -71,7 +72,7 @@ def build(*, cell: Cell, weights: Arrays, batches: Arrays) -> Program:
         inputs=batches["features"],
         targets=batches["targets"],
         predict=network,
-        learner=lambda start: Learner(cell, start),
+        learner=partial(Learner, cell),
         solver="LIBSVM",
         solve=solve,
     )

@@ -36,8 +36,9 @@ SIDES = (1, 1, 1, -1, -1, -1)
 
 def parameters(given: Mapping[str, Value]) -> dict[str, Value]:
     """All parameters, the preset's where none is given. Raises ValueError with one sentence."""
-    values = linear_models.parameters(given, PRESETS)
-    number(values, "c", 1e6)
+    values = linear_models.parameters(given, PRESETS, fixed=("n", "d", "noise"))
+    if not number(values, "c", 1e6):
+        raise ValueError("c is 0; it must be more, or nothing says that an example lies on the wrong side")
     return values
 
 

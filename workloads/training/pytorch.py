@@ -198,7 +198,7 @@ def supervised(
     probe = wrap(loss_and_gradients, cell.mode)
 
     def stepped(i: int) -> Any:
-        if before:
+        if before and cell.phase == "train":
             before()
         return step(xs[i % len(xs)], ys[i % len(ys)])
 

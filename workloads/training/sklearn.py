@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,8 +12,6 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from workloads.contract import Cell, Unsupported
 from workloads.runtime import DTYPES, Array, Arrays, Program, at_precision
 from workloads.training import Rule
-
-NO_GRADIENTS = 1e-30  # a learning rate under which weights that moved say nothing of the gradient
 
 
 class Learner(Protocol):
@@ -73,14 +72,14 @@ def supervised(
     inputs: Array,
     targets: Array,
     predict: Callable[[Arrays], Callable[[Array], Array]],
-    learner: Callable[[Arrays], Learner],
+    learner: Callable[[Rule, Arrays], Learner],
     solver: str,
     solve: Callable[[Array, Array], dict[str, Array]],
 ) -> Program:
     """The same Program as the other frameworks'.
 
     predict  weights -> (inputs -> outputs), of an estimator that holds these weights
-    learner  weights -> what learns from them on
+    learner  (rule, weights) -> what learns from them on
     solve    all features and targets -> the weights that the library's own solver finds, named by `solver`
     """
     dtype = DTYPES[cell.precision]
@@ -88,9 +87,9 @@ def supervised(
     start = {name: array.astype(dtype) for name, array in weights.items()}
     solved: dict[str, Array] = {}
     if cell.phase == "train":
-        if rule.learning_rate < NO_GRADIENTS:
+        if not rule.learning_rate:
             raise Unsupported("sklearn cannot learn at a learning rate of 0; choose a larger one")
-        learning = learner(start)
+        learning = learner(rule, start)
         step: Callable[[int], Any] = lambda i: learning.step(xs[i % len(xs)], ys[i % len(ys)])  # noqa: E731
     else:
         predicted = predict(start)
@@ -100,10 +99,10 @@ def supervised(
         return solved or (learning.weights() if cell.phase == "train" else start)
 
     def gradients(i: int) -> dict[str, Array]:
-        """No estimator tells them: they are how far one step from the start went, over the learning rate."""
-        fresh = learner(start)
+        """No estimator tells them: they are how far one step at a learning rate of 1 goes from the start."""
+        fresh = learner(replace(rule, learning_rate=1.0), start)
         fresh.step(xs[i % len(xs)], ys[i % len(ys)])
-        return {name: (start[name] - moved) / rule.learning_rate for name, moved in fresh.weights().items()}
+        return {name: start[name] - moved for name, moved in fresh.weights().items()}
 
     return Program(
         parameter_count=sum(array.size for array in weights.values()),
