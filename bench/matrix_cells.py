@@ -6,13 +6,14 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
 
 from bench.comparison import covers, few
 from bench.matrix_file import Document, advice
 from bench.matrix_model import Entry, Framework, Workload, spec_of
 from bench.yaml_source import quoted
-from workloads.contract import AXES, STUB, Cell, Named, Value
+from workloads.contract import AXES, FRAMEWORKS, STUB, Cell, Named, Value
 
 if TYPE_CHECKING:
     from bench.errors import InputError
@@ -38,14 +39,15 @@ def expand(document: Document, *, yes: bool) -> tuple[tuple[Cell, ...], tuple[st
     for index in range(len(document.file.exclude)):
         for cell in _excluded(document, axes, index):
             product.pop(cell, None)
-    dropped = [cell for cell in product if not _exists(cell)]
-    cells = dict.fromkeys(cell for cell in product if _exists(cell))
+    dropped = {cell: reason for cell in product if (reason := _missing(cell))}
+    cells = dict.fromkeys(cell for cell in product if cell not in dropped)
     for index, entry in enumerate(included):
         cells.update(_included(document, entry, index, cells))
     if not cells:
         raise _no_cells(document, dropped)
     _check_stubs(document, cells)
-    notes = [f"mode graph exists for {GRAPH_FRAMEWORK} only: {few(dropped)} left out"] if dropped else []
+    reasons = dict.fromkeys(dropped.values())
+    notes = [f"{reason}: {few(cell for cell, why in dropped.items() if why == reason)} left out" for reason in reasons]
     run, changes = _as_run(cells)
     return run, (*notes, *changes)
 
@@ -136,8 +138,26 @@ def _cells(axes: Mapping[str, Sequence[Any]]) -> Iterator[Cell]:
         yield Cell(**dict(zip(AXES, values, strict=True)))
 
 
-def _exists(cell: Cell) -> bool:
-    return cell.mode != "graph" or cell.framework.name == GRAPH_FRAMEWORK
+def _missing(cell: Cell) -> str | None:
+    """Why there is no such cell, where there is none: a mode or a workload that a framework does not have."""
+    framework, workload = cell.framework.name, cell.workload.name
+    if cell.mode == "graph" and framework != GRAPH_FRAMEWORK:
+        return f"mode graph exists for {GRAPH_FRAMEWORK} only"
+    if framework == STUB or framework in FRAMEWORKS:
+        return None
+    if workload != STUB and find_spec(f"workloads.{workload}.{framework}") is None:
+        return f"{framework} has no part in {workload}"
+    if cell.mode != "eager":
+        return f"{framework} has mode eager only"
+    single = getattr(spec_of(workload), "ONE_EXAMPLE_A_STEP", ())
+    if framework in single and cell.phase == "train" and _size(cell) > 1:
+        return f"{framework} trains {workload} by one example a step only"
+    return None
+
+
+def _size(cell: Cell) -> int:
+    """The batch size as run."""
+    return spec_of(cell.workload.name).batch_size(cell.workload.mapping, cell.batch_size)
 
 
 def _excluded(document: Document, axes: Axes, index: int) -> Iterator[Cell]:
@@ -179,11 +199,12 @@ def _completed(document: Document, axes: Axes, index: int) -> Axes:
 
 
 def _included(document: Document, entry: Axes, index: int, cells: Mapping[Cell, None]) -> dict[Cell, None]:
-    found = dict.fromkeys(cell for cell in _cells(entry) if _exists(cell))
+    reasons = {cell: _missing(cell) for cell in _cells(entry)}
+    found = dict.fromkeys(cell for cell, reason in reasons.items() if not reason)
     path: Path = ("include", index)
     if not found:
-        sentence = f"mode graph exists for {GRAPH_FRAMEWORK} only; choose eager or compiled"
-        raise document.error((*path, "mode"), sentence)
+        reason = next(filter(None, reasons.values()))
+        raise document.error((*path, *_at(reason)), f"{reason}; {_instead(reason)}")
     if all(cell in cells for cell in found):
         raise document.error(path, "this entry of include is in the matrix already; correct or remove it")
     return found
@@ -197,11 +218,21 @@ def _check_stubs(document: Document, cells: Iterable[Cell]) -> None:
             raise document.error(("axes", "framework"), f"{sentence}; a stub is workload and framework at once")
 
 
-def _no_cells(document: Document, dropped: Sequence[Cell]) -> InputError:
+def _no_cells(document: Document, dropped: Mapping[Cell, str]) -> InputError:
     if dropped:
-        sentence = f"mode graph exists for {GRAPH_FRAMEWORK} only, so no cell is left; choose eager or compiled"
-        return document.error(("axes", "mode"), sentence)
+        reason = next(iter(dropped.values()))
+        return document.error(("axes", *_at(reason)), f"{reason}, so no cell is left; {_instead(reason)}")
     return document.error(("exclude",), "exclude leaves no cell; remove an entry", key=True)
+
+
+def _at(reason: str) -> tuple[str]:
+    """The axis that the reason is about."""
+    return ("mode",) if "mode" in reason else ("framework",)
+
+
+def _instead(reason: str) -> str:
+    """What to do about it."""
+    return "choose eager or compiled" if reason.startswith("mode graph") else "choose another framework"
 
 
 def _as_run(cells: Iterable[Cell]) -> tuple[tuple[Cell, ...], list[str]]:
@@ -209,7 +240,7 @@ def _as_run(cells: Iterable[Cell]) -> tuple[tuple[Cell, ...], list[str]]:
     notes: dict[str, None] = {}
     run: dict[Cell, None] = {}
     for cell in cells:
-        size = spec_of(cell.workload.name).batch_size(cell.workload.mapping, cell.batch_size)
+        size = _size(cell)
         if size == cell.batch_size:
             run[cell] = None
             continue

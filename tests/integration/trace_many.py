@@ -1,6 +1,9 @@
 """Traces of many trees by one process, which imports its framework once. Runs in the framework's own environment.
 
-    python trace_many.py FRAMEWORK < questions.json > answers.pickle      a list of {name, root, cell, data}, a dictionary by name
+    python trace_many.py FRAMEWORK < questions.json > answers.pickle
+
+in      a list of {name, root, cell, steps, data}
+out     a dictionary by name
 
 An answer is what a worker's `parity` gives at both precisions, or the text of the error. The trees are copies of the
 workloads' package; each question gets its modules anew from its own.

@@ -31,8 +31,9 @@ class Learner:
 
     def __init__(self, cell: Cell, rule: Rule, weights: Arrays) -> None:
         self.slack_weight = spec.slack_weight(cell.workload.mapping)
+        rate = rule.learning_rate * self.slack_weight
         self.model = SGDClassifier(
-            loss="hinge", alpha=1 / self.slack_weight, learning_rate="constant", eta0=rule.learning_rate * self.slack_weight,
+            loss="hinge", alpha=1 / self.slack_weight, learning_rate="constant", eta0=rate,
             shuffle=False,
         )  # fmt: skip
         kernel, bias = weights["linear/kernel"], weights["linear/bias"]

@@ -29,6 +29,7 @@ PRESETS: dict[str, dict[str, Value]] = {
     "classic": {"n": 6, "d": 2, "noise": 0.0, "learning_rate": 0.001, "evaluate_steps": 10000, "c": 1.0},
 }
 NEEDS_DATA = False
+ONE_EXAMPLE_A_STEP = ("sklearn",)  # frameworks that have no step over a batch
 # The widest street between these lies between x₁ + x₂ = 1 and x₁ + x₂ = 4: w = (⅔, ⅔), b = −5/3, J = 4/9.
 POINTS = ((2, 2), (3, 3), (4, 3), (0, 0), (1, 0), (0, 1))
 SIDES = (1, 1, 1, -1, -1, -1)

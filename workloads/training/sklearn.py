@@ -99,10 +99,10 @@ def supervised(
         return solved or (learning.weights() if cell.phase == "train" else start)
 
     def gradients(i: int) -> dict[str, Array]:
-        """No estimator tells them: they are how far one step at a learning rate of 1 goes from the start."""
-        fresh = learner(replace(rule, learning_rate=1.0), start)
+        """No estimator tells them: they are how far one step at a learning rate of ½ goes from the start, twice."""
+        fresh = learner(replace(rule, learning_rate=0.5), start)
         fresh.step(xs[i % len(xs)], ys[i % len(ys)])
-        return {name: start[name] - moved for name, moved in fresh.weights().items()}
+        return {name: 2 * (start[name] - moved) for name, moved in fresh.weights().items()}
 
     return Program(
         parameter_count=sum(array.size for array in weights.values()),

@@ -58,7 +58,7 @@ def optimizer(rule: Rule, variables: Sequence[Any]) -> Callable[[Sequence[Any]],
     made.build(variables)
 
     def update(gradients: Sequence[Any]) -> None:
-        made.apply(gradients, variables)
+        made.apply([dense(gradient) for gradient in gradients], variables)
 
     return update
 
@@ -96,7 +96,7 @@ def supervised(
     def loss_and_gradients(x: Any, y: Any) -> tuple[Any, list[Any]]:
         with tf.GradientTape() as tape:
             loss = loss_of(y, model(x, training=True))
-        return loss, [dense(gradient) for gradient in tape.gradient(loss, model.trainable_variables)]
+        return loss, tape.gradient(loss, model.trainable_variables)
 
     def train(x: Any, y: Any) -> Any:
         loss, gradients = loss_and_gradients(x, y)
@@ -115,7 +115,7 @@ def supervised(
         for variable, value in zip(model.non_trainable_variables, kept, strict=True):
             variable.assign(value)
         names = (_name(model, variable.path) for variable in model.trainable_variables)
-        return {name: one.numpy() for name, one in zip(names, found, strict=True)}
+        return {name: dense(one).numpy() for name, one in zip(names, found, strict=True)}
 
     return Program(
         parameter_count=sum(int(np.prod(variable.shape)) for variable in model.trainable_variables),
