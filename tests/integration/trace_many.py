@@ -2,7 +2,7 @@
 
     python trace_many.py FRAMEWORK < questions.json > answers.pickle
 
-in      a list of {name, root, cell, steps, data}
+in      a list of {name, root, cell, data} with steps of a trace, or with the steps to evaluate after
 out     a dictionary by name
 
 An answer is what a worker's `parity` gives at both precisions, or the text of the error. The trees are copies of the
@@ -45,6 +45,8 @@ def _traced(framework: str, question: dict[str, Any], configured: bool) -> Any:
     precisions = ("fp64",) if framework == "reference" else ("fp64", "fp32")
     try:
         trial, _ = Trial.open(cell=question["cell"], framework=framework, seed=0, data=question["data"])
+        if "evaluate" in question:
+            return trial.evaluate(steps=question["evaluate"])
         return {precision: trial.parity(steps=question["steps"], precision=precision) for precision in precisions}
     except Exception as error:
         traceback.print_exc()
