@@ -60,7 +60,8 @@ def optimizer(parameters: Mapping[str, Value]) -> Rule:
 
 def slack_weight(parameters: Mapping[str, Value]) -> float:
     """C n: what the mean of max(0, 1 − y ŷ) over a batch is multiplied by."""
-    return float(parameters["c"]) * int(parameters["n"])  # type: ignore[arg-type]
+    c, n = float(parameters["c"]), int(parameters["n"])  # type: ignore[arg-type]
+    return c * n
 
 
 def initial_weights(parameters: Mapping[str, Value], seed: int) -> dict[str, Array]:

@@ -51,7 +51,7 @@ def from_torch(name: str, array: Array) -> Array:
 
 def named(model: nn.Module) -> dict[str, torch.Tensor]:
     """Every tensor of the model by the spec's name."""
-    found = {}
+    found: dict[str, torch.Tensor] = {}
     for path, module in model.named_modules():
         for kind, terms in TERMS.items():
             if isinstance(module, kind):
@@ -100,7 +100,7 @@ def optimizer(rule: Rule, parameters: Sequence[Any]) -> tuple[Any, Callable[[], 
         return torch.optim.SGD(parameters, lr=rule.learning_rate, momentum=rule.momentum), None
     # A tensor, so that a value that changes with every step is no new program to torch.compile.
     eps = torch.tensor(rule.epsilon, dtype=parameters[0].dtype, device=parameters[0].device)
-    adam = torch.optim.Adam(parameters, lr=rule.learning_rate, betas=(rule.beta1, rule.beta2), eps=eps)  # type: ignore[arg-type]
+    adam = torch.optim.Adam(parameters, lr=rule.learning_rate, betas=(rule.beta1, rule.beta2), eps=eps)
     steps = 0
 
     def before() -> None:
@@ -120,7 +120,7 @@ class MovingVariances:
 
     def __init__(self, model: nn.Module, x: Any) -> None:
         self.norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-        self.starts = [norm.running_var.clone() for norm in self.norms]  # type: ignore[union-attr]
+        self.starts = [norm.running_var.clone() for norm in self.norms]
         self.places: dict[nn.Module, int] = {}
         if self.norms:
             self._count(model, x)
@@ -140,15 +140,15 @@ class MovingVariances:
     @contextmanager
     def biased(self) -> Iterator[None]:
         """Inside, the model holds the variances that the spec means."""
-        kept = [norm.running_var.clone() for norm in self.norms]  # type: ignore[union-attr]
+        kept = [norm.running_var.clone() for norm in self.norms]
         for norm, start, now in zip(self.norms, self.starts, kept, strict=True):
-            begun = start * (1 - norm.momentum) ** int(norm.num_batches_tracked)  # type: ignore[arg-type, operator]
-            norm.running_var.copy_(begun + (now - begun) * (1 - 1 / self.places[norm]))  # type: ignore[union-attr]
+            begun = start * (1 - norm.momentum) ** int(norm.num_batches_tracked)
+            norm.running_var.copy_(begun + (now - begun) * (1 - 1 / self.places[norm]))
         try:
             yield
         finally:
             for norm, now in zip(self.norms, kept, strict=True):
-                norm.running_var.copy_(now)  # type: ignore[union-attr]
+                norm.running_var.copy_(now)
 
 
 def supervised(
@@ -217,7 +217,7 @@ def supervised(
     def outputs(x: Array) -> Array:
         model.eval()
         with moving.biased():
-            found = infer(placed(cell, given(at_precision(x, dtype))), None).cpu().numpy()
+            found: Array = infer(placed(cell, given(at_precision(x, dtype))), None).cpu().numpy()
         model.train(cell.phase == "train")
         return found
 

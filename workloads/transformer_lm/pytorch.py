@@ -119,5 +119,5 @@ def build(*, cell: Cell, weights: Arrays, batches: Arrays) -> Program:
         loss_of=cross_entropy(),
         inputs=batches["characters"],
         targets=batches["next_characters"],
-        layout=partial(from_torch, heads=cell.workload.get("heads")),
+        layout=partial(from_torch, heads=spec.sizes(cell.workload.mapping)[2]),
     )
