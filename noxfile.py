@@ -1,4 +1,4 @@
-"""Sessions: tests, lint, types, docs, bench, gpu, microbench, crosscheck. What they install is in pyproject.toml."""
+"""Sessions: tests, mutations, lint, types, docs, bench, gpu, microbench, crosscheck. What they install is in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -17,6 +17,14 @@ def tests(session: nox.Session) -> None:
     """All tests; `nox -s tests -- -m 'not docker'` for a part of them."""
     session.install("-e", ".[test]")
     session.run("pytest", *session.posargs)
+
+
+@nox.session
+def mutations(session: nox.Session) -> None:
+    """Every way in which a twin is broken on purpose, each seen by `bench parity` itself: a quarter of an hour."""
+    session.install("-e", ".[test]")
+    which = ("tests/integration/test_framework_parity.py", "-k", "broken_tree")
+    session.run("pytest", *which, *session.posargs, env={"BENCH_ALL_MUTATIONS": "1"})
 
 
 @nox.session

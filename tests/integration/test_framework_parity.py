@@ -33,7 +33,7 @@ MUCH_BETTER_THAN_THE_BOUND = 1e-12
 BATCH_SIZE = 8
 FEW_STEPS = 8  # a mutation shows at once; `bench parity` takes all
 LIMIT_S = 900.0
-EVERY_ROUND = "BENCH_ALL_MUTATIONS"  # `nox -s mutations`: each mutation by `bench parity`, ten minutes
+EVERY_ROUND = "BENCH_ALL_MUTATIONS"  # `nox -s mutations`: each mutation by `bench parity`, a quarter of an hour
 
 Traces = dict[str, Any]
 

@@ -554,8 +554,8 @@ def test_no_more_than_a_million_cells_even_with_yes_and_none_is_made(read: Load)
     ("name", "expected"),
     [
         ("quikc", 'matrix "quikc" is neither a file nor built in; did you mean "quick"?'),
-        ("absent.yaml", '"absent.yaml" is neither a file nor built in; choose containers, default, gpu or quick'),
-        ("", 'matrix "" is neither a file nor built in; choose containers, default, gpu or quick'),
+        ("absent.yaml", '"absent.yaml" is neither a file nor built in; choose classics, containers, default, gpu'),
+        ("", 'matrix "" is neither a file nor built in; choose classics, containers, default, gpu, quick or workloads'),
         ("a\0b", "is neither a file nor built in"),
         ("x" * 9999, "is neither a file nor built in"),
         (".", ".: this is a folder; name a YAML file in it"),
