@@ -1,4 +1,4 @@
-"""Sessions: tests, mutations, lint, types, docs, bench, gpu, microbench, crosscheck. What they install is in pyproject.toml."""
+"""Sessions: tests, mutations, lint, types, docs, bench, gpu, microbench, crosscheck; see pyproject.toml for packages."""
 
 from __future__ import annotations
 

@@ -402,7 +402,9 @@ def damaged_run(bench: Start, matrix_file: Matrices, source_tree: Copy, edit: An
 """
     first = "    model = network(cell=cell, weights=weights)\n"
     edit(tree / "workloads/linear_regression/pytorch.py", first, crash + first)
-    edit(tree / "workloads/mnist_cnn/pytorch.py", "momentum=spec.momentum(cell.workload.mapping)", "momentum=0.89")
+    rule = "rule=spec.optimizer(cell.workload.mapping)"
+    wrong = f"rule=__import__('dataclasses').replace({rule.partition('=')[2]}, momentum=0.89)"
+    edit(tree / "workloads/mnist_cnn/pytorch.py", rule, wrong)
     well = "{name: linear_regression, n: 512, d: 8, evaluate_steps: 20}"
     crashing = "{name: linear_regression, preset: classic, evaluate_steps: 20}"
     matrix = matrix_file(well, crashing, "mnist_cnn", blocks=1, batch_size=8, name="damaged")

@@ -30,8 +30,8 @@ CELL = Cell(
     batch_size=5,
     device="cpu",
 )
-TWIN = "workloads/linear_regression/reference.py"
-STEP = "        loss, gradients = loss_and_gradients(x, y)\n"
+TRAINING = "workloads/training/reference.py"
+STEP = "        loss, gradients, moved = loss_and_gradients(xs[i % len(xs)], ys[i % len(ys)])\n"
 # The descriptor that the worker keeps for the contract: the one pipe beside its standard streams.
 PRIVATE = (
     "next(fd for fd in range(3, 64) if os.path.exists(f'/proc/self/fd/{fd}')"
@@ -78,7 +78,7 @@ def open_(group: Group, arm: str = "arm", *, limit_s: float = 60, cpus: tuple[in
 
 def sabotage(root: Path, code: str, edit: Callable[[Path, str, str], None]) -> None:
     """Put `code` into the training step of the reference."""
-    edit(root / TWIN, STEP, f"        import os, signal, sys, time; {code}\n{STEP}")
+    edit(root / TRAINING, STEP, f"        import os, signal, sys, time; {code}\n{STEP}")
 
 
 def failure(group: Group, verb: str, *, limit_s: float = 30, **args: Any) -> WorkerFailed:
@@ -110,8 +110,11 @@ def test_parity_traces_losses_gradients_and_weights_of_a_fresh_program(begin: Be
     assert first == again
     assert len(first["losses"]) == 4
     assert first["losses"][-1] < first["losses"][0]
-    assert {name: unpack(array).shape for name, array in first["gradients"].items()} == {"weight": (1, 1), "bias": (1,)}
-    assert unpack(first["weights"]["weight"]).dtype == np.float64
+    assert {name: unpack(array).shape for name, array in first["gradients"].items()} == {
+        "linear/kernel": (1, 1),
+        "linear/bias": (1,),
+    }
+    assert unpack(first["weights"]["linear/kernel"]).dtype == np.float64
     assert unpack(group.ask("arm", "parity", limit_s=30, steps=4, precision="fp32")["weights"]["bias"]).dtype == "f4"
 
 
@@ -294,7 +297,7 @@ def test_a_flood_on_stderr_is_cut_and_harms_nothing(begin: Begin, group: Group, 
 def test_an_output_that_is_not_finite_is_seen_after_the_slice(
     begin: Begin, group: Group, root: Path, edit: Any
 ) -> None:
-    edit(root / TWIN, "return np.sum(error**2) / (2 * len(x)), gradients", "return np.float64('nan'), gradients")
+    edit(root / TRAINING, "        return loss\n", "        return np.float64('nan')\n")
     begin()
     error = failure(group, "measure", steps=3, settle=0, sync="slice")
     assert "is not finite" in str(error)
@@ -303,8 +306,8 @@ def test_an_output_that_is_not_finite_is_seen_after_the_slice(
 def test_an_inference_that_skips_its_work_once_it_is_timed_is_seen(
     begin: Begin, group: Group, root: Path, edit: Any
 ) -> None:
-    code = f"lambda x, _: forward(x) * (0 if __import__('os').path.exists({str(root / 'now')!r}) else 1)"
-    edit(root / TWIN, "lambda x, _: forward(x)", code)
+    code = f"outputs(xs[i % len(xs)]) * (0 if __import__('os').path.exists({str(root / 'now')!r}) else 1)"
+    edit(root / TRAINING, "outputs(xs[i % len(xs)])", code)
     begin(phase="infer")
     group.ask("arm", "warm", limit_s=30, steps=2)
     group.ask("arm", "measure", limit_s=30, steps=3, settle=0, sync="step")
