@@ -1,4 +1,4 @@
-"""Sessions: tests, mutations, lint, types, docs, bench, gpu, microbench, crosscheck; see pyproject.toml for packages."""
+"""Sessions: tests, mutations, lint, types, docs, bench, gpu, microbench, crosscheck. Packages: pyproject.toml."""
 
 from __future__ import annotations
 
