@@ -216,7 +216,7 @@ def _standardised(x: Array, mean: Array, variance: Array, epsilon: float, axes: 
 
 
 def _scaled(model: Arrays, name: str, y: Array, back: Back) -> tuple[Array, Back]:
-    """Γ y + β along the last axis."""
+    """Scaled and shifted along the last axis: γ y + β."""
 
     def scaled_back(d: Array, gradients: Gradients) -> Array:
         axes = tuple(range(d.ndim - 1))

@@ -18,7 +18,7 @@ from workloads.training.pytorch import load, supervised
 
 
 def network(*, cell: Cell, weights: Arrays) -> Any:
-    """Z = x w + b, at the cell's precision, with the weights given."""
+    """The logit z = x w + b, at the cell's precision, with the weights given."""
     set_precision(cell.precision)
     d = len(weights["linear/kernel"])
     model = nn.Linear(d, 1).to(device(cell))

@@ -10,7 +10,7 @@ from workloads.training.reference import supervised
 
 
 def network(model: Arrays, moved: Gradients | None) -> Layer:
-    """Z = x w + b."""
+    """The logit z = x w + b."""
     return dense(model, "linear")
 
 
