@@ -13,7 +13,7 @@ from workloads.contract import Cell
 from workloads.lstm_text import spec
 from workloads.runtime import Arrays, Program
 from workloads.runtime.pytorch import device, set_precision
-from workloads.training.pytorch import cross_entropy, load, supervised
+from workloads.training.pytorch import cross_entropy_of_places, load, supervised
 
 
 class Network(nn.Module):
@@ -54,7 +54,7 @@ def build(*, cell: Cell, weights: Arrays, batches: Arrays) -> Program:
         cell=cell,
         model=network(cell=cell, weights=weights),
         rule=spec.optimizer(cell.workload.mapping),
-        loss_of=cross_entropy(),
+        loss_of=cross_entropy_of_places(),
         inputs=batches["characters"],
         targets=batches["next_characters"],
     )

@@ -173,7 +173,7 @@ def supervised(
     """
     dtype = DTYPES[cell.precision]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    descent, before = optimizer(rule, trainable)
+    descent, before = optimizer(rule, trainable) if cell.phase == "train" else (None, None)
     xs = [placed(cell, given(at_precision(batch, dtype))) for batch in inputs]
     ys = [placed(cell, at_precision(batch, dtype)) for batch in targets]
     moving = MovingVariances(model, xs[0])
@@ -198,7 +198,7 @@ def supervised(
     probe = wrap(loss_and_gradients, cell.mode)
 
     def stepped(i: int) -> Any:
-        if before and cell.phase == "train":
+        if before:
             before()
         return step(xs[i % len(xs)], ys[i % len(ys)])
 
@@ -236,9 +236,15 @@ def supervised(
 
 
 def cross_entropy() -> Callable[[Any, Any], Any]:
-    """(labels (…), logits (…, classes)) -> the mean over all places of −log softmax at the label, in nats."""
+    """(labels (n,), logits (n, classes)) -> the mean of −log softmax at the label, in nats."""
     loss = nn.CrossEntropyLoss()
-    return lambda y, outputs: loss(outputs.reshape(-1, outputs.shape[-1]), y.reshape(-1))
+    return lambda y, outputs: loss(outputs, y)
+
+
+def cross_entropy_of_places() -> Callable[[Any, Any], Any]:
+    """The same over all places of a sequence: labels (n, length), logits (n, length, classes)."""
+    loss = nn.CrossEntropyLoss()
+    return lambda y, outputs: loss(outputs.flatten(0, 1), y.flatten())
 
 
 def nchw(images: Array) -> Array:

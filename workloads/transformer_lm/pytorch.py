@@ -15,7 +15,7 @@ from workloads.contract import Cell
 from workloads.runtime import Array, Arrays, Program
 from workloads.runtime.pytorch import device, set_precision
 from workloads.training import pytorch as training
-from workloads.training.pytorch import cross_entropy, load, supervised
+from workloads.training.pytorch import cross_entropy_of_places, load, supervised
 from workloads.transformer_lm import spec
 
 
@@ -116,7 +116,7 @@ def build(*, cell: Cell, weights: Arrays, batches: Arrays) -> Program:
         cell=cell,
         model=network(cell=cell, weights=weights),
         rule=spec.optimizer(cell.workload.mapping),
-        loss_of=cross_entropy(),
+        loss_of=cross_entropy_of_places(),
         inputs=batches["characters"],
         targets=batches["next_characters"],
         layout=partial(from_torch, heads=spec.sizes(cell.workload.mapping)[2]),
