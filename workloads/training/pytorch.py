@@ -173,7 +173,7 @@ def supervised(
     """
     dtype = DTYPES[cell.precision]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    descent, before = optimizer(rule, trainable) if cell.phase == "train" else (None, None)
+    descent, before = optimizer(rule, trainable)
     xs = [placed(cell, given(at_precision(batch, dtype))) for batch in inputs]
     ys = [placed(cell, at_precision(batch, dtype)) for batch in targets]
     moving = MovingVariances(model, xs[0])
@@ -196,6 +196,8 @@ def supervised(
 
     step = wrap(train if cell.phase == "train" else infer, cell.mode)
     probe = wrap(loss_and_gradients, cell.mode)
+
+    before = before if cell.phase == "train" else None
 
     def stepped(i: int) -> Any:
         if before:
