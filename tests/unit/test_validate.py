@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from bench.errors import GateError, InputError
-from bench.validate import machine_time, observer, show, suite
+from bench.validate import machine_time, observer, processes, show, suite
 from bench.validate.campaign import LONG, SHORT, noisy
 from bench.validate.machine_time import Cycle, cost_ratio
 from bench.validate.row import Row, at_least, at_most, not_above, not_below
@@ -78,6 +79,23 @@ def test_goals_on_a_share_are_held_by_the_end_of_the_interval_that_they_name() -
     assert at_most("", 0, 20, 0.0).passed
     assert not at_most("", 1, 20, 0.0).passed
     assert not at_least("", 0, 0, 0.0).passed  # nothing was measured
+
+
+def contrast(**changed: Any) -> dict[str, Any]:
+    """10 % more work in eight calm blocks, found."""
+    return {"p": 0.008, "ratio": 0.91, "blocks": 8, "spread": 0.01, "verdict": "slower"} | changed
+
+
+def test_power_is_judged_where_all_blocks_were_calm_and_none_of_them_was_lost() -> None:
+    spoiled = contrast(p=None, ratio=None, verdict="invalid")  # more than a fifth of its blocks
+    noisy_one, short = contrast(spread=0.02, p=0.2), contrast(blocks=5, p=0.0625)
+    row = processes._power(1.1, 8, [contrast(), contrast(), spoiled, noisy_one, short], 0.999)
+    assert (row.n, row.value, row.passed) == (2, 1.0, True)
+    assert "of all 5, 2 found" in row.detail
+    assert "2 not judged: the machine spoiled too many of their blocks" in row.detail
+    missed = processes._power(1.1, 8, [contrast(), contrast(p=0.2)], 0.999)
+    assert (missed.n, missed.value, missed.passed) == (2, 0.5, False)
+    assert not processes._power(1.1, 8, [spoiled], 0.999).passed, "nothing was looked at"
 
 
 def cycles(spreads: dict[str, float], seconds: dict[str, float], count: int = 400) -> list[Cycle]:
