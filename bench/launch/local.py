@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -24,17 +26,22 @@ if TYPE_CHECKING:
 
     from workloads.contract import Cell
 
-INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
+INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH")
 
 
 class LocalChannel:
-    """A child process, its pipes, and a session of its own so that compilers it started die with it."""
+    """A child process, its pipes, a session of its own so that compilers it started die with it, and its `scratch`.
+
+    In that folder of its own it may leave what it likes: TensorFlow, which is not waited for, leaves generated sources.
+    """
 
     image = None
     scope = "process"
 
-    def __init__(self, command: Sequence[str], env: dict[str, str], gpu: GpuRequest | None = None) -> None:
-        self.gpu = gpu
+    def __init__(
+        self, command: Sequence[str], env: dict[str, str], *, scratch: Path, gpu: GpuRequest | None = None
+    ) -> None:
+        self.gpu, self._scratch = gpu, scratch
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -78,12 +85,13 @@ class LocalChannel:
         return "crashed", f"ended with exit status {code}"
 
     def remove(self) -> None:
-        """Kill the whole session and close the pipes."""
+        """Kill the whole session, close the pipes, and take its scratch folder away."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         for pipe in (self._stdin, self._stdout, self._stderr):
             pipe.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
 
 class LocalLauncher:
@@ -141,13 +149,17 @@ def start_reference(*, cache: Path) -> LocalChannel:
 def start_process(
     python: Path, *, root: Path, cache: Path, padding: int, gpu: GpuRequest | None = None
 ) -> LocalChannel:
-    """A worker under the interpreter `python`; of the GPUs it sees this one alone."""
-    inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    """A worker under the interpreter `python`; of the GPUs it sees this one alone.
+
+    cache  the run's own folder, which exists: compiled code stays in it until the run ends, scratch with its process
+    """
+    scratch = Path(tempfile.mkdtemp(prefix="scratch-", dir=cache))
+    inherited = {name: os.environ[name] for name in INHERITED if name in os.environ} | {"TMPDIR": str(scratch)}
     if gpu:
         inherited["CUDA_VISIBLE_DEVICES"] = gpu.uuid
         inherited["LD_LIBRARY_PATH"] = _with_cuda(python, inherited.get("LD_LIBRARY_PATH"))
     env = worker_environment(root=str(root), cache=str(cache), padding=padding, inherited=inherited)
-    return LocalChannel([str(python), "-m", "workloads.worker"], env, gpu)
+    return LocalChannel([str(python), "-m", "workloads.worker"], env, scratch=scratch, gpu=gpu)
 
 
 def _with_cuda(python: Path, before: str | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -71,7 +72,11 @@ def test_four_arms_are_one_comparison_in_lockstep(tmp_path: Path) -> None:
     matrix = tmp_path / "four.yaml"
     matrix.write_text(FOUR)
     command = [*BENCH, "run", "--matrix", str(matrix), "--launcher", "local", "--out", str(tmp_path / "runs")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    temporary = tmp_path / "temporary"  # autograph writes a source there for every graph
+    temporary.mkdir()
+    environment = os.environ | {"TMPDIR": str(temporary)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert list(temporary.iterdir()) == []
     (folder,) = (tmp_path / "runs").iterdir()
     report = subprocess.run([*BENCH, "report", str(folder), "--format", "json"], capture_output=True, check=True)
     document: dict[str, Any] = json.loads(report.stdout)

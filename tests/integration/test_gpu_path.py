@@ -295,26 +295,26 @@ def test_a_process_looks_for_its_gpu_too(environment: dict[str, str], tmp_path: 
     assert "GpuAbsent: the worker sees no GPU: nvmlInit_v2 says 'Driver Not Loaded'" in done.stderr
 
 
-def asked_of_a_process(gpu: str | None) -> WorkerFailed:
+def asked_of_a_process(gpu: str | None, cache: Path) -> WorkerFailed:
     """What a stub on `cuda` answers to `open` in a process that finds no library of the driver's."""
     cell = Cell(workload=Named.of("stub", {"bytes": 64}), framework=Named("stub"), device="cuda")
     args = {"cell": cell.to_json(), "framework": "stub", "seed": 0, "data": None, "cpus": [], "gpu": gpu}
     with Group() as group:
-        group.add("stub", start_process(Path(sys.executable), root=REPOSITORY, cache=Path("/nowhere"), padding=0))
+        group.add("stub", start_process(Path(sys.executable), root=REPOSITORY, cache=cache, padding=0))
         with pytest.raises(WorkerFailed) as caught:
             group.ask("stub", "open", limit_s=60, **args)
     return caught.value
 
 
-def test_a_worker_that_does_not_see_its_gpu_answers_with_one_sentence_and_opens_nothing() -> None:
-    failure = asked_of_a_process("GPU-of-nobody")
+def test_a_worker_that_does_not_see_its_gpu_answers_with_one_sentence_and_opens_nothing(tmp_path: Path) -> None:
+    failure = asked_of_a_process("GPU-of-nobody", tmp_path)
     assert failure.kind == "no_gpu"
     assert "GPU-of-nobody" in str(failure)
     assert str(failure).endswith("or ask it another way: BENCH_GPU_REQUEST=device, cdi or runtime")
 
 
-def test_a_stub_does_not_say_cuda_where_no_gpu_was_asked_for() -> None:
-    failure = asked_of_a_process(None)
+def test_a_stub_does_not_say_cuda_where_no_gpu_was_asked_for(tmp_path: Path) -> None:
+    failure = asked_of_a_process(None, tmp_path)
     assert failure.kind == "unsupported"
     assert "choose device cpu" in str(failure)
 

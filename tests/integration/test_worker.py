@@ -91,6 +91,16 @@ def failure(group: Group, verb: str, *, limit_s: float = 30, **args: Any) -> Wor
 # Every verb answers what the design says
 
 
+def test_what_a_worker_leaves_in_its_scratch_folder_goes_with_it(begin: Begin, group: Group, tmp_path: Path) -> None:
+    channel = begin(opened=False)
+    environment = Path(f"/proc/{channel.pid}/environ").read_bytes().split(b"\0")
+    (scratch,) = (Path(entry[7:].decode()) for entry in environment if entry.startswith(b"TMPDIR="))
+    assert scratch.parent == tmp_path
+    (scratch / "generated.py").touch()
+    group.drop("arm")
+    assert not scratch.exists()
+
+
 def test_open_says_what_was_built_and_how_long_it_took(begin: Begin, group: Group) -> None:
     begin(opened=False)
     cpu = min(os.sched_getaffinity(0))
