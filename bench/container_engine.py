@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 import docker
+from docker.constants import DEFAULT_DOCKER_API_VERSION
 from docker.context import ContextAPI
-from docker.errors import APIError, ContainerError, DockerException, ImageNotFound
+from docker.context.config import get_current_context_name
+from docker.errors import APIError, ContainerError, ImageNotFound
 from docker.types import LogConfig
 from docker.utils import kwargs_from_env, parse_repository_tag
 
@@ -26,6 +28,7 @@ _ONCE_PIDS = 4096
 _COLOURS = r"\x1b\[[0-9;]*m"
 _BUILDER_OWN_WORDS = r"\s*$|Step \d|\s*--->|Removing intermediate|(\[\d+/\d+\] )?STEP \d|--> |COMMIT "
 _DEFAULT_SOCKET = "unix:///var/run/docker.sock"
+_CONTEXTS = "docker context ls shows those that do, docker context use default takes the usual one"
 _SAID = tuple(one for one in LOST if one is not OSError)  # a file that cannot be written is not the engine's
 
 
@@ -37,11 +40,18 @@ def engine(*, timeout_s: int = _CALL_LIMIT_S) -> docker.DockerClient:
     where = address()
     try:
         tls = _tls()
-        with _closing(docker.DockerClient(base_url=where, timeout=_PING_LIMIT_S, tls=tls)) as probe:
-            probe.ping()
-        return docker.DockerClient(base_url=where, timeout=timeout_s, tls=tls)
-    except (*LOST, ValueError) as error:
+        with _closing(_client(where, tls, timeout_s=_PING_LIMIT_S)) as probe:
+            spoken = str(probe.api.version(api_version=False)["ApiVersion"])
+        return _client(where, tls, timeout_s=timeout_s, version=spoken)
+    except (*LOST, ValueError, KeyError, TypeError, AttributeError) as error:  # the last: docker-py, of npipe://
         raise EnvironmentUnavailable(unreachable(where, error)) from None
+
+
+def _client(where: str, tls: Any, *, timeout_s: int, version: str = DEFAULT_DOCKER_API_VERSION) -> docker.DockerClient:
+    """A client that asks nothing yet, and takes neither a proxy nor certificates that are meant for the world."""
+    client = docker.DockerClient(base_url=where, version=version, timeout=timeout_s, tls=tls)
+    client.api.trust_env = False
+    return client
 
 
 @contextmanager
@@ -169,7 +179,10 @@ def _build_cache(client: docker.DockerClient) -> list[dict[str, Any]]:
 
 
 def address() -> str:
-    """DOCKER_HOST, or the docker command's context, or the usual socket."""
+    """DOCKER_HOST, or the docker command's context, or the usual socket.
+
+    raises  EnvironmentUnavailable: the context that is chosen does not exist or cannot be read
+    """
     if os.environ.get("DOCKER_HOST"):
         return os.environ["DOCKER_HOST"]
     context = _context()
@@ -185,11 +198,16 @@ def _tls() -> Any:
 
 
 def _context() -> Any:
+    name = os.environ.get("DOCKER_CONTEXT") or get_current_context_name()
     try:
-        name = os.environ.get("DOCKER_CONTEXT")
-        return ContextAPI.get_context(name) if name else ContextAPI.get_current_context()
-    except (DockerException, OSError, ValueError):
-        return None
+        found = ContextAPI.get_context(name)
+    except Exception as error:  # docker-py raises this very class
+        raise EnvironmentUnavailable(
+            f"the docker context {name} cannot be read ({_line(error)}); {_CONTEXTS}"
+        ) from None
+    if found is None:
+        raise EnvironmentUnavailable(f"the docker context {name} does not exist; {_CONTEXTS}")
+    return found
 
 
 def _line(error: object) -> str:

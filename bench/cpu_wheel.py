@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import EnvironmentUnavailable
-from bench.pip_client import PipFailed, fitting, pip, uv
+from bench.pip_client import PipFailed, fitting, pip, uv, without_password
 
 if TYPE_CHECKING:
     from bench.locks import Target
@@ -87,12 +87,11 @@ def find_cpu_wheel(*, version: str, target: Target) -> Wheel:
     except PipFailed as failure:
         offered = f"pip offers no torch {version} for Python {target.python} on {target.machine} ({failure})"
     index = os.environ.get("BENCH_TORCH_INDEX")
+    told = without_password(index) if index else "PyTorch's CPU index"
     try:
-        return Wheel(
-            f"torch @ {_index_url(version=version, target=target, index=index)}", index or "PyTorch's CPU index"
-        )
+        return Wheel(f"torch @ {_index_url(version=version, target=target, index=index)}", told)
     except PipFailed as failure:
-        asked = f"BENCH_TORCH_INDEX {index}" if index else "PyTorch's CPU index"
+        asked = f"BENCH_TORCH_INDEX {told}" if index else told
         raise NoCpuBuild(
             f"no CPU build of torch {version} for Python {target.python} can be had: {offered}, and {asked} gives none "
             f"({failure}); put a CPU wheel into a folder that pip's find-links names, "

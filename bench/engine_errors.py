@@ -22,6 +22,10 @@ from bench.errors import EnvironmentUnavailable
 LOST = (DockerException, requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError)
 START_IT = "start it (sudo systemctl start docker)"
 OR_LOCAL = "or use --launcher local"
+_NO_ADDRESS = (
+    r"Invalid (?:bind address|IPv6|URL|host)|port is required|Port (?:out of range|could not)|protocol is not|"
+    r"invalid label|_custom_adapter|idna"
+)
 _LIMIT = 300
 
 
@@ -154,7 +158,13 @@ def unreachable(address: str, error: object) -> str:
         )
     if "too old" in text or "too new" in text or "no longer supported" in text:
         return f"{explained(error)}, {OR_LOCAL}"
-    if address.startswith("unix://") and "FileNotFoundError" in text:
+    if re.search(_NO_ADDRESS, text, re.IGNORECASE):
+        why = "that is no address of one; write DOCKER_HOST like unix:///var/run/docker.sock or tcp://HOST:2376"
+    elif "paramiko" in text:
+        why = "reaching one by ssh takes the package paramiko; pip install paramiko"
+    elif "client_cert" in text or "TLS" in text:
+        why = f"{_short(text.partition('.')[0])}; DOCKER_CERT_PATH names a folder with ca.pem, cert.pem and key.pem"
+    elif address.startswith("unix://") and "FileNotFoundError" in text:
         why = f"there is no socket {path}; install Docker or {START_IT}"
     elif address.startswith("unix://") and "refused" in text:
         why = f"the socket {path} is there, but nobody listens on it; {START_IT}"
@@ -185,7 +195,10 @@ def went_away(error: object) -> str:
 
 def refuse_remote_address(address: str) -> None:
     """Raises EnvironmentUnavailable where the address alone says that the engine is on another machine."""
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError as error:
+        raise EnvironmentUnavailable(unreachable(address, error)) from None
     if parts.scheme == "ssh" or (parts.scheme in ("tcp", "http", "https") and not _is_ours(parts.hostname or "")):
         raise EnvironmentUnavailable(_remote(address, "is on another machine"))
 
@@ -247,7 +260,7 @@ def _is_ours(host: str) -> bool:
     """Whether an address belongs to this machine: only such a one can be bound. An unknown name is not judged."""
     try:
         found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
-    except OSError:
+    except (OSError, UnicodeError):
         return True
     for family, kind, _, _, where in found:
         with suppress(OSError), socket.socket(family, kind) as probe:

@@ -138,11 +138,15 @@ def _current(client: docker.DockerClient, lock: Lock, base: Base) -> Image | Non
 
 
 def _labelled(client: docker.DockerClient, labels: dict[str, str], *, superseded: bool = False) -> list[Image]:
-    """Images with these labels, newest first; without those whose tag went to another, unless `superseded`."""
+    """Images with these labels, newest first; without those whose tag went to another, unless `superseded`.
+
+    One with a run's data in it inherits all labels, and is not the framework's.
+    """
     filters: dict[str, Any] = {"label": ["bench.image"]}  # Podman finds nothing by several
     if not superseded:
         filters["dangling"] = False
-    found = [entry for entry in client.api.images(filters=filters) if labels.items() <= (entry["Labels"] or {}).items()]
+    entries = [entry for entry in client.api.images(filters=filters) if "bench.data" not in (entry["Labels"] or {})]
+    found = [entry for entry in entries if labels.items() <= (entry["Labels"] or {}).items()]
     return [_image(entry) for entry in sorted(found, key=lambda entry: -int(entry["Created"]))]
 
 

@@ -22,7 +22,8 @@ DISTRIBUTIONS = {
 }
 NAMES = {"tensorflow": "TensorFlow", "pytorch": "PyTorch", "sklearn": "scikit-learn"}
 PYTHONS = ("3.11", "3.12", "3.13")
-_VERSION = re.compile(r"\d+(\.\d+){0,3}((a|b|rc|\.post)\d+)?")
+# In full, as every release of the three calls itself: 2.13 and 2.13.0 would be one release under two names.
+_VERSION = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}((a|b|rc|\.post)\d+)?")
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,14 @@ def lock_path(framework: str, flavour: str) -> Path:
 
 
 def save_resolved(*, framework: str, version: str, target: Target, pins: tuple[Pin, ...]) -> Lock:
-    """Keep what was resolved for `version` as its lock, from now on."""
+    """Keep what was resolved for `version` as its lock, from now on.
+
+    raises  InputError: the release writes its number otherwise, and would stand under two names
+    """
     ordered = tuple(sorted(pins, key=lambda pin: pin.name))
     found = Lock(framework, target.flavour, version, ordered, committed=False)
+    if found.framework_pin.version != version:
+        raise InputError(f'{framework} version "{version}" is release {found.framework_pin.version}; write it so')
     path = _resolved_path(framework, version, target)
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(path, found.text)

@@ -26,8 +26,7 @@ def trusting(given: Path | None) -> Iterator[None]:
     if not named:
         yield
         return
-    path = Path(named).expanduser().resolve()
-    _refuse_unreadable(path, "--ca-bundle" if given else _BUNDLE)
+    path = _readable(named, "--ca-bundle" if given else _BUNDLE)
     names = (*_CERTIFICATES, _BUNDLE)
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, str(path)))
@@ -57,9 +56,11 @@ def proxies() -> dict[str, str]:
     return found
 
 
-def _refuse_unreadable(path: Path, origin: str) -> None:
+def _readable(named: str, origin: str) -> Path:
     try:
+        path = Path(named).expanduser().resolve()
         ssl.create_default_context(cafile=str(path))
-    except OSError as error:
-        why = error.strerror or "it holds no PEM certificate"
-        raise InputError(f"{origin} {path}: {why}; name a file of certificates in PEM format") from None
+    except (OSError, RuntimeError) as error:  # the latter: ~nobody-of-that-name
+        why = getattr(error, "strerror", "there is no such folder") or "it holds no PEM certificate"
+        raise InputError(f"{origin} {named}: {why}; name a file of certificates in PEM format") from None
+    return path

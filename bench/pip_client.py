@@ -112,15 +112,20 @@ def _run(
     return done.stdout
 
 
+def without_password(text: str) -> str:
+    """With every `//user:password@` of an address taken out: what is said or recorded may be published."""
+    return re.sub(r"//[^/@\s]*@", "//", text)
+
+
 def _reason(stderr: str) -> str:
     """The line that says why: pip's first ERROR with the line that it announces, or uv's deepest cause."""
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    lines = [line.strip() for line in without_password(stderr).splitlines() if line.strip()]
     errors = [index for index, line in enumerate(lines) if re.match(r"(?i)error:", line)]
     if not errors:
-        return lines[-1] if lines else "no reason given"
+        return lines[-1][:400] if lines else "no reason given"
     following = lines[errors[0] + 1 :]
     causes = [line for line in following if line.startswith("cause:")]
     detail = causes[-1:] or (following[:1] if lines[errors[0]].endswith(":") else [])
     text = re.sub(r"(?i)^error:\s*", "", " ".join([lines[errors[0]], *detail]))
     text = re.sub(r" \(from versions: (?!none)[^)]*\)", "", text)
-    return re.sub(r"//[^/@\s]*@", "//", text)[:400]  # without passwords
+    return text[:400]

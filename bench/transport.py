@@ -72,8 +72,7 @@ def load(file: Path, *, progress: Progress) -> list[Image]:
     raises  InputError: the file was not written by `save`
             EnvironmentUnavailable: the engine took something else than the file promised
     """
-    contents = _contents(file)
-    promised = [Image(**one) for one in contents["images"]]
+    contents, promised = _contents(file)
     with closing(engine()) as client, one_sentence(f"loading images from {file}"):
         progress(f"loading {', '.join(map(images.tag_of, promised))} from {file}")
         with file.open("rb") as stored:
@@ -95,20 +94,23 @@ def load(file: Path, *, progress: Progress) -> list[Image]:
     return promised
 
 
-def _contents(file: Path) -> dict[str, Any]:
+def _contents(file: Path) -> tuple[dict[str, Any], list[Image]]:
+    """What `save` wrote beside the images, and the images that it names."""
     try:
         with tarfile.open(file, "r:") as tar:
             member = tar.extractfile(_MEMBER)
             contents = dict(json.loads(member.read())) if member else {}
+        if contents.get("schema") != SCHEMA:
+            said = f"{file} has schema {contents.get('schema')}, this bench reads {SCHEMA}; use the same release"
+            raise InputError(said)
+        _ = contents["base"], dict(contents["locks"])
+        return contents, [Image(**one) for one in contents["images"]]
     except FileNotFoundError:
         raise InputError(f"{file}: there is no such file") from None
-    except (KeyError, ValueError, tarfile.TarError, OSError) as error:
+    except (KeyError, TypeError, ValueError, tarfile.TarError, OSError) as error:
         raise InputError(
             f"{file} holds no images that bench images save wrote ({type(error).__name__}: {error})"
         ) from None
-    if contents.get("schema") != SCHEMA:
-        raise InputError(f"{file} has schema {contents.get('schema')}, this bench reads {SCHEMA}; use the same release")
-    return contents
 
 
 def _base_tag(client: docker.DockerClient, base: str) -> str:

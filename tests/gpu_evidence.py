@@ -8,6 +8,7 @@ Exit codes are those of `bench run`; without a GPU, 2 and one sentence. No host 
 from __future__ import annotations
 
 import getpass
+import io
 import json
 import re
 import socket
@@ -36,6 +37,9 @@ def main(arguments: Sequence[str]) -> int:
     if nvml.source() != "nvml":
         words = "it is a replayed trace" if nvml.source() == "replay" else "the driver's library shows none"
         print(f"gpu: no NVIDIA GPU answers on this machine ({words}); run this where nvidia-smi works", file=sys.stderr)
+        return 2
+    if len(arguments) > 1:
+        print("gpu: at most one matrix; name it alone", file=sys.stderr)
         return 2
     (matrix,) = arguments or ("gpu",)
     out = Path("runs").resolve()
@@ -100,7 +104,7 @@ def pack(run: Path | None, kept: Path, out: Path) -> Path:
             tar.add(file, f"{name}/{file.name}", filter=_anonymous)
         for file in sorted(run.rglob("*")) if run else ():
             if file.is_file() and not (file.parent.name == "steps" and _size_bytes(run / "steps") > STEPS_LIMIT_BYTES):
-                tar.add(file, f"{name}/run/{file.relative_to(run)}", filter=_anonymous)
+                _add_from_run(tar, file, f"{name}/run/{file.relative_to(run)}")
     return archive
 
 
@@ -119,6 +123,17 @@ def describe(kept: Path) -> None:
         return
     facts = {name: told[name] for name in DOCKER_FACTS if name in told}
     info.write_text(json.dumps(facts | {"Runtimes": sorted(told.get("Runtimes") or {})}, indent=1))
+
+
+def _add_from_run(tar: tarfile.TarFile, file: Path, name: str) -> None:
+    """Of what is written in words, without names; raw samples are numbers."""
+    if file.suffix == ".parquet":
+        tar.add(file, name, filter=_anonymous)
+        return
+    content = without_names(file.read_text(errors="replace")).encode()
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode, entry.mtime = len(content), 0o644, int(file.stat().st_mtime)
+    tar.addfile(entry, io.BytesIO(content))
 
 
 def _size_bytes(folder: Path) -> int:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from bench.launch import Need, Progress, Provision
 
 BAKED = {"bench.data": "baked", "bench.recipe": "with data"}  # it inherits all labels, and is not its base
-_DOCKERFILE = b"ARG BASE\nFROM ${BASE}\nUSER root\nCOPY data/ /bench/data/\nUSER 65534:65534\n"
+# Labelled from its first step on: what a build that is killed leaves would else be taken for the framework's image.
+_DOCKERFILE = "ARG BASE\nFROM ${{BASE}}\nLABEL {labels}\nUSER root\nCOPY data/ /bench/data/\nUSER 65534:65534\n"
 
 
 class VolumeLauncher(DockerLauncher):
@@ -58,17 +59,17 @@ class BakedLauncher(DockerLauncher):
     def provide(self, needs: Sequence[Need], progress: Progress) -> dict[Need, Provision]:
         """Also build the images with the data; what is recorded is the image below, which stays."""
         provisions = super().provide(needs, progress)
+        labels = " ".join(f'"{name}"="{value}"' for name, value in (self.labels | BAKED).items())
         for need in provisions if self.data else ():
             context = io.BytesIO()
             with tarfile.open(fileobj=context, mode="w") as tar:
-                _add(tar, "Dockerfile", _DOCKERFILE)
+                _add(tar, "Dockerfile", _DOCKERFILE.format(labels=labels).encode())
                 _add_folder(tar, Path(str(self.data)), "data")
             context.seek(0)
             with one_sentence("putting the data into an image", self.client):
                 self.images[need] = run_build(
                     self.client, what=f"the image of {need} with its data", fileobj=context, custom_context=True,
                     buildargs={"BASE": self.images[need]}, network_mode="none",
-                    labels={**self.labels, **BAKED},
                 )  # fmt: skip
         return provisions
 

@@ -19,6 +19,7 @@ from contextlib import closing, suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from bench import child
 from bench.launch import owner
 from workloads.contract import SILENCE_LIMIT_S
 
@@ -41,6 +42,7 @@ class Reaper:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            env=child.environment(),
         )
 
     def dismiss(self) -> None:

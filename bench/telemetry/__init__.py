@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from bench import child
 from bench.telemetry import gpu_reading, nvml, programs, usage
 
 SCHEMA = "bench.telemetry/2"
@@ -172,7 +173,7 @@ class Sampler:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env=_environment(),
+            env=child.environment(),
             start_new_session=True,
         )
         hello = self._hear(_START_LIMIT_S)
@@ -223,14 +224,6 @@ class Sampler:
         if self._process is not None:
             self._process.kill()
         self.close()
-
-
-def _environment() -> dict[str, str]:
-    """This process's own, in which `bench` is the one that runs here, whatever folder one stands in."""
-    package = Path(__file__).resolve().parents[2]
-    installed = package.name in ("site-packages", "dist-packages")
-    path = [os.environ.get("PYTHONPATH", ""), "" if installed else str(package)]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path)), "PYTHONSAFEPATH": "1"}
 
 
 def meta(path: Path) -> dict[str, Any]:

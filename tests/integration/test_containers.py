@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from docker.errors import NotFound
 
+from bench import images
+from bench.container_engine import read_build
 from bench.errors import BenchError, WorkerFailed
-from bench.launch import Need, owner, reaper
+from bench.launch import Need, data_place, owner, reaper
 from bench.launch.docker import DockerChannel, DockerLauncher
 from bench.launch.group import Group
+from bench.locks import locked_version
+from bench.run import compile_cache
 from workloads.contract import Cell, Named
 from workloads.linear_regression import spec
 
@@ -252,6 +259,58 @@ def test_the_next_run_and_clean_remove_what_a_dead_harness_left_and_nothing_else
     finally:
         reaper.sweep(own.client, f"{RUN}-left")
         own.close()
+
+
+def test_clean_takes_no_image_while_a_run_may_need_it(launcher: DockerLauncher, tmp_path: Path) -> None:
+    image = launcher.provide([Need.of(CELL)], print)[Need.of(CELL)].image
+    command = [sys.executable, "-m", "bench", "clean", "--images"]
+    with compile_cache(f"{RUN}-lives"):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert f"could not remove image bench-pytorch:{locked_version('pytorch')}-cpu" in done.stdout
+    assert f"run {RUN}-lives may need it; wait for its end" in done.stdout
+    assert "\nremoved image" not in f"\n{done.stdout}"
+    assert launcher.client.images.get(str(image))
+
+
+def test_one_volume_that_is_in_use_does_not_end_the_sweep(launcher: DockerLauncher) -> None:
+    api = launcher.client.api
+    image = str(launcher.provide([Need.of(CELL)], print)[Need.of(CELL)].image)
+    machine, boot, namespace, pid, started = owner.mine().split("/")
+    labels = {owner.LABEL: "/".join((machine, boot, namespace, pid, str(int(started) + 1)))}
+    volumes = [f"{RUN}-used", f"{RUN}-unused"]
+    for volume in volumes:
+        api.create_volume(volume, labels=labels)
+    config = api.create_host_config(binds=[f"{volumes[0]}:/data:rw"])
+    holder = api.create_container(image, ["true"], host_config=config)["Id"]
+    try:
+        done = subprocess.run([sys.executable, "-m", "bench", "clean"], capture_output=True, text=True, check=False)
+        assert done.returncode == 3
+        assert f"could not remove volume {volumes[0]}" in done.stdout
+        assert f"removed volume {volumes[1]}" in done.stdout
+    finally:
+        api.remove_container(holder, force=True)
+        for volume in volumes:
+            with suppress(NotFound):
+                api.remove_volume(volume)
+
+
+def test_a_step_that_a_killed_build_of_the_data_left_is_not_the_frameworks_image(launcher: DockerLauncher) -> None:
+    """The newest image with all its labels, and with a run's data in it."""
+    client = launcher.client
+    image = str(launcher.provide([Need.of(CELL)], print)[Need.of(CELL)].image)
+    labels = " ".join(f'"{name}"="{value}"' for name, value in (launcher.labels | data_place.BAKED).items())
+    recipe = data_place._DOCKERFILE.format(labels=labels).replace("COPY data/ /bench/data/", "RUN true")
+    built = client.api.build(
+        fileobj=io.BytesIO(recipe.partition("USER 65534")[0].encode()), buildargs={"BASE": image}, rm=True, decode=True
+    )
+    leaf = read_build(built, what="a leaf")
+    try:
+        assert client.images.get(leaf).labels["bench.image"] == "pytorch"
+        assert images.build(framework="pytorch", version=None, progress=print).id == image
+        assert leaf not in {one.id for one in images.list_images()}
+    finally:
+        client.api.remove_image(leaf, force=True)
 
 
 def test_an_image_that_is_absent_is_one_sentence(launcher: DockerLauncher) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -88,6 +89,17 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path: Path) -> None:
     for file, words in ((absent, "there is no such file"), (text, "holds no images"), (other, "holds no images")):
         with pytest.raises(InputError, match=words):
             transport.load(file, progress=pytest.fail)
+
+
+@pytest.mark.parametrize("more", [{}, *({"images": [one], "base": None, "locks": {}} for one in (1, {"x": 1}))])
+def test_a_manifest_of_another_shape_is_one_sentence(more: dict[str, Any], tmp_path: Path) -> None:
+    content = json.dumps({"schema": transport.SCHEMA} | more).encode()
+    entry = tarfile.TarInfo("bench.json")
+    entry.size = len(content)
+    with tarfile.open(tmp_path / "odd.tar", "w") as tar:
+        tar.addfile(entry, io.BytesIO(content))
+    with pytest.raises(InputError, match="holds no images that bench images save wrote"):
+        transport.load(tmp_path / "odd.tar", progress=pytest.fail)
 
 
 def test_an_image_that_was_never_built_cannot_be_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

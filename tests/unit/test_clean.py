@@ -14,6 +14,7 @@ import pytest
 
 from bench import clean, paths, run
 from bench.launch import owner
+from bench.launch.reaper import Reaper
 
 # docker-py leaves the socket of an engine that is not there to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
@@ -62,6 +63,15 @@ def test_before_the_last_boot_nobody_lives() -> None:
     assert owner.is_gone(f"{MACHINE}/another-boot/{NAMESPACE}/{PID}/{STARTED}")
 
 
+def test_the_reaper_is_of_this_bench_wherever_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "__init__.py").write_text("raise SystemExit('another bench')")
+    monkeypatch.chdir(tmp_path)
+    waiting = Reaper("of-no-run")
+    waiting.dismiss()
+    assert waiting._process.returncode == 0
+
+
 def test_the_compile_cache_of_a_dead_run_goes_and_that_of_a_living_one_stays(cache: Path) -> None:
     dead = cache / "compile" / "dead"
     dead.mkdir(parents=True)
@@ -85,6 +95,23 @@ def test_a_half_made_folder_goes_after_a_day(cache: Path) -> None:
         (one,), _ = clean.clean()
         assert one.name.endswith(".partial-old")
         assert partial.exists()
+
+
+def test_what_a_kill_left_elsewhere_in_the_cache_goes_after_a_day_too(cache: Path) -> None:
+    day_old = (time.time() - 2 * clean.HALF_MADE_S,) * 2
+    for name in ("bench-abcd1234", "bench-young"):
+        (cache / name).mkdir()
+        (cache / name / "rootfs.tar").write_bytes(b"x" * 10)
+    (cache / "bases").mkdir()
+    (cache / "bases" / "1234.part").write_bytes(b"x" * 20)
+    (cache / "bases" / "1234.tar").write_bytes(b"whole")
+    for left in (cache / "bench-abcd1234", cache / "bases" / "1234.part", cache / "bases" / "1234.tar"):
+        os.utime(left, day_old)
+    found, _ = clean.clean()
+    assert {(one.kind, Path(one.name).name, one.size_bytes) for one in found} == {
+        ("folder", "bench-abcd1234", 10), ("file", "1234.part", 20)
+    }  # fmt: skip
+    assert sorted(path.name for path in (*cache.glob("bench-*"), *cache.glob("bases/*"))) == ["1234.tar", "bench-young"]
 
 
 def test_a_dry_run_removes_nothing(cache: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 from absent import absent
 from small_wheels import make_wheel
 
-from bench import network
+from bench import network, pip_client
 from bench.errors import InputError
 from bench.pip_client import PipFailed, pip, pip_folders, pip_indexes
 
@@ -97,6 +97,13 @@ def test_a_private_index_is_trusted_with_its_own_authority_and_not_without(
         download(tmp_path / "after")
 
 
+@pytest.mark.parametrize("said", ["ERROR: no wheel at {}", "no answer from {}", "error: failed\n  cause: {} refused"])
+def test_no_password_of_an_index_is_ever_told(said: str) -> None:
+    told = pip_client._reason(said.format("https://alice:s3cret@pkgs.example/whl"))
+    assert "https://pkgs.example/whl" in told
+    assert "s3cret" not in told
+
+
 def test_uv_is_handed_the_index_that_pip_has_and_no_folder_of_this_machine(
     index: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +111,13 @@ def test_uv_is_handed_the_index_that_pip_has_and_no_folder_of_this_machine(
     monkeypatch.setenv("PIP_FIND_LINKS", "/first /second")
     assert pip_indexes() == [f"--default-index={index}", "--index=https://127.0.0.1:9/simple"]
     assert pip_folders() == ["--find-links=/first", "--find-links=/second"]
+
+
+def test_a_bundle_in_a_home_of_nobody_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_CA_BUNDLE", "~nobody-of-that-name/ca.pem")
+    sentence = r"BENCH_CA_BUNDLE ~nobody-of-that-name/ca\.pem: there is no such folder; name a file"
+    with pytest.raises(InputError, match=sentence), network.trusting(None):
+        pytest.fail("nothing may be downloaded")
 
 
 @pytest.mark.parametrize("text", [None, "no certificate\n"])
