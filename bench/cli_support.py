@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +18,17 @@ if TYPE_CHECKING:
     from bench.matrix import Matrix
 
 OUT = "runs"
+
+
+class Number(click.FloatRange):
+    """A number of that range: `nan`, which is in none, is refused where click lets it through."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number. Raises click.BadParameter."""
+        found = float(super().convert(value, param, ctx))
+        if not math.isfinite(found):
+            self.fail(f"{value} is no number", param, ctx)
+        return found
 
 
 def find_run(given: Path, out: Path) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from bench.cli_support import OUT, find_run, interruptible, say
+from bench.cli_support import OUT, Number, find_run, interruptible, say
 from bench.errors import InputError
 
 _OUT = click.option(
@@ -81,8 +81,8 @@ def chart(run_folder: Path, comparison: str | None, block: int | None, to: Path 
 
 @telemetry.command()
 @click.option("--to", type=click.Path(path_type=Path), metavar="FILE", required=True, help="A CSV file, written anew.")
-@click.option("--hz", type=click.FloatRange(min=0, min_open=True, max=100), default=10.0, show_default=True)
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Then stop.  [default: until Ctrl-C]")
+@click.option("--hz", type=Number(min=0.01, max=100), default=10.0, show_default=True)
+@click.option("--seconds", type=Number(min=0, min_open=True), help="Then stop.  [default: until Ctrl-C]")
 def record(to: Path, hz: float, seconds: float | None) -> None:
     """Record this machine's GPUs as a trace, which may be replayed in tests; exit 2 where there is none."""
     from bench.telemetry import trace
@@ -94,7 +94,7 @@ def record(to: Path, hz: float, seconds: float | None) -> None:
 
 @click.command()
 @click.argument("run_folder", metavar="[RUN]", type=click.Path(path_type=Path), required=False)
-@click.option("--every", type=click.FloatRange(min=0.5), default=1.0, show_default=True, help="Seconds between looks.")
+@click.option("--every", type=Number(min=0.5), default=1.0, show_default=True, help="Seconds between looks.")
 @click.option("--once", is_flag=True, help="Look once.")
 @click.option("--format", "kind", type=click.Choice(["table", "json"]), default="table", show_default=True,
               help="json looks once.")  # fmt: skip

@@ -151,7 +151,7 @@ class _Recent:
 
     arms: dict[str, list[Row]]
     gpus: dict[str, list[Row]]
-    shares: dict[str, Row]
+    shares: dict[str, dict[str, Row]]
 
 
 def _live(folder: Path) -> Path | None:
@@ -187,7 +187,7 @@ def _recent(file: Path | None) -> _Recent:
     latest: dict[str, Row] = {}
     for row in _tail(file) if file else ():
         if row["arm"] and row["gpu"]:
-            found.shares[row["arm"]] = row
+            found.shares.setdefault(row["arm"], {})[row["gpu"]] = row
         elif row["arm"]:
             latest[row["arm"]] = row
             if int(row["t_ns"]) >= since_ns:
@@ -224,7 +224,7 @@ def _arms(recent: _Recent, labels: Mapping[str, str]) -> list[Json]:
             "cpu_percent": _growth_percent(rows),
             "memory_bytes": _last(rows, "memory_bytes"),
             "memory_peak_bytes": _last(rows, "memory_peak_bytes"),
-            "gpu_memory_bytes": _last([recent.shares[arm]], "arm_memory_bytes") if arm in recent.shares else None,
+            "gpu_memory_bytes": _of_gpus(recent.shares.get(arm, {})),
             "age_s": round((now_ns - int(rows[-1]["t_ns"])) / 1e9, 3),
         }
         for arm, rows in recent.arms.items()
@@ -235,10 +235,18 @@ def _gpus(recent: _Recent) -> list[Json]:
     names = ("gpu_util_percent", "gpu_memory_used_bytes", "sm_clock_mhz", "temperature_c")
     found = []
     for uuid, rows in recent.gpus.items():
-        power_mw = next((known for name in ("power_average_mw", "power_mw") if (known := _last(rows, name))), None)
+        read = [known for name in ("power_average_mw", "power_mw") if (known := _last(rows, name)) is not None]
+        power_mw = read[0] if read else None
         power_w = None if power_mw is None else power_mw / 1000
         found.append({"uuid": uuid, **{name: _last(rows, name) for name in names}, "power_w": power_w})
     return found
+
+
+def _of_gpus(shares: Mapping[str, Row]) -> int | None:
+    """What an arm has of all GPUs; the parts of one are counted where the whole is not told."""
+    known = {gpu: held for gpu, row in shares.items() if (held := _last([row], "arm_memory_bytes")) is not None}
+    whole = [held for gpu, held in known.items() if not gpu.startswith("MIG-")]
+    return sum(whole or known.values()) if known else None
 
 
 def _last(rows: list[Row], name: str) -> int | None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import pyarrow.parquet as pq
 
 from bench import schedule, telemetry
 from bench.errors import InputError
@@ -27,6 +27,7 @@ SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
 KINDS = ("svg", "png", "json")
 MOST_POINTS = 1500  # of a line: more than pixels
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito: told apart by all eyes
+_DASHES = ([1, 0], [6, 3], [2, 2])
 _GREYS = ("#111111", "#888888", "#b5b5b5")
 _SHADES = {"soak": 0.42, "slice": 0.24, "warm_up": 0.14, "compile": 0.09, "start": 0.05}
 _GPU_PANELS = (
@@ -67,7 +68,7 @@ def choose(run: StoredRun, *, comparison: str | None = None, block: int | None =
 
 def _has_readings(run: StoredRun, record: Mapping[str, Any]) -> bool:
     path = run.telemetry(record)
-    return path is not None and bool(pq.read_metadata(path).num_rows)
+    return path is not None and bool(telemetry.row_count(path))
 
 
 def write(specification: Json, path: Path) -> None:
@@ -100,14 +101,15 @@ def block_chart(run: StoredRun, record: Mapping[str, Any]) -> Json:
     assert path is not None, "choose() has seen to it"
     facts = telemetry.meta(path)
     spans = attribution.spans(record, run.steps(record))
-    readings = pq.read_table(path).to_pandas()
+    readings = telemetry.readings(path)
     origin_ns = min([*(span.start_ns for span in spans), *readings["t_ns"]])
     entry = run.run["comparisons"][record["comparison"]]
     labels = words.arm_labels(entry["arms"], entry["compare"])
-    panels = [*_arm_panels(readings, labels, origin_ns), *_gpu_panels(readings, facts, origin_ns)]
+    gpus = {one["gpu"]["uuid"] for one in record["arms"].values() if one.get("gpu")}
+    panels = [*_arm_panels(readings, labels, origin_ns), *_gpu_panels(readings, gpus, facts, origin_ns)]
     shades = [_shade(span, labels, origin_ns) for span in spans]
     ends = max([shade["end"] for shade in shades] + [(int(readings["t_ns"].max()) - origin_ns) / 1e9])
-    colours = _scale(list(labels.values()), panels)
+    colours, dashes = _scales(list(labels.values()), panels)
     return {
         "$schema": SCHEMA,
         "title": {
@@ -119,7 +121,7 @@ def block_chart(run: StoredRun, record: Mapping[str, Any]) -> Json:
         },
         "datasets": {"spans": shades},
         "vconcat": [
-            _panel(title, values, ends, colours, last=number == len(panels) - 1)
+            _panel(title, values, ends, (colours, dashes), last=number == len(panels) - 1)
             for number, (title, values) in enumerate(panels)
         ],
         "spacing": 8,
@@ -156,9 +158,13 @@ def _arm_panels(readings: pd.DataFrame, labels: Mapping[str, str], origin_ns: in
     yield from ((title, points) for title, points in (("CPU, % of a core", used), ("memory, MiB", held)) if points)
 
 
-def _gpu_panels(readings: pd.DataFrame, facts: Json, origin_ns: int) -> Iterator[tuple[str, list[Json]]]:
-    several = len(facts["gpus"]) > 1
-    of_gpus = readings[readings["gpu"].notna() & readings["arm"].isna()]
+def _gpu_panels(
+    readings: pd.DataFrame, used: AbstractSet[str], facts: Json, origin_ns: int
+) -> Iterator[tuple[str, list[Json]]]:
+    """The arms' own GPUs, or parts of one; the first where they use none."""
+    shown = used or {gpu["uuid"] for gpu in facts["gpus"][:1]}
+    of_gpus = readings[readings["gpu"].isin(shown) & readings["arm"].isna()]
+    short = words.short_names(of_gpus["gpu"].unique())
     for title, fields in _GPU_PANELS:
         values: list[Json] = []
         for uuid, rows in of_gpus.groupby("gpu", sort=False):
@@ -167,7 +173,7 @@ def _gpu_panels(readings: pd.DataFrame, facts: Json, origin_ns: int) -> Iterator
                 if field == "power_mw" and "power_average_mw" in rows and rows["power_average_mw"].notna().any():
                     continue  # the same, and less sure what it is
                 if field in rows and rows[field].notna().any():
-                    name = f"{_NAMES[field]} ({str(uuid)[:12]})" if several else _NAMES[field]
+                    name = f"{_NAMES[field]} ({short[str(uuid)]})" if len(short) > 1 else _NAMES[field]
                     values += _points(seconds, rows[field].astype(float) * factor, name)
         if values:
             yield title, values
@@ -188,19 +194,24 @@ def _shade(span: attribution.Span, labels: Mapping[str, str], origin_ns: int) ->
     }  # fmt: skip
 
 
-def _scale(arms: Sequence[str], panels: Sequence[tuple[str, list[Json]]]) -> Json:
-    """One colour an arm; the lines of a GPU, which is nobody's, in greys, the first of a panel black."""
+def _scales(arms: Sequence[str], panels: Sequence[tuple[str, list[Json]]]) -> tuple[Json, Json]:
+    """One colour an arm; the lines of a GPU, which is nobody's, in greys, the first of a panel black, more dashed."""
     colours = {arm: _COLOURS[number % len(_COLOURS)] for number, arm in enumerate(arms)}
+    dashes = dict.fromkeys(arms, _DASHES[0])
     for _, values in panels:
         for number, name in enumerate(dict.fromkeys(point["of"] for point in values)):
             colours.setdefault(name, _GREYS[number % len(_GREYS)])
-    return {"domain": list(colours), "range": list(colours.values())}
+            dashes.setdefault(name, _DASHES[number // len(_GREYS) % len(_DASHES)])
+    scales = [{"domain": list(one), "range": list(one.values())} for one in (colours, dashes)]
+    return scales[0], scales[1]
 
 
-def _panel(title: str, values: list[Json], ends: float, colours: Json, *, last: bool) -> Json:
+def _panel(title: str, values: list[Json], ends: float, scales: tuple[Json, Json], *, last: bool) -> Json:
+    colours, dashes = scales
     x: Json = {"type": "quantitative", "scale": {"domain": [0, round(ends, 2)], "nice": False}}
     axis = {"title": "seconds in the block"} if last else {"title": None, "labels": False}
     named = list(dict.fromkeys(point["of"] for point in values))
+    legend = {"title": None, "values": named, "symbolStrokeWidth": 2}
     y: Json = {"field": "v", "type": "quantitative", "title": title, "axis": {"titleFontSize": 11}}
     if title.startswith("GPU utilization"):
         y["scale"] = {"domain": [0, 100]}
@@ -227,12 +238,10 @@ def _panel(title: str, values: list[Json], ends: float, colours: Json, *, last: 
                 "encoding": {
                     "x": {"field": "s", **x},
                     "y": y,
-                    "color": {
-                        "field": "of", "type": "nominal", "scale": colours,
-                        "legend": {"title": None, "values": named, "symbolStrokeWidth": 3},
-                    },
+                    "color": {"field": "of", "type": "nominal", "scale": colours, "legend": legend},
+                    "strokeDash": {"field": "of", "type": "nominal", "scale": dashes, "legend": legend},
                 },
             },
         ],
-        "resolve": {"legend": {"color": "independent"}},
+        "resolve": {"legend": {"color": "independent", "strokeDash": "independent"}},
     }  # fmt: skip

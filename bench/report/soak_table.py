@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from bench.report import words
@@ -38,6 +38,7 @@ COLUMNS: dict[str, tuple[str, str, Callable[[float | None], str]]] = {
     "cpu_joules_per_item": ("CPU energy an item", "", _energy),
     "cpu_energy_uncertainty": ("± by its counter (CPU)", "", _percent),
 }
+_EXPLAINED = ("gpu_util_percent", "power_w", "joules_per_item")
 _BRIEF = ("gpu_util_percent", "gpu_memory_arm_bytes", "power_w", "joules_per_item", "cpu_joules_per_item")
 
 
@@ -81,7 +82,7 @@ def lines(summary: Json) -> list[str]:
         ]
         if told:
             found.append(words.clean(f"{cell['id']}: {', '.join(told)}"))
-    return [*found, *_missing(summary)]
+    return [*found, *missing(summary, _EXPLAINED)]
 
 
 def power_is(summary: Json) -> str | None:
@@ -90,10 +91,10 @@ def power_is(summary: Json) -> str | None:
     return " and ".join(sorted(kinds)) or None
 
 
-def _missing(summary: Json) -> list[str]:
-    """Why a figure of a GPU that was read is null, once for all cells."""
+def missing(summary: Json, names: Iterable[str] = COLUMNS) -> list[str]:
+    """Why these figures of soaks are null where they are, every reason once for all cells."""
     reasons: dict[str, list[str]] = {}
-    for name in ("gpu_util_percent", "power_w", "joules_per_item"):
+    for name in names:
         for reason in {cell["nulls"].get(f"soak.{name}") for cell in _soaked(summary)} - {None}:
             reasons.setdefault(str(reason), []).append(COLUMNS[name][0])
     return [words.clean(f"no {', no '.join(names)}: {reason}") for reason, names in sorted(reasons.items())]

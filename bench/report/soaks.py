@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import pyarrow.parquet as pq
 
 from bench import schedule, stats, telemetry
+from bench.errors import InputError
 from bench.telemetry.gpu_reading import Reading
 from bench.telemetry.windows import UNREAD, Track, Unresolved
 
@@ -81,12 +81,15 @@ def read(run: StoredRun) -> Soaks:
         soaked = {arm: one["soak"] for arm, one in record["arms"].items() if one.get("soak")}
         if not soaked or not schedule.valid(record):
             continue
-        if path is None:
+        try:
+            block = _Block(path) if path else None
+            why = "the readings of its block were not kept"
+        except InputError as damaged:
+            block, why = None, f"the readings of its block cannot be read: {damaged}"
+        if block is None:
             for arm in soaked:
-                lost = Soak(nulls=dict.fromkeys(FIGURES, "the readings of its block were not kept"))
-                found.of.setdefault((record["comparison"], arm), []).append(lost)
+                found.of.setdefault((record["comparison"], arm), []).append(Soak(nulls=dict.fromkeys(FIGURES, why)))
             continue
-        block = _Block(path)
         found.sources.add(block.meta["source"])
         for gpu, name, track in block.gpu_tracks(soaked.values()):
             found.refresh.setdefault((gpu, name), []).append(track.refresh_s())
@@ -102,7 +105,7 @@ class _Block:
 
     def __init__(self, path: Any) -> None:
         self.meta = telemetry.meta(path)
-        self._rows = pq.read_table(path).to_pandas()
+        self._rows = telemetry.readings(path)
 
     def track(self, column: str, factor: float = 1.0, *, gpu: str | None = None, arm: str | None = None) -> Track:
         """A column of a GPU's readings, of what an arm has of one, or (neither) of the processors' energy."""
@@ -130,7 +133,7 @@ class _Block:
         inside = pd.concat([times.between(soak["start_ns"], soak["end_ns"]) for soak in soaks], axis=1).any(axis=1)
         for gpu in self._rows["gpu"].dropna().unique():
             rows = self._rows[inside & (self._rows["gpu"] == gpu) & self._rows["arm"].isna()]
-            for name in Reading._fields:
+            for name in (one for one in Reading._fields if one in rows):
                 known = rows[["t_ns", name]].dropna()
                 if len(known):
                     yield gpu, name, Track(known["t_ns"].to_numpy(dtype="int64"), known[name].to_numpy(dtype=float))

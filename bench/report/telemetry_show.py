@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -36,12 +35,17 @@ _GPU_LINES = (
     ("gpu_memory_used_bytes", 2.0**-20, "memory", "MiB"),
 )
 _LETTERS = {"start": "·", "compile": "c", "warm_up": "w", "slice": "s", "soak": "S", attribution.GAP: " "}
+_INKS = ("cyan", "yellow", "green", "magenta", "blue", "red")
 _LEAST_WIDTH, _MOST_WIDTH = 24, 100
 
 
-def document(run: StoredRun) -> Json:
-    """All of it, as plain JSON: the report's telemetry, its soaks, and the readings by arm and by what the arm did."""
-    told = summary.summarise(run)
+def document(run: StoredRun, told: Json | None = None) -> Json:
+    """All of it, as plain JSON: the report's telemetry, its soaks, and the readings by arm and by what the arm did.
+
+    told    what `bench report` makes of the run, where it is known already
+    raises  InputError: a block's readings are damaged
+    """
+    told = told or summary.summarise(run)
     blocks = [(record, path) for record in schedule.latest(run.blocks) if (path := run.telemetry(record))]
     facts = [telemetry.meta(path) for _, path in blocks]
     cells = [
@@ -83,37 +87,39 @@ def _sampler(facts: list[Json]) -> Json:
 
 
 def _spans(run: StoredRun, blocks: Iterable[tuple[Mapping[str, Any], Path]]) -> list[Json]:
-    """For each arm and what it did: for how long, how often it and GPUs were read; in soaks what its GPU said.
+    """For each arm and what it did, and for gaps: for how long, and every reading that was taken meanwhile.
 
-    In slices a GPU's figures are of both arms and of the pauses: they are counted, and not shown as anybody's.
+    readings         of any arm's processes, or of what they have of a GPU
+    gpu_readings     of GPUs; what they said is nobody's but in a soak, and stands among the soaks
+    energy_readings  of the processors' energy
+    memory_bytes     the most that this arm was seen to hold
     """
     parts, lasted = [], []
     for record, path in blocks:
         spans = attribution.spans(record, run.steps(record))
-        readings = pq.read_table(path).to_pandas()
-        own = {arm: one["gpu"]["uuid"] for arm, one in record["arms"].items() if one.get("gpu")}
-        first = next((gpu["uuid"] for gpu in telemetry.meta(path)["gpus"]), None)
-        part = attribution.attributed(readings, spans).assign(comparison=record["comparison"])
-        parts.append(part.assign(own_gpu=part["owner"].map(own).fillna(first or "")))
-        lasted += [(record["comparison"], one.arm, one.what, (one.end_ns - one.start_ns) / 1e9) for one in spans]
+        readings = telemetry.readings(path)
+        parts.append(attribution.attributed(readings, spans).assign(comparison=record["comparison"]))
+        own = [(record["comparison"], one.arm, one.what, (one.end_ns - one.start_ns) / 1e9) for one in spans]
+        moments = [*readings["t_ns"], *(end for one in spans for end in (one.start_ns, one.end_ns))]
+        whole_s = (max(moments) - min(moments)) / 1e9 if moments else 0.0
+        lasted += [*own, (record["comparison"], "", attribution.GAP, whole_s - sum(s for *_, s in own))]
     if not parts:
         return []
     rows = pd.concat(parts, ignore_index=True)
     rows["owner"] = rows["owner"].fillna("")
-    of_gpu, of_arm = rows[rows["gpu"].notna() & rows["arm"].isna()], rows[rows["arm"] == rows["owner"]]
-    of_soak = of_gpu[(of_gpu["span"] == "soak") & (of_gpu["gpu"] == of_gpu["own_gpu"])]
-    seconds = pd.DataFrame(lasted, columns=["comparison", "owner", "span", "s"])
     keys = ["comparison", "owner", "span"]
+    of_arm, of_gpu = rows[rows["arm"].notna()], rows[rows["gpu"].notna() & rows["arm"].isna()]
     table = pd.DataFrame(
         {
-            "seconds": seconds.groupby(keys)["s"].sum(),
+            "seconds": pd.DataFrame(lasted, columns=[*keys, "s"]).groupby(keys)["s"].sum(),
             "readings": of_arm.groupby(keys).size(),
-            "memory_bytes": of_arm.groupby(keys)["memory_bytes"].max(),
             "gpu_readings": of_gpu.groupby(keys).size(),
-            "gpu_util_percent": of_soak.groupby(keys)["gpu_util_percent"].mean(),
-            "gpu_power_w": of_soak.groupby(keys)["power_mw"].mean() / 1000,
+            "energy_readings": rows[rows["gpu"].isna() & rows["arm"].isna()].groupby(keys).size(),
+            "memory_bytes": of_arm[of_arm["arm"] == of_arm["owner"]].groupby(keys)["memory_bytes"].max(),
         }
     ).reset_index()
+    counts = ["readings", "gpu_readings", "energy_readings"]
+    table[counts] = table[counts].fillna(0)
     table["owner"] = table["owner"].replace("", None)
     order = {kind: number for number, kind in enumerate(attribution.KINDS)}
     table = table.sort_values(
@@ -133,16 +139,19 @@ def _plain(value: Any) -> Any:
 
 def print_all(run: StoredRun, console: Console, *, record: Mapping[str, Any] | None) -> None:
     """The soaks, a timeline of one block, the readings by what the arm did, and how they were taken."""
-    console.print(Group(*_parts(run, document(run), record, console.width)))
+    report = summary.summarise(run)
+    console.print(Group(*_parts(run, report, document(run, report), record, console.width)))
 
 
-def _parts(run: StoredRun, told: Json, record: Mapping[str, Any] | None, width: int) -> Iterable[RenderableType]:
+def _parts(
+    run: StoredRun, report: Json, told: Json, record: Mapping[str, Any] | None, width: int
+) -> Iterable[RenderableType]:
     yield Text.assemble((" bench telemetry ", "bold reverse"), f"  {words.clean(told['run'])}")
     yield Text(_source(told), style="bold" if told["telemetry"]["source"] == "replay" else "")
-    report = summary.summarise(run)
     if soak_table.is_told(report):
         yield Text(f"\nsoaks, {soak_table.heading(report)}", style="bold")
-        for comparison in run.run["comparisons"]:
+        soaked = {cell["comparison"] for cell in report["cells"] if cell["metrics"]["soak"]}
+        for comparison in (name for name in run.run["comparisons"] if name in soaked):
             yield _soaks(report, comparison)
     if record is not None:
         yield _timeline(run, record, width)
@@ -153,11 +162,11 @@ def _parts(run: StoredRun, told: Json, record: Mapping[str, Any] | None, width: 
     yield _list("moves", _refresh(told["telemetry"]["refresh_s"]))
     yield _list("sampler", [_cost(told["sampler"])] if told["sampler"]["blocks"] else ["no block was sampled"])
     yield _list("foreign", [_program(one) for one in told["foreign"]])
-    yield _list("null", _reasons(told["nulls"]))
+    yield _list("null", [*soak_table.missing(report), *_reasons(told["nulls"], _owners(run, told))])
 
 
 def _source(told: Json) -> str:
-    names = ", ".join(dict.fromkeys(gpu["name"] for gpu in told["gpus"]))
+    names = ", ".join(dict.fromkeys(gpu["name"] for gpu in told["gpus"])) or "its readings were not kept"
     return {
         "replay": f"GPU: REPLAY of a recorded trace ({names}); nothing of it was measured here",
         "nvml": f"GPU: {names}, by NVML",
@@ -184,21 +193,18 @@ def _soaks(report: Json, comparison: str) -> RenderableType:
 
 
 def _span_table(spans: list[Json], comparison: str) -> RenderableType:
-    """A GPU's figures stand in soaks alone: elsewhere they move too slowly to be one arm's."""
-    has_gpu = any(one["gpu_readings"] for one in spans)
-    of_gpu = ["of a GPU", "in use, %", "power, W"] if has_gpu else []
+    counted = {"readings": "readings of arms", "gpu_readings": "of GPUs", "energy_readings": "of energy"}
+    shown = {name: heading for name, heading in counted.items() if any(one[name] for one in spans)}
     lines = [
         [
             f"{one['owner'] or ''} {str(one['span']).replace('_', '-')}".strip(),
             words.number(one["seconds"]),
-            f"{one['readings'] or 0:,.0f}",
             words.mebibytes(one["memory_bytes"]),
-            *([f"{one['gpu_readings'] or 0:,.0f}"] if has_gpu else []),
-            *(words.number(one[name]) for name in ("gpu_util_percent", "gpu_power_w") if has_gpu),
+            *(f"{one[name]:,.0f}" for name in shown),
         ]
         for one in spans
     ]
-    return _grid(comparison, ["", "seconds", "readings", "memory", *of_gpu], lines)
+    return _grid(comparison, ["", "seconds", "memory", *shown.values()], lines)
 
 
 def _timeline(run: StoredRun, record: Mapping[str, Any], width: int) -> RenderableType:
@@ -206,25 +212,32 @@ def _timeline(run: StoredRun, record: Mapping[str, Any], width: int) -> Renderab
     path = run.telemetry(record)
     assert path is not None, "chart.choose() has seen to it"
     spans = attribution.spans(record, run.steps(record))
-    readings = pq.read_table(path).to_pandas()
+    readings = telemetry.readings(path)
     moments = [*(span.start_ns for span in spans), *(span.end_ns for span in spans), *readings["t_ns"]]
     room = max(_LEAST_WIDTH, min(_MOST_WIDTH, width - 44))
     edges = np.linspace(min(moments), max(moments), room + 1)
-    middle = ((edges[:-1] + edges[1:]) / 2).astype("int64")
-    places = attribution.owners(middle, spans)
     grid = Table.grid(padding=(0, 2))
     for number, arm in enumerate(record["arms"]):
-        text = "".join(_LETTERS[spans[p].what] if p >= 0 and spans[p].arm == arm else " " for p in places)
-        grid.add_row(
-            Text(words.clean(arm), style="bold"), Text(text, style=("cyan", "yellow", "green")[number % 3]), ""
-        )
+        text = _letters([span for span in spans if span.arm == arm], edges)
+        grid.add_row(Text(words.clean(arm), style="bold"), Text(text, style=_INKS[number % len(_INKS)]), "")
     for name, values, unit in _lines(readings):
         bar, most = _bar(values[0], values[1], edges)
-        grid.add_row(name, bar, f"up to {words.number(most)} {unit}")
+        grid.add_row(Text(name), bar, f"up to {words.number(most)} {unit}")
     lasted = (max(moments) - min(moments)) / 1e9
     title = f"{record['comparison']}, block {record['block'] + 1}, {lasted:.1f} s"
     legend = "· start  c compile  w warm-up  s slice  S soak"
     return Group(Text(), Text.assemble((words.clean(title), "bold"), f"   {legend}"), Padding(grid, (0, 1)), Text())
+
+
+def _letters(spans: Sequence[attribution.Span], edges: Any) -> str:
+    """For each stretch of time what the arm did for most of it, if it did anything."""
+    covered = {what: np.zeros(len(edges) - 1) for what in _LETTERS}
+    for span in spans:
+        overlap = np.minimum(edges[1:], span.end_ns) - np.maximum(edges[:-1], span.start_ns)
+        covered[span.what] += np.maximum(overlap, 0)
+    table = np.array(list(covered.values()))
+    letters = list(_LETTERS.values())
+    return "".join(letters[int(column.argmax())] if column.any() else " " for column in table.T)
 
 
 def _lines(readings: pd.DataFrame) -> Iterable[tuple[str, tuple[Any, Any], str]]:
@@ -233,10 +246,12 @@ def _lines(readings: pd.DataFrame) -> Iterable[tuple[str, tuple[Any, Any], str]]
         percent = 100 * rows["cpu_ns"].astype(float).diff() / rows["t_ns"].diff().where(rows["t_ns"].diff() > 0)
         yield f"CPU {words.clean(arm)}", (rows["t_ns"].to_numpy(), percent.to_numpy()), "%"
     of_gpus = readings[readings["gpu"].notna() & readings["arm"].isna()]
+    short = words.short_names(of_gpus["gpu"].unique())
     for uuid, rows in of_gpus.groupby("gpu", sort=False):
         for field, factor, name, unit in _GPU_LINES:
-            if rows[field].notna().any():
-                yield f"{str(uuid)[:8]} {name}", (rows["t_ns"].to_numpy(), rows[field].to_numpy(float) * factor), unit
+            if field in rows and rows[field].notna().any():
+                values = rows[field].to_numpy(float) * factor
+                yield f"{short[str(uuid)]} {name}", (rows["t_ns"].to_numpy(), values), unit
 
 
 def _bar(t_ns: Any, values: Any, edges: Any) -> tuple[str, float]:
@@ -252,34 +267,51 @@ def _bar(t_ns: Any, values: Any, edges: Any) -> tuple[str, float]:
 
 def _refresh(refresh: Json) -> list[str]:
     lines = []
+    short = words.short_names(refresh)
     for gpu, fields in refresh.items():
         moved = [f"{name} {seconds:g} s" for name, seconds in fields.items() if seconds is not None]
         still = [name for name, seconds in fields.items() if seconds is None]
-        lines.append(f"{gpu[:12]}, as seen in soaks: {', '.join(moved) or 'nothing'}")
+        lines.append(f"{short[gpu]}, as seen in soaks: {', '.join(moved) or 'nothing'}")
         if still:
-            lines.append(f"{gpu[:12]}, read and not seen to move three times: {', '.join(still)}")
+            lines.append(f"{short[gpu]}, read and not seen to move three times: {', '.join(still)}")
     return lines
 
 
 def _cost(sampler: Json) -> str:
-    return (
-        f"{sampler['ticks']:,} readings in {sampler['blocks']} blocks, {sampler['late']} fell out; "
-        f"{sampler['cpu_percent']:.2f} % of a core, NVML {sampler['gpu_read_percent']:.2f} % of the time"
-    )
+    looked = f"looked {sampler['ticks']:,} times in {sampler['blocks']} blocks, {sampler['late']} fell out"
+    if sampler["cpu_percent"] is None:
+        return looked
+    share = f"{sampler['cpu_percent']:.2f} % of a core, NVML {sampler['gpu_read_percent']:.2f} % of the time"
+    return f"{looked}; {share}"
 
 
 def _program(one: Json) -> str:
-    return words.clean(
-        f"{one['comparison']}, block {one['block'] + 1}: {one['name']} (process {one['pid']}) on {one['gpu'][:12]}"
-    )
+    where = f"{one['comparison']}, block {one['block'] + 1}"
+    return words.clean(f"{where}: {one['name']} (process {one['pid']}) on {one['gpu'][:12]}")
 
 
-def _reasons(nulls: Mapping[str, str]) -> list[str]:
-    """Every reason once, with what it is the reason of."""
-    by_reason: dict[str, list[str]] = {}
+def _owners(run: StoredRun, told: Json) -> tuple[set[str], set[str]]:
+    """The GPUs, whole and in parts, that were read, and the arms of the run."""
+    parts = {name.rpartition(".")[0] for name in told["nulls"]}
+    gpus = {gpu["uuid"] for gpu in told["gpus"]} | {one for one in parts if one.startswith(("GPU-", "MIG-"))}
+    return gpus, {arm for entry in run.run["comparisons"].values() for arm in entry["arms"]}
+
+
+def _reasons(nulls: Mapping[str, str], owners: tuple[set[str], set[str]]) -> list[str]:
+    """Every reason once, with the fields that it is the reason of, and whose, unless they are everybody's."""
+    by_reason: dict[str, dict[str, set[str]]] = {}
     for name, why in nulls.items():
-        by_reason.setdefault(why, []).append(name.rpartition(".")[2] if name.rpartition(".")[2] in _FIELDS else name)
-    return [words.clean(f"{why}: {', '.join(dict.fromkeys(names))}") for why, names in by_reason.items()]
+        owner, _, field = name.rpartition(".")
+        owner, field = (owner, field) if field in _FIELDS else ("", name)
+        by_reason.setdefault(why, {}).setdefault(field, set()).add(owner)
+    short = words.short_names(owners[0])
+
+    def told(field: str, whose: set[str]) -> str:
+        everybodys = whose == {""} or whose in owners
+        return field if everybodys else f"{field} ({', '.join(sorted(short.get(one, one) for one in whose))})"
+
+    lines = [f"{why}: {', '.join(told(*one) for one in fields.items())}" for why, fields in by_reason.items()]
+    return [words.clean(line) for line in lines]
 
 
 def _list(heading: str, lines: list[str]) -> RenderableType:
@@ -287,7 +319,7 @@ def _list(heading: str, lines: list[str]) -> RenderableType:
     grid.add_column(style="bold", width=9)
     grid.add_column(overflow="fold")
     for number, line in enumerate(lines):
-        grid.add_row("" if number else heading, line)
+        grid.add_row("" if number else heading, Text(line))
     return Padding(grid, (0, 1)) if lines else Text(end="")
 
 

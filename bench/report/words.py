@@ -45,6 +45,14 @@ def clean(text: object) -> str:
     return " ".join("".join(c for c in spaced if unicodedata.category(c) not in {"Cc", "Cf", "Cs"}).split())
 
 
+def short_names(ids: Iterable[str], least: int = 8) -> dict[str, str]:
+    """Of each id as much of its beginning as tells it from the others, at least so much."""
+    every = list(dict.fromkeys(map(str, ids)))
+    longest = max(map(len, every), default=least)
+    length = next((n for n in range(least, longest) if len({one[:n] for one in every}) == len(every)), longest)
+    return {one: one[:length].rstrip("-") for one in every}
+
+
 def arm_labels(arms: Mapping[str, Cell], compare: Sequence[str]) -> dict[str, str]:
     """What each arm of a comparison is called: "TF", "PyTorch 2.12.1", "TF graph"."""
     several = _several_versions(arms.values())

@@ -21,10 +21,14 @@ from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from bench import child
+from bench.errors import InputError
 from bench.telemetry import gpu_reading, nvml, programs, usage
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = "bench.telemetry/2"
 COLUMNS = (
@@ -229,14 +233,43 @@ class Sampler:
 def meta(path: Path) -> dict[str, Any]:
     """How a block was sampled.
 
+    raises   InputError: the file is damaged
     returns  source, hz, ticks, late (readings that fell out), seconds, sampler_cpu_s, gpu_read_s (spent in NVML),
              nvml_opened_ns (CLOCK_MONOTONIC), scopes by arm, gpus, foreign (Sampler.foreign's programs), and nulls:
              "<arm or gpu>.<column>", "<arm>", "<column>" or "gpus" to the reason why it is null
     """
     import pyarrow.parquet as pq  # here, because the sampler process imports this module too
 
-    found: dict[str, Any] = json.loads(pq.read_schema(path).metadata[_METADATA_KEY])
+    with _readable(path):
+        found: dict[str, Any] = json.loads(pq.read_schema(path).metadata[_METADATA_KEY])
     return found
+
+
+def readings(path: Path) -> pd.DataFrame:
+    """All rows of a block in order of time, with COLUMNS; files of earlier versions have fewer. Raises InputError."""
+    import pyarrow.parquet as pq
+
+    with _readable(path):
+        found: pd.DataFrame = pq.read_table(path).to_pandas()
+    return found
+
+
+def row_count(path: Path) -> int:
+    """How many readings a block has. Raises InputError."""
+    import pyarrow.parquet as pq
+
+    with _readable(path):
+        return int(pq.read_metadata(path).num_rows)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Raises InputError where the file is cut short, or is none of bench's."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's own are ValueErrors and OSErrors
+        why = " ".join(str(error).split())[:120]
+        raise InputError(f"{path}: holds no readings of bench ({type(error).__name__}: {why}); move it away") from None
 
 
 def summary(path: Path) -> dict[str, dict[str, Any]]:

@@ -194,7 +194,11 @@ def test_every_reading_is_an_arms_or_a_gap(replay: tuple[store.StoredRun, str, A
     paths = [path for record in run.blocks if (path := run.telemetry(record))]
     rows = [row for path in paths for row in pq.read_table(path, columns=["arm", "gpu"]).to_pylist()]
     of_gpu = sum(row["gpu"] is not None and row["arm"] is None for row in rows)
-    assert sum(one["gpu_readings"] or 0 for one in document["spans"]) == of_gpu > 500
+    assert sum(one["gpu_readings"] for one in document["spans"]) == of_gpu > 500
+    kinds = ("readings", "gpu_readings", "energy_readings")
+    assert sum(one[kind] for one in document["spans"] for kind in kinds) == len(rows), "none is left out"
+    gap = next(one for one in document["spans"] if one["span"] == "gap")
+    assert gap["seconds"] > 0 < gap["gpu_readings"]
     soaked = [one for one in document["spans"] if one["span"] == "soak"]
     assert {one["owner"] for one in soaked} == {"stub", "stub-work1.5"}
     for one in soaked:
@@ -236,6 +240,28 @@ def test_a_gpu_that_is_lost_on_the_way_ends_its_figures_and_not_the_run(nvml_stu
     shown = " ".join(bench("telemetry", "show", run.folder).split())
     assert "GPU is lost" in shown
     bench("telemetry", "chart", run.folder, "--to", tmp_path / "c.svg")
+
+
+def test_what_a_driver_refuses_is_null_with_its_words_and_not_the_run(nvml_stub: Path, tmp_path: Path) -> None:
+    """Not supported, not permitted, a driver that is gone: a field each; and nobody told of as computing."""
+    refused = {"gpu_util_percent": "!3", "energy_mj": "!4", "power_mw": "!9", "power_average_mw": "!9"}
+    steady = nvml.steady(1.0, watts=300, gpu_util_percent=90, temperature_c=50, sm_clock_mhz=1500)
+    trace = nvml.write_trace(tmp_path / "trace.csv", [row | refused for row in steady])
+    env = {"LD_LIBRARY_PATH": str(nvml_stub), "NVML_STUB_TRACE": str(trace)}
+    run, table, told = finished(tmp_path, env, blocks=1, telemetry="{soak: 2s}")
+    document = json.loads(bench("report", run.folder, "--format", "json"))
+    for cell in document["cells"]:
+        nulls, soak = cell["nulls"], cell["metrics"]["soak"]
+        assert nulls["gpu_util_percent"] == "Not Supported"
+        assert nulls["joules_per_item"] == "Insufficient Permissions"
+        assert nulls["soak.power_w"] == "Driver Not Loaded"
+        assert soak["sm_clock_mhz"]["median"] == 1500, "what can be read is read"
+        assert soak["gpu_memory_arm_bytes"]["median"] is None
+        assert nulls["soak.gpu_memory_arm_bytes"]
+    assert "Traceback" not in told + table
+    shown = " ".join(bench("telemetry", "show", run.folder).split())
+    for words in ("Not Supported: gpu_util_percent", "Insufficient Permissions: energy_mj", "Driver Not Loaded: power"):
+        assert words in shown
 
 
 @pytest.mark.parametrize(("variables", "words"), [({"NVML_STUB_INIT": "9"}, "Driver Not Loaded"), ({}, None)])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 from synthetic_run import Writer, whole_run
 
 from bench import store, telemetry
 from bench.cli import cli
 from bench.errors import InputError
-from bench.report import chart, soaks, summary, telemetry_show
+from bench.report import chart, soaks, summary, telemetry_show, words
 
 if TYPE_CHECKING:
     from bench.store import StoredRun
@@ -111,11 +114,105 @@ def test_of_several_gpus_an_arms_own_counts(stored: StoredRun) -> None:
         outcome["gpu"] = {"uuid": OTHER}
     keep(stored, [*readings(gpu_util_percent=3), *readings(OTHER, gpu_util_percent=80)])
     assert first(stored)[0].figures["gpu_util_percent"] == 80
-    told = [one for one in telemetry_show.document(stored)["spans"] if one["span"] == "soak"]
-    assert {one["gpu_util_percent"] for one in told} == {80.0}
-    assert {one["gpu_util_percent"] for one in telemetry_show.document(stored)["spans"] if one["span"] != "soak"} == {
-        None
-    }
+    cells = telemetry_show.document(stored)["cells"]
+    assert {cell["soak"]["gpu_util_percent"]["median"] for cell in cells if cell["soak"]} == {80}
+    assert not any("gpu_util_percent" in one for one in telemetry_show.document(stored)["spans"]), "of soaks alone"
+
+
+def shown(run: StoredRun) -> str:
+    """What a terminal shows of it, its words one space apart."""
+    console = Console(width=160, file=io.StringIO(), record=True)
+    telemetry_show.print_all(run, console, record=telemetry_show.chosen(run, comparison=None, block=None))
+    return " ".join(console.export_text().split())
+
+
+def test_a_program_is_named_as_it_calls_itself_whatever_that_means_to_a_terminal(stored: StoredRun) -> None:
+    programs = {"77": {"name": "[/x]", "first_ns": 0, "last_ns": 1, "memory_bytes": 1},
+                "78": {"name": "[bold]game", "first_ns": 0, "last_ns": 1, "memory_bytes": 1}}  # fmt: skip
+    keep(stored, readings(), foreign={GPU: programs})
+    assert "[/x] (process 77)" in shown(stored)
+    assert "[bold]game (process 78)" in shown(stored)
+
+
+def test_show_says_why_a_figure_of_a_soak_is_null(stored: StoredRun) -> None:
+    keep(stored, [row | {"energy_mj": 7} for row in readings()])
+    assert re.search(r"no energy an item.*: the counter did not move in 3\.00 s", shown(stored))
+    keep(stored, [])
+    (stored.folder / "telemetry" / f"{store.stem(stored.blocks[0])}.parquet").unlink()
+    assert "the readings of its block were not kept" in shown(stored)
+
+
+def test_a_field_that_one_gpu_lacks_is_not_told_of_all(stored: StoredRun) -> None:
+    nulls = {f"{OTHER}.energy_mj": "Not Supported", f"{GPU}.ecc_total": "none", f"{OTHER}.ecc_total": "none"}
+    keep(stored, readings(), nulls=nulls)
+    assert "Not Supported: energy_mj (GPU-1)" in shown(stored)
+    (reason,) = telemetry_show._reasons({f"{one}.energy_mj": "none" for one in (GPU, OTHER)}, ({GPU, OTHER}, set()))
+    assert reason == "none: energy_mj"
+
+
+def test_every_row_is_counted_once_and_a_gap_lasts_what_is_left(stored: StoredRun) -> None:
+    arm = next(iter(stored.blocks[0]["arms"]))
+    of_arm = [{"t_ns": t * S, "arm": arm, "memory_bytes": t} for t in (6, 11, 12, 15)]  # of another's time too
+    path = keep(stored, [*readings(), *of_arm, {"t_ns": 12 * S, "package_energy_uj": 5}])
+    spans = telemetry_show.document(stored)["spans"]
+    kinds = ("readings", "gpu_readings", "energy_readings")
+    assert sum(one[kind] for one in spans for kind in kinds) == telemetry.row_count(path)
+    gap = next(one for one in spans if one["span"] == "gap")
+    assert gap["owner"] is None
+    assert gap["readings"] == 1
+    soak = next(one for one in spans if (one["owner"], one["span"]) == (arm, "soak"))
+    assert (soak["readings"], soak["energy_readings"], soak["memory_bytes"]) == (2, 1, 12)
+    assert gap["seconds"] > 0
+
+
+@pytest.mark.parametrize("damage", ["cut short", "of another program"])
+def test_damaged_readings_lose_their_figures_and_not_the_report(stored: StoredRun, damage: str) -> None:
+    path = keep(stored, readings())
+    if damage == "cut short":
+        path.write_bytes(path.read_bytes()[:-100])
+    else:
+        pq.write_table(pa.table({"t_ns": [1]}), path)
+    (soak, _) = first(stored)
+    assert soak.nulls["power_w"].startswith(f"the readings of its block cannot be read: {path}: holds no readings")
+    assert summary.summarise(stored)["contrasts"]
+    for look in (telemetry_show.document, lambda run: chart.block_chart(run, run.blocks[0])):
+        with pytest.raises(InputError, match="holds no readings of bench"):
+            look(stored)
+
+
+def test_readings_of_an_older_file_lack_a_column_and_nothing_else(stored: StoredRun) -> None:
+    path = keep(stored, readings())
+    facts = pq.read_schema(path).metadata
+    pq.write_table(pq.read_table(path).drop_columns(["ecc_corrected"]).replace_schema_metadata(facts), path)
+    assert first(stored)[0].figures["gpu_util_percent"] == 90
+
+
+def test_of_a_gpu_in_parts_every_line_is_named_and_drawn_apart(stored: StoredRun) -> None:
+    parts = ["MIG-0123456789-aa", "MIG-0123456789-bb"]
+    for outcome, uuid in zip(stored.blocks[0]["arms"].values(), parts, strict=True):
+        outcome["gpu"] = {"uuid": uuid}
+    keep(stored, [row for uuid in [GPU, *parts] for row in readings(uuid, power_instant_mw=1, sm_clock_mhz=1)])
+    drawn = chart.block_chart(stored, stored.blocks[0])
+    panels = {panel["layer"][1]["encoding"]["y"]["title"]: panel["layer"][1] for panel in drawn["vconcat"]}
+    power = {one["of"] for one in panels["GPU power, W"]["data"]["values"]}
+    assert power == {f"{kind} (MIG-0123456789-{part})" for kind in ("average of 1 s", "instant") for part in "ab"}
+    color, dash = (panels["GPU power, W"]["encoding"][name]["scale"] for name in ("color", "strokeDash"))
+    looks = [(color["range"][color["domain"].index(one)], *dash["range"][dash["domain"].index(one)]) for one in power]
+    assert len(set(looks)) == len(power), "no two look alike"
+
+
+@pytest.mark.parametrize(
+    ("ids", "short"),
+    [
+        (["GPU-1234567890"], ["GPU-1234"]),
+        (["GPU-123456-a", "GPU-123456-b"], ["GPU-123456-a", "GPU-123456-b"]),
+        (["MIG-GPU-1/1/0", "MIG-GPU-1/2/0"], ["MIG-GPU-1/1", "MIG-GPU-1/2"]),
+        (["a", "a"], ["a", "a"]),
+    ],
+)
+def test_an_id_is_cut_as_short_as_it_is_told_from_others(ids: list[str], short: list[str]) -> None:
+    named = words.short_names(ids)
+    assert [named[one] for one in ids] == short
 
 
 def test_without_a_soak_the_cell_says_so_in_one_place(stored: StoredRun) -> None:
