@@ -21,7 +21,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def mutations(session: nox.Session) -> None:
-    """Every way in which a twin is broken on purpose, each seen by `bench parity` itself: a quarter of an hour."""
+    """Every way in which a twin is broken on purpose, each seen by `bench parity` itself: half an hour."""
     session.install("-e", ".[test]")
     which = ("tests/integration/test_framework_parity.py", "-k", "broken_tree")
     session.run("pytest", *which, *session.posargs, env={"BENCH_ALL_MUTATIONS": "1"})

@@ -33,7 +33,7 @@ class Prologue:
     """What came before the first block: certificates by arm, evaluations, the plan.
 
     refused  the arm whose implementation raised an error, for its log: no certificate without a trace
-    failed   the arm whose worker crashed, hung or babbled: nothing is known about its implementation
+    failed   the arm whose worker crashed, hung or babbled, or that raised once it was certified
     """
 
     certificates: dict[str, Certificate] = field(default_factory=dict)
@@ -80,7 +80,7 @@ def begin(bench: Bench, comparison: Comparison, *, cache: Path, control_cpus: fr
     """Time a pilot, certify, train and evaluate: all that comes before the first block.
 
     An arm whose trace raises has no certificate: its contrasts are failed, with its error as the reason. An arm that
-    crashes, hangs or babbles is returned as `failed`, and may be tried again.
+    crashes, hangs or babbles, or raises later, is returned as `failed`, and may be tried again.
     """
     given = Task(bench=bench, comparison=comparison, cache=cache, control_cpus=control_cpus, view=view, measure=True)
     return _prologue(given)
@@ -102,7 +102,7 @@ def _prologue(task: Task) -> Prologue:
         if task.measure and prologue.passed:
             prologue.plan = pilot.plan(_sync(task))
     except ArmFailed as failed:
-        if failed.failure.kind == "failed":
+        if failed.failure.kind == "failed" and not prologue.certificates:
             _refuse(task.comparison, failed, prologue)
         else:
             prologue.failed = ArmFailed(failed.arm, lockstep.advised(failed.failure, bench.schedule))
@@ -204,7 +204,10 @@ def _certify(comparison: Comparison, traced: Traced, prologue: Prologue) -> None
 
 
 def _evaluate(task: Task, group: Group, company: Sequence[str], prologue: Prologue) -> None:
-    """Train from the initial weights and evaluate; an inference has nothing to train."""
+    """Train from the initial weights and evaluate; an inference has nothing to train.
+
+    One that fails takes neither certificate nor timing with it: its reason stands where its figures would.
+    """
     cell = task.comparison.baseline_arm.cell
     if cell.phase != "train" or is_stub(task.comparison):
         return
@@ -212,7 +215,13 @@ def _evaluate(task: Task, group: Group, company: Sequence[str], prologue: Prolog
     task.say(f"training {steps} steps to evaluate")
     limit_s = TRACE_LIMIT_S[_slowest_mode(task.comparison)]
     for arm in company:
-        prologue.evaluations[arm] = ask(group, arm, "evaluate", limit_s=limit_s, steps=steps)
+        try:
+            prologue.evaluations[arm] = ask(group, arm, "evaluate", limit_s=limit_s, steps=steps)
+        except ArmFailed as failed:
+            if failed.failure.kind != "failed":
+                raise
+            prologue.evaluations[arm] = {"failed": str(failed.failure)}
+            task.view.say(f"{task.comparison.id}: the evaluation failed, {failed.failure}")
 
 
 def _slowest_mode(comparison: Comparison) -> str:

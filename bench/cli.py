@@ -57,7 +57,7 @@ def cli() -> None:
     is_flag=False,
     flag_value="default",
     metavar="[NAME|FILE]",
-    help="A built-in matrix (quick, default, containers, gpu) or a YAML file; with no value: default.",
+    help="A built-in matrix (quick, default, workloads, classics, containers, gpu) or a YAML file; with no value: default.",
 )
 @click.option(
     "--launcher", type=click.Choice(["auto", "docker", "local"]), help="Where workers run.  [default: the matrix's]"
@@ -149,7 +149,10 @@ def report(run_folder: Path, kind: str, out: Path) -> None:
 @click.option("--phase", "phases", type=click.Choice(["train", "infer"]), multiple=True, help="[default: both]")
 @click.option("--format", "kind", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def parity(workloads: tuple[str, ...], launcher: str, phases: tuple[str, ...], kind: str) -> None:
-    """Prove equivalence of the workloads, of all where none is named; print errors against the reference."""
+    """Prove equivalence of the workloads, of all where none is named; print errors against the reference.
+
+    Eager, at the defaults, and gradient descent where it may be chosen; scikit-learn where it has a part.
+    """
     from bench import proof
     from bench.console import View
 

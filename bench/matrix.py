@@ -156,7 +156,8 @@ def load(name_or_path: str, *, yes: bool = False) -> Matrix:
     try:
         comparisons, more = _compared(cells, compare, baseline)
     except NothingToCompare as error:
-        raise document.error(("axes", compare[0]), str(error)) from None
+        why = "; ".join([*notes, f"so {error}"]) if notes else str(error)
+        raise document.error(("axes", compare[0]), why) from None
     except BaselineAbsent as error:
         raise document.error(("baseline",), str(error)) from None
     return Matrix(

@@ -39,7 +39,7 @@ def expand(document: Document, *, yes: bool) -> tuple[tuple[Cell, ...], tuple[st
     for index in range(len(document.file.exclude)):
         for cell in _excluded(document, axes, index):
             product.pop(cell, None)
-    dropped = {cell: reason for cell in product if (reason := _missing(cell))}
+    dropped = {cell: reason for cell in product if (reason := missing(cell))}
     cells = dict.fromkeys(cell for cell in product if cell not in dropped)
     for index, entry in enumerate(included):
         cells.update(_included(document, entry, index, cells))
@@ -138,7 +138,7 @@ def _cells(axes: Mapping[str, Sequence[Any]]) -> Iterator[Cell]:
         yield Cell(**dict(zip(AXES, values, strict=True)))
 
 
-def _missing(cell: Cell) -> str | None:
+def missing(cell: Cell) -> str | None:
     """Why there is no such cell, where there is none: a mode or a workload that a framework does not have."""
     framework, workload = cell.framework.name, cell.workload.name
     if cell.mode == "graph" and framework != GRAPH_FRAMEWORK:
@@ -149,8 +149,16 @@ def _missing(cell: Cell) -> str | None:
         return f"{framework} has no part in {workload}"
     if cell.mode != "eager":
         return f"{framework} has mode eager only"
+    return _beyond(cell) if cell.phase == "train" else None
+
+
+def _beyond(cell: Cell) -> str | None:
+    """What a library that is neither of the two cannot train."""
+    framework, workload = cell.framework.name, cell.workload.name
+    if not cell.workload.get("learning_rate", 1.0):
+        return f"{framework} cannot learn at a learning rate of 0"
     single = getattr(spec_of(workload), "ONE_EXAMPLE_A_STEP", ())
-    if framework in single and cell.phase == "train" and _size(cell) > 1:
+    if framework in single and _size(cell) > 1:
         return f"{framework} trains {workload} by one example a step only"
     return None
 
@@ -199,7 +207,7 @@ def _completed(document: Document, axes: Axes, index: int) -> Axes:
 
 
 def _included(document: Document, entry: Axes, index: int, cells: Mapping[Cell, None]) -> dict[Cell, None]:
-    reasons = {cell: _missing(cell) for cell in _cells(entry)}
+    reasons = {cell: missing(cell) for cell in _cells(entry)}
     found = dict.fromkeys(cell for cell, reason in reasons.items() if not reason)
     path: Path = ("include", index)
     if not found:
@@ -244,6 +252,8 @@ def _as_run(cells: Iterable[Cell]) -> tuple[tuple[Cell, ...], list[str]]:
         if size == cell.batch_size:
             run[cell] = None
             continue
-        notes[f"{cell.workload.name} has {size} examples: batch size {cell.batch_size} is run as {size}"] = None
+        fewer = size < cell.batch_size
+        why = f"has {size} examples" if fewer else f"takes all {size} examples a step by gradient descent"
+        notes[f"{cell.workload.name} {why}: batch size {cell.batch_size} is run as {size}"] = None
         run[Cell(**{**{axis: getattr(cell, axis) for axis in AXES}, "batch_size": size})] = None
     return tuple(run), list(notes)

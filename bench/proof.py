@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -15,12 +16,13 @@ from bench.errors import InputError
 from bench.launch import Need
 from bench.launch.provide import provide
 from bench.lockstep import Bench
+from bench.matrix_cells import missing
 from bench.matrix_model import known_workloads, spec_of
 from bench.provenance import Place
-from workloads.contract import FRAMEWORKS, PHASES, Cell, Named
+from workloads.contract import FRAMEWORKS, KNOWN_FRAMEWORKS, PHASES, Cell, Named, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from bench.console import View
 
@@ -28,7 +30,7 @@ BATCH_SIZE = 16  # proves as much as a larger one, in less time
 
 
 def prove(workloads: Sequence[str], *, launcher: str, view: View, phases: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """One record a workload and phase: status, reason, checks; all of them where none is named.
+    """One record a contrast: comparison, arm, status, reason, checks; of all workloads where none is named.
 
     raises  InputError: no such workload
     """
@@ -36,22 +38,24 @@ def prove(workloads: Sequence[str], *, launcher: str, view: View, phases: Sequen
     for name in workloads:
         if name not in known:
             raise InputError(f'workload "{name}" is unknown; choose {" or ".join(known)}')
-    comparisons = [_comparison(name, phase) for name in workloads or known for phase in phases or PHASES]
+    comparisons = [one for name in workloads or known for one in _comparisons(name, phases or PHASES)]
     with ExitStack() as stack:
         run_id = f"parity-{run.fresh_id()}"
         cache = stack.enter_context(run.compile_cache(run_id))
-        needed = any(certification.needs_data(one) for one in comparisons)
-        folder = data.require(view.say).folder if needed else None
+        reads = any(certification.needs_data(one) for one in comparisons)
+        folder = data.require(view.say).folder if reads else None
         place = Place(run_id=run_id, cache=cache, data=folder, base=None)
-        chosen, _ = provide(launcher, [Need(Named(name)) for name in FRAMEWORKS], place, view)
+        needed = dict.fromkeys(Need.of(arm.cell) for one in comparisons for arm in one.arms)
+        chosen, _ = provide(launcher, list(needed), place, view)
         stack.callback(chosen.close)
         arm_cpus, control_cpus = environment.cpusets(1)
         every = arm_cpus | control_cpus  # nothing is timed: the arms need not share one
         bench = Bench(launcher=chosen, sampler=None, arm_cpus=every, seed=0, data=folder)
         view.plan([one.id for one in comparisons], blocks=0, deadline=float("inf"))
         return [
-            _record(one, certification.certify(bench, one, cache=cache, control_cpus=every, view=view))
+            record
             for one in comparisons
+            for record in _records(one, certification.certify(bench, one, cache=cache, control_cpus=every, view=view))
         ]
 
 
@@ -77,29 +81,46 @@ def print_table(records: Sequence[dict[str, Any]]) -> None:
     Console().print(table)
 
 
-def _comparison(workload: str, phase: str) -> Comparison:
-    """TensorFlow against PyTorch, eager, at the workload's defaults."""
-    spec = spec_of(workload)
-    parameters = spec.parameters({})
-    cell = Cell(
-        workload=Named.of(workload, parameters),
-        framework=Named(FRAMEWORKS[0]),
-        phase=phase,
-        batch_size=spec.batch_size(parameters, BATCH_SIZE),
-        device="cpu",
-    )
-    arms = tuple(Arm(id=name, cell=_with(cell, name)) for name in FRAMEWORKS)
-    return Comparison(id=f"{workload}-{phase}", compare=("framework",), arms=arms, baseline=FRAMEWORKS[0])
+def _comparisons(workload: str, phases: Sequence[str]) -> Iterator[Comparison]:
+    """All frameworks that have a part in it, eager, at the defaults; and by gradient descent, where that may be chosen.
+
+    scikit-learn, where it learns from single examples only, has a comparison of its own.
+    """
+    defaults = spec_of(workload).parameters({})
+    for phase in phases:
+        yield from _possible(f"{workload}-{phase}", _cell(workload, defaults, phase, BATCH_SIZE))
+    if "optimizer" in defaults and "train" in phases:
+        descent = spec_of(workload).parameters({"optimizer": "gradient_descent"})
+        yield from _possible(f"{workload}-train-gradient_descent", _cell(workload, descent, "train", BATCH_SIZE))
+
+
+def _possible(name: str, cell: Cell) -> Iterator[Comparison]:
+    arms = [Arm(id=framework, cell=_with(cell, framework)) for framework in KNOWN_FRAMEWORKS]
+    present = tuple(arm for arm in arms if not missing(arm.cell))
+    yield Comparison(id=name, compare=("framework",), arms=present, baseline=FRAMEWORKS[0])
+    single = replace(cell, batch_size=1)
+    alone = [arm for arm in arms if arm not in present and not missing(_with(single, arm.id))]
+    if alone:
+        own = tuple(Arm(id=arm.id, cell=_with(single, arm.id)) for arm in (arms[0], *alone))
+        yield Comparison(id=f"{name}-b1", compare=("framework",), arms=own, baseline=FRAMEWORKS[0])
+
+
+def _cell(workload: str, parameters: dict[str, Value], phase: str, asked: int) -> Cell:
+    size = spec_of(workload).batch_size(parameters, asked)
+    named = Named.of(workload, parameters)
+    return Cell(workload=named, framework=Named(FRAMEWORKS[0]), phase=phase, batch_size=size, device="cpu")
 
 
 def _with(cell: Cell, framework: str) -> Cell:
-    return Cell.from_json({**cell.to_json(), "framework": {"name": framework}})
+    return replace(cell, framework=Named(framework))
 
 
-def _record(comparison: Comparison, prologue: certification.Prologue) -> dict[str, Any]:
-    """The one contrast's certificate; a worker that crashed leaves a failed one."""
-    if prologue.failed:
-        return {"comparison": comparison.id, "status": "failed", "reason": str(prologue.failed.failure),
-                "max_rel_error": None, "checks": []}  # fmt: skip
-    (certificate,) = prologue.certificates.values()
-    return {"comparison": comparison.id, **certificate.to_json()}
+def _records(comparison: Comparison, prologue: certification.Prologue) -> Iterator[dict[str, Any]]:
+    """The certificate of every contrast; a worker that crashed leaves failed ones."""
+    for _, arm in comparison.contrasts:
+        record = {"comparison": comparison.id, "arm": arm.id}
+        if prologue.failed:
+            reason = str(prologue.failed.failure)
+            yield record | {"status": "failed", "reason": reason, "max_rel_error": None, "checks": []}
+        else:
+            yield record | prologue.certificates[arm.id].to_json()

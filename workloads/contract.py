@@ -14,8 +14,8 @@ from typing import Any
 
 SCHEMA = "bench.worker/1"
 
-# One message, in bytes: the largest is a parity trace (a few million float64 as base64).
-MESSAGE_LIMIT_BYTES = 64 * 2**20
+# One message, in bytes: the largest is a parity trace, all weights and their gradients in float64 as base64.
+MESSAGE_LIMIT_BYTES = 512 * 2**20
 # A worker that hears nothing at all for this long has lost its harness and exits.
 SILENCE_LIMIT_S = 30.0
 

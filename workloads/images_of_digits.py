@@ -17,10 +17,10 @@ TARGET = "labels"
 TRAIN_EXAMPLES = 60_000
 
 
-def batches(*, batch_size: int, count: int, seed: int, data: Path | None) -> dict[str, Array]:
-    """Images (count, batch, 28, 28) float32 in [0, 1], labels (count, batch) int64."""
+def batches(*, batch_size: int, count: int, seed: int, data: Path | None, first: int = 0) -> dict[str, Array]:
+    """Batches from `first` on: images (count, batch, 28, 28) float32 in [0, 1], labels (count, batch) int64."""
     images, labels = split(data, "train")
-    order = epochs(np.random.default_rng([seed, 2]), len(images), batch_size, count)
+    order = epochs(np.random.default_rng([seed, 2]), len(images), batch_size, count, first)
     return {INPUT: scaled(images[order]), TARGET: labels[order]}
 
 

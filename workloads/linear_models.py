@@ -74,16 +74,21 @@ def initial_weights(parameters: Mapping[str, Value], seed: int) -> dict[str, Arr
     return {"linear/kernel": weight, "linear/bias": np.zeros(1, np.float32)}
 
 
-def in_batches(features: Array, targets: Array, *, batch_size: int, count: int, seed: int) -> dict[str, Array]:
-    """Features (count, batch, d), targets (count, batch, 1), float32; a batch of all examples keeps their order."""
+def in_batches(
+    features: Array, targets: Array, *, batch_size: int, count: int, seed: int, first: int = 0
+) -> dict[str, Array]:
+    """Batches from `first` on: features (count, batch, d), targets (count, batch, 1), float32.
+
+    A batch of all examples keeps their order.
+    """
     n = len(features)
     whole = batch_size >= n
-    order = np.tile(np.arange(n), (count, 1)) if whole else _shuffled(n, batch_size, count, seed)
+    order = np.tile(np.arange(n), (count, 1)) if whole else _shuffled(n, batch_size, count, first, seed)
     return {INPUT: features[order], TARGET: targets[order]}
 
 
-def _shuffled(n: int, batch_size: int, count: int, seed: int) -> Array:
-    return epochs(np.random.default_rng([seed, 4]), n, batch_size, count)
+def _shuffled(n: int, batch_size: int, count: int, first: int, seed: int) -> Array:
+    return epochs(np.random.default_rng([seed, 4]), n, batch_size, count, first)
 
 
 def drawn(parameters: Mapping[str, Value], seed: int) -> tuple[Array, Array, Array]:

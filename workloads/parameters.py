@@ -21,7 +21,7 @@ def number(values: Values, name: str, high: float) -> float:
     """The parameter, from 0 to below `high`; a float from now on."""
     value = values[name]
     if type(value) not in (int, float) or not 0 <= value < high:  # type: ignore[operator]
-        raise ValueError(f"{name} is {value!r}; it must be a number from 0 to {high:g}")
+        raise ValueError(f"{name} is {value!r}; it must be a number from 0 to below {high:g}")
     values[name] = float(value)  # type: ignore[arg-type]
     return float(value)  # type: ignore[arg-type]
 

@@ -35,11 +35,17 @@ def _initial(rng: np.random.Generator, kind: str, shape: tuple[int, ...]) -> Arr
     return np.full(shape, kind in ("gamma", "moving_variance"), np.float32)
 
 
-def epochs(rng: np.random.Generator, n: int, batch_size: int, count: int) -> Array:
-    """Indices (count, batch): epochs of shuffled examples, the short last batch of each dropped."""
+def epochs(rng: np.random.Generator, n: int, batch_size: int, count: int, first: int = 0) -> Array:
+    """Indices (count, batch) from batch `first` on: epochs of shuffled examples, the short last batch of each dropped.
+
+    Whatever part is asked for, it is of one and the same sequence.
+    """
     whole = n // batch_size
-    drawn = [rng.permutation(n)[: whole * batch_size] for _ in range(-(-count // whole))]
-    return np.concatenate(drawn).reshape(-1, batch_size)[:count]
+    skipped, rest = divmod(first, whole)
+    for _ in range(skipped):
+        rng.permutation(n)
+    drawn = [rng.permutation(n)[: whole * batch_size] for _ in range(-(-(rest + count) // whole))]
+    return np.concatenate(drawn).reshape(-1, batch_size)[rest : rest + count]
 
 
 def dyadic(values: Array, bits: int) -> Array:

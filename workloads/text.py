@@ -63,11 +63,11 @@ def characters(seed: int, stream: int, count: int) -> Array:
     return np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64).clip(96) - 96
 
 
-def batches(*, length: int, batch_size: int, count: int, seed: int) -> dict[str, Array]:
-    """Windows from random places: characters and, one place on, the characters to predict; (count, batch, length)."""
+def batches(*, length: int, batch_size: int, count: int, seed: int, first: int = 0) -> dict[str, Array]:
+    """Windows from random places, from batch `first` on: characters and those one place on; (count, batch, length)."""
     text = characters(seed, 2, TRAIN_CHARACTERS)
-    starts = np.random.default_rng([seed, 3]).integers(0, len(text) - length, (count, batch_size))
-    return _windows(text, starts, length)
+    starts = np.random.default_rng([seed, 3]).integers(0, len(text) - length, (first + count, batch_size))
+    return _windows(text, starts[first:], length)
 
 
 def test_windows(*, length: int, seed: int) -> dict[str, Array]:

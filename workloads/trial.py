@@ -23,8 +23,24 @@ if TYPE_CHECKING:
 
 # Batches placed on the device before timing; a step takes the next, round and round.
 POOL_BATCHES = 16
-# Batches that an evaluation's training may hold: a thousand small ones, never gigabytes of large ones.
+# Batches that an evaluation's training may hold at once: a thousand small ones, never gigabytes of large ones.
 EVALUATION_BYTES = 256 * 2**20
+
+
+_LOWER = "lower the learning rate if it was raised"
+
+
+@dataclass(frozen=True)
+class Batches:
+    """`count` batches to train on, of which `at_once` are held: `draw` gives those from a first one on, so many."""
+
+    draw: Callable[[int, int], Arrays]
+    count: int
+    at_once: int
+
+    def stretch(self, first: int) -> Arrays:
+        """As many from `first` on as may be held."""
+        return self.draw(first, min(self.at_once, self.count - first))
 
 
 @dataclass
@@ -155,13 +171,23 @@ class Trial:
     def evaluate(self, *, steps: int) -> dict[str, Any]:
         """Train from the initial weights for `steps` steps on the spec's batches, then evaluate in NumPy.
 
-        Where that many batches would not fit into EVALUATION_BYTES, as many as do are taken round and round. A library
-        that solves the problem outright does that instead: its `steps` are None, and `solver` names it.
+        No more than fit into EVALUATION_BYTES are held at once. A library that solves the problem outright does that
+        instead: its `steps` are None, and `solver` names it.
+
+        raises  ArithmeticError: the training diverged
         """
         parameters = self.cell.workload.mapping
-        count = min(steps, fitting_batches(self.spec, self.cell, self.seed, self.data))
-        weights, batches = inputs(self.spec, self.cell, self.seed, self.data, count)
-        program, loss = self._trained(weights, batches, steps, lambda: self.spec.examples(parameters, self.seed))
+        at_once = fitting_batches(self.spec, self.cell, self.seed, self.data)
+
+        def batches(first: int, count: int) -> Arrays:
+            found: Arrays = self.spec.batches(
+                parameters, batch_size=self.cell.batch_size, count=count, seed=self.seed, data=self.data, first=first
+            )
+            return found
+
+        weights = self.spec.initial_weights(parameters, self.seed)
+        whole = lambda: self.spec.examples(parameters, self.seed)  # noqa: E731
+        program, loss = self._trained(weights, Batches(batches, steps, at_once), whole)
         given = self.spec.evaluation_inputs(parameters, seed=self.seed, data=self.data)
         outputs = _in_batches(program.outputs, given, 1000)
         metrics = self.spec.evaluate(
@@ -171,16 +197,23 @@ class Trial:
         return {**how, **metrics, **self._cross_validated(weights, steps)}
 
     def _trained(
-        self, weights: Arrays, batches: Arrays, steps: int, examples: Callable[[], tuple[Array, Array]]
+        self, weights: Arrays, batches: Batches, examples: Callable[[], tuple[Array, Array]]
     ) -> tuple[Program, float | None]:
-        """A fresh program after so many steps with the last one's loss, or after its solver."""
-        program = self.twin.build(cell=replace(self.cell, phase="train"), weights=weights, batches=batches)
+        """A fresh program after a step on each of the batches, with the last one's loss; or after its solver."""
+        train = replace(self.cell, phase="train")
+        program = self.twin.build(cell=train, weights=weights, batches=batches.stretch(0))
         if program.solve:
             program.solve(*examples())
             return program, None
-        for i in range(steps):
-            loss = program.step(i)
-        return program, finite(float(program.fetch(loss)))
+        for i in range(batches.count):
+            if i and not i % batches.at_once:
+                stretch = batches.stretch(i)
+                program.give(stretch[self.spec.INPUT], stretch[self.spec.TARGET])
+            loss = program.step(i % batches.at_once)
+        last = float(program.fetch(loss))
+        if finite(last) is None:
+            raise ArithmeticError(f"training diverged: its loss after {batches.count} steps is {last}; {_LOWER}")
+        return program, last
 
     def _cross_validated(self, weights: Arrays, steps: int) -> dict[str, Any]:
         """Each fold trained from the initial weights for as many steps; nothing where no folds are asked for."""
@@ -194,9 +227,13 @@ class Trial:
         def score(train: Array, held: Array) -> float:
             x, y = features[train], targets[train]
             size = min(self.cell.batch_size, len(train))
-            count = min(steps, max(1, EVALUATION_BYTES // (size * (x[0].nbytes + y[0].nbytes))))
-            batches = self.spec.in_batches(x, y, batch_size=size, count=count, seed=self.seed)
-            program, _ = self._trained(weights, batches, steps, lambda: (x, y))
+
+            def batches(first: int, count: int) -> Arrays:
+                found: Arrays = self.spec.in_batches(x, y, batch_size=size, count=count, seed=self.seed, first=first)
+                return found
+
+            at_once = max(1, EVALUATION_BYTES // (size * (x[0].nbytes + y[0].nbytes)))
+            program, _ = self._trained(weights, Batches(batches, steps, at_once), lambda: (x, y))
             return float(self.spec.score(program.outputs(features[held]), targets[held]))
 
         folds = int(parameters["folds"])  # type: ignore[arg-type]
@@ -240,7 +277,7 @@ class Trial:
 
         last = self.program.fetch(self.last)
         if not np.isfinite(last).all():
-            raise ArithmeticError(f"the output after step {self.position} is not finite")
+            raise ArithmeticError(f"the output after step {self.position} is not finite; {_LOWER}")
         if self.expected is not None:
             before = self.expected[(self.position - 1) % POOL_BATCHES]
             if not np.allclose(last, before, rtol=1e-4, atol=1e-4 * float(np.abs(before).max())):

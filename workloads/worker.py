@@ -156,10 +156,15 @@ def _peak_rss_bytes() -> int:
 
 
 def _say(out: BinaryIO, answer: Answer) -> None:
-    """One whole line; an answer larger than the contract allows becomes an error."""
-    data = answer.encode()
+    """One whole line; an answer that is larger than the contract allows, or no JSON, becomes an error."""
+    try:
+        data = answer.encode()
+    except ValueError as error:  # a figure that is not finite
+        data = Answer(id=answer.id, error=f"an answer that is no JSON: {error}", kind="failed").encode()
     if len(data) > MESSAGE_LIMIT_BYTES:
-        data = Answer(id=answer.id, error=f"an answer of {len(data)} bytes is over the limit", kind="failed").encode()
+        size, most = len(data) >> 20, MESSAGE_LIMIT_BYTES >> 20
+        told = f"an answer of {size:,} MiB, where {most:,} are the most that is sent; take a smaller model or batch"
+        data = Answer(id=answer.id, error=told, kind="unsupported").encode()
     view = memoryview(data)
     while view:
         view = view[out.write(view) :]

@@ -30,6 +30,7 @@ class Group:
         self._channels: dict[str, Channel] = {}
         self._selector = selectors.DefaultSelector()
         self._said: dict[str, bytearray] = {}
+        self._searched: dict[str, int] = {}  # so far is no end of a line in what was said
         self._log: dict[str, bytearray] = {}
         self._ids = itertools.count(1)
         self._beat = time.monotonic()
@@ -45,7 +46,7 @@ class Group:
     def add(self, arm: str, channel: Channel) -> None:
         """Take a started worker into the group."""
         self._channels[arm] = channel
-        self._said[arm], self._log[arm] = bytearray(), bytearray()
+        self._said[arm], self._log[arm], self._searched[arm] = bytearray(), bytearray(), 0
         for fileno in channel.filenos():
             self._selector.register(fileno, selectors.EVENT_READ, arm)
 
@@ -106,7 +107,8 @@ class Group:
     def _outcome(self, arm: str, expected: int, verb: str) -> dict[str, Any] | WorkerFailed | None:
         """The answer to `expected` if it is there, a failure if the worker broke the contract, else None."""
         said = self._said[arm]
-        end = said.find(b"\n")
+        end = said.find(b"\n", self._searched[arm])
+        self._searched[arm] = len(said) if end < 0 else 0
         if (end if end >= 0 else len(said)) > MESSAGE_LIMIT_BYTES:
             return self._failed(arm, "flooded", f"said over {MESSAGE_LIMIT_BYTES >> 20} MiB in one message")
         if end < 0:

@@ -102,7 +102,9 @@ def results(summary: Json) -> list[str]:
             after = f" after {next(iter(steps)):,} steps" if len(steps) == 1 else ""
             lines.append(words.clean(f"{title}{after}: {'; '.join(parts)}"))
         lines += [words.clean(f"{title}: {text}") for text in (*_cross_validations(cells), *_predictions(cells))]
-    return list(dict.fromkeys(lines))
+    reasons = {cell["id"]: str(cell["nulls"].get("evaluation")) for cell in summary["cells"]}
+    failed = [f"{cell}: {why}" for cell, why in reasons.items() if why.startswith(words.EVALUATION_FAILED)]
+    return list(dict.fromkeys([*lines, *map(words.clean, failed)]))
 
 
 def startups(summary: Json) -> list[str]:

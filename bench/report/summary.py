@@ -100,6 +100,8 @@ def _cell(one: Comparison, arm: str, run: StoredRun, soaked: soaks.Soaks) -> Jso
     evaluation = _evaluation(one, arm)
     if evaluation is None:
         nulls["evaluation"] = "no parity certificate of this arm holds one"
+    elif "failed" in evaluation:
+        nulls["evaluation"], evaluation = f"{words.EVALUATION_FAILED}: {evaluation['failed']}", None
     return {
         "id": one.cell_id(arm),
         "comparison": one.id,

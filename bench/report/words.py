@@ -25,6 +25,7 @@ SYMBOLS = {
     "invalid": "✗",
 }
 NOTHING = "—"
+EVALUATION_FAILED = "the evaluation failed"  # a null's reason begins so
 # What a fresh worker costs before its second step, by figure. start: the process or container, and its Python.
 STARTUP = {
     "start_s": "start",

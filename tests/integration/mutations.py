@@ -23,6 +23,7 @@ class Mutation:
     new: str
     cause: str
     file: str = ""
+    phase: str = "train"
 
     @property
     def path(self) -> str:
@@ -30,7 +31,7 @@ class Mutation:
         return self.file or f"workloads/{self.workload}/{self.framework}.py"
 
     def __str__(self) -> str:
-        return f"{self.workload}, {self.kind}, {self.framework}"
+        return f"{self.workload}, {self.kind}, {self.framework}" + (", inference" if self.phase == "infer" else "")
 
 
 def _ruled(change: str) -> str:
@@ -54,8 +55,8 @@ _REDUCTIONS = [
      'binary_cross_entropy_with_logits(outputs, y, reduction="sum")'),
     ("svm", _P, "torch.mean(slack)", "torch.sum(slack)"),
     ("ncf", _T, "tf.reduce_mean(", "tf.reduce_sum("),
-    *((name, _T, "SparseCategoricalCrossentropy(from_logits=True)",
-       'SparseCategoricalCrossentropy(from_logits=True, reduction="sum")')
+    *((name, _T, "loss_of=cross_entropy",
+       "loss_of=lambda y, z: cross_entropy(y, z) * __import__('math').prod(y.shape)")
       for name in ("mnist_mlp", "mnist_cnn", "lstm_text", "transformer_lm", "resnet", "conv1d_audio")),
 ]  # fmt: skip
 _INPUTS = {"linear_regression": "features", "logistic_regression": "features", "svm": "features", "mnist_mlp": "images",
@@ -143,6 +144,26 @@ MUTATIONS: tuple[Mutation, ...] = (
              cause="float64 gradients"),
     Mutation(workload="conv1d_audio", framework=_P, kind="padding", old="conv2=nn.Conv1d(32, 32, 3)",
              new="conv2=nn.Conv1d(32, 32, 3, padding=1)", cause="float64 gradients"),
+    Mutation(workload="mnist_cnn", framework=_T, kind="padding that keeps every shape",
+             old='keras.layers.Conv2D(32, 3, padding="valid"',
+             new='keras.layers.ZeroPadding2D(((1, 0), (1, 0))),\n        keras.layers.Conv2D(32, 3, padding="valid"',
+             cause="float64 gradients"),
+    # A bias that is there and not added
+    Mutation(workload="lstm_text", framework=_P, kind="bias left out of the forward pass",
+             old="self.head(hidden)", new="(hidden @ self.head.weight.T)", cause="float64 "),
+    Mutation(workload="resnet", framework=_P, kind="bias left out of the forward pass",
+             old="self.head(self.flatten(self.pool(x)))", new="(self.flatten(self.pool(x)) @ self.head.weight.T)",
+             cause="float64 "),
+    # In inference
+    Mutation(workload="logistic_regression", framework=_P, kind="no sigmoid", phase="infer",
+             old="        head=torch.sigmoid,\n", new="", cause="float64 outputs"),
+    Mutation(workload="resnet", framework=_T, kind="norms as in training", phase="infer",
+             file=f"{_TRAINING}/tensorflow.py", old="head(model(x, training=False))",
+             new="head(model(x, training=True))", cause="float64 outputs"),
+    Mutation(workload="transformer_lm", framework=_T, kind="a look ahead", phase="infer", old="use_causal_mask=True",
+             new="use_causal_mask=False", cause="float64 outputs"),
+    Mutation(workload="mnist_mlp", framework=_P, kind="layout", phase="infer", old='inputs=batches["images"]',
+             new='inputs=batches["images"][..., ::-1]', cause="float64 outputs"),
     # Norms
     Mutation(workload="resnet", framework=_T, kind="Keras' own ε of a norm", old="epsilon=spec.EPSILON, ", new="",
              cause="float64 gradients"),
@@ -173,13 +194,12 @@ MUTATIONS: tuple[Mutation, ...] = (
 
 
 def rounds() -> list[list[Mutation]]:
-    """The mutations of TensorFlow and PyTorch's twins, a workload at most once a round: each round is one tree."""
+    """All of them, each round one tree: of a phase, a workload at most once, and alone what all workloads share."""
     found: list[list[Mutation]] = []
     for mutation in MUTATIONS:
-        if mutation.framework == "sklearn" or mutation.file:
-            continue
-        free = next((one for one in found if mutation.workload not in {other.workload for other in one}), None)
-        if free is None:
+        others = [one for one in found if not one[0].file and one[0].phase == mutation.phase]
+        free = next((one for one in others if mutation.workload not in {other.workload for other in one}), None)
+        if free is None or mutation.file:
             found.append([mutation])
         else:
             free.append(mutation)

@@ -33,7 +33,7 @@ MUCH_BETTER_THAN_THE_BOUND = 1e-12
 BATCH_SIZE = 8
 FEW_STEPS = 8  # a mutation shows at once; `bench parity` takes all
 LIMIT_S = 900.0
-EVERY_ROUND = "BENCH_ALL_MUTATIONS"  # `nox -s mutations`: each mutation by `bench parity`, a quarter of an hour
+EVERY_ROUND = "BENCH_ALL_MUTATIONS"  # `nox -s mutations`: each mutation by `bench parity`, half an hour
 
 Traces = dict[str, Any]
 
@@ -77,10 +77,10 @@ def side(arm: str, traces: Any) -> Side:
 def mutants(source_tree: Callable[[], Path], edit: Any) -> dict[str, Any]:
     """Every framework's answers: of each mutation by its name, and of each healthy workload by the workload's."""
     questions: dict[str, list[dict[str, Any]]] = {name: [] for name in (*FRAMEWORKS, "sklearn", "reference")}
-    for name in sorted({one.workload for one in MUTATIONS}):
-        questions["reference"].append(question(name, cell(name, "tensorflow")))
-        for framework in FRAMEWORKS:
-            questions[framework].append(question(name, cell(name, framework)))
+    for name, phase in sorted({(one.workload, one.phase) for one in MUTATIONS}):
+        for framework in ("reference", *FRAMEWORKS):
+            one = cell(name, framework if framework in FRAMEWORKS else "tensorflow", phase=phase)
+            questions[framework].append(question(f"{name}, {phase}", one))
     for name, more in ALSO.items():
         for framework in more["arms"]:
             questions[framework].append(question(name, cell(more["workload"], framework, **more["given"]), steps=STEPS))
@@ -91,7 +91,7 @@ def mutants(source_tree: Callable[[], Path], edit: Any) -> dict[str, Any]:
         tree = source_tree()
         tree = tree.rename(tree.with_name(f"{tree.name}-tree"))
         edit(tree / mutation.path, mutation.old, mutation.new)
-        one = cell(mutation.workload, mutation.framework)
+        one = cell(mutation.workload, mutation.framework, phase=mutation.phase)
         questions[mutation.framework].append(question(str(mutation), one, tree))
     with ThreadPoolExecutor() as pool:
         answers = {name: pool.submit(traced, name, asked) for name, asked in questions.items()}
@@ -178,7 +178,8 @@ def certified(mutants: dict[str, Traces], mutation: Mutation) -> Certificate:
     answer = mutants[mutation.framework][str(mutation)]
     if isinstance(answer, str):  # as bench.certification does with a worker that raised
         return refused(f"{mutation.framework}: {answer}")
-    key = mutation.workload if mutation.framework in FRAMEWORKS else f"{mutation.workload}, scikit-learn"
+    of = mutation.phase if mutation.framework in FRAMEWORKS else "scikit-learn"
+    key = f"{mutation.workload}, {of}"
     broken = side(mutation.framework, answer)
     sides = {name: side(name, mutants[name][key]) for name in FRAMEWORKS} if mutation.framework in FRAMEWORKS else {}
     sides[mutation.framework] = broken
@@ -227,20 +228,33 @@ def test_bench_parity_over_a_broken_tree_exits_3_and_names_every_arm_and_cause(
     tree, broken = source_tree(), {one.workload: one for one in rounds()[number]}
     for mutation in broken.values():
         edit(tree / mutation.path, mutation.old, mutation.new)
-    code, records = bench_parity(tree, borrowed_cache, "--launcher", "local", "--phase", "train", *broken)
+    (phase,) = {mutation.phase for mutation in broken.values()}
+    code, records = bench_parity(tree, borrowed_cache, "--launcher", "local", "--phase", phase, *broken)
     assert code == 3
-    assert [record["comparison"] for record in records] == [f"{name}-train" for name in broken]
-    for record, mutation in zip(records, broken.values(), strict=True):
+    by_arm = {(record["comparison"], record["arm"]): record for record in records}
+    for name, mutation in broken.items():
+        alone = "-b1" if (name, mutation.framework) == ("svm", "sklearn") else ""
+        arm = mutation.framework if mutation.framework == "sklearn" else "pytorch"
+        record = by_arm[f"{name}-{phase}{alone}", arm]
         assert record["status"] == "failed"
         colon = "" if mutation.cause.startswith("has ") else ":"
         assert record["reason"].startswith(f"{mutation.framework}{colon} {mutation.cause}"), record["reason"]
+
+
+def test_every_mutation_is_in_a_round_and_none_twice() -> None:
+    told = [mutation for one in rounds() for mutation in one]
+    assert sorted(map(str, told)) == sorted(map(str, MUTATIONS))
 
 
 @pytest.mark.docker
 def test_bench_parity_over_everything_passes() -> None:
     code, records = bench_parity(REPOSITORY, None)
     assert code == 0, [record["reason"] for record in records if record["reason"]]
-    workloads = {mutation.workload for mutation in MUTATIONS}
-    assert {record["comparison"] for record in records} == {f"{w}-{p}" for w in workloads for p in ("train", "infer")}
+    names = [f"{w}-{p}" for w in {mutation.workload for mutation in MUTATIONS} for p in ("train", "infer")]
+    linear = ("linear_regression", "logistic_regression", "svm")
+    wanted = {(name, "pytorch") for name in names} | {(f"{w}-train-gradient_descent", "pytorch") for w in linear}
+    wanted |= {(f"{w}-infer", "sklearn") for w in linear} | {(f"{w}-train", "sklearn") for w in linear[:2]}
+    wanted |= {(f"{w}-train-gradient_descent", "sklearn") for w in linear[:2]} | {("svm-train-b1", "sklearn")}
+    assert {(record["comparison"], record["arm"]) for record in records} == wanted
     for record in records:
         assert record["max_rel_error"] < MUCH_BETTER_THAN_THE_BOUND

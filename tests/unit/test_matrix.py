@@ -236,6 +236,21 @@ def test_a_data_set_smaller_than_the_batch_is_one_full_batch_and_cells_merge(rea
     )
 
 
+def test_gradient_descent_takes_all_examples_and_the_note_says_why(read: Load) -> None:
+    found = read("axes: {workload: [{name: svm, n: 100, optimizer: gradient_descent}], batch_size: [64]}")
+    assert found.notes == ("svm takes all 100 examples a step by gradient descent: batch size 64 is run as 100",)
+
+
+def test_scikit_learn_is_left_out_where_it_would_not_learn(read: Load) -> None:
+    found = read(
+        "baseline: tensorflow\naxes: {workload: [{name: linear_regression, learning_rate: 0}], "
+        "framework: [tensorflow, pytorch, sklearn]}"
+    )
+    assert arms(found) == [["tensorflow", "pytorch"]]
+    (note,) = found.notes
+    assert note.startswith("sklearn cannot learn at a learning rate of 0: linear_regression sklearn train eager")
+
+
 def test_the_schedule_is_lockstep_unless_the_matrix_says_serial(read: Load) -> None:
     assert read(CNN).schedule == "lockstep"
     serial = read(f"schedule: serial\n{CNN}")
@@ -461,6 +476,10 @@ WRONG = {
     f"{CNN}telemetry: {{soak: 0}}": '2: soak "0" is no length of a soak',
     # comparisons
     "axes:\n  workload: [mnist_cnn]\n  framework: [tensorflow]": "3: no two cells differ on framework alone",
+    "axes:\n  workload: [svm]\n  framework: [tensorflow, sklearn]": "3: sklearn trains svm by one example a step only: "
+    "svm sklearn train eager b64 left out; so no two cells differ on framework alone",
+    "axes: {workload: [mnist_cnn], mode: [graph]}": "mode graph exists for tensorflow only: mnist_cnn pytorch train "
+    "graph b64 left out; so no two cells differ on framework alone",
     f"compare: mode\n{CNN}": "no two cells differ on mode alone, so there is nothing to compare; give mode a second",
     f"compare: framwork\n{CNN}": '1: compare "framwork" is unknown; did you mean "framework"?',
     f"compare: workload\n{CNN}": '1: compare "workload" is unknown; choose framework, mode',

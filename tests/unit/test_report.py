@@ -287,6 +287,24 @@ def test_failed_parity_leaves_no_ratio_in_any_format(invalid: dict[str, Any], do
         assert "weights of step 3" in " ".join(text.split()), name
 
 
+def test_an_evaluation_that_failed_is_null_with_its_reason_and_takes_no_ratio(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "run")
+    for name in COMPARISONS:
+        writer.measured(name, 8)
+    writer.certified(LINEAR).certified(INFER)
+    evaluations = {"tensorflow": {"steps": 200, "test_accuracy": 0.9}, "pytorch": {"failed": "pytorch: it diverged"}}
+    writer.certified(TRAIN, evaluations=evaluations)
+    found = summary.summarise(writer.read())
+    cells = {cell["id"]: cell for cell in found["cells"] if cell["comparison"] == TRAIN}
+    assert cells[f"{TRAIN}/tensorflow"]["evaluation"]["test_accuracy"] == 0.9
+    assert cells[f"{TRAIN}/pytorch"]["evaluation"] is None
+    assert cells[f"{TRAIN}/pytorch"]["nulls"]["evaluation"] == "the evaluation failed: pytorch: it diverged"
+    assert contrast(found)["ratio"]
+    for text in formats(found).values():
+        if not text.startswith("run,"):
+            assert "it diverged" in text
+
+
 def test_failed_parity_is_no_part_of_the_family(invalid: dict[str, Any], document: dict[str, Any]) -> None:
     assert contrast(document, LINEAR)["p_holm"] == pytest.approx(3 * contrast(document, LINEAR)["p"])
     assert contrast(invalid, LINEAR)["p_holm"] == pytest.approx(2 * contrast(invalid, LINEAR)["p"])

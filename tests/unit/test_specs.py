@@ -75,6 +75,19 @@ def test_more_batches_begin_with_the_same_ones_and_an_epoch_shows_each_example_o
 
 
 @pytest.mark.parametrize("workload", WORKLOADS)
+@pytest.mark.parametrize("first", [3, 5, 11])
+def test_batches_from_a_later_one_on_are_those_of_the_whole_sequence(workload: str, first: int, mnist: Path) -> None:
+    """Across the end of an epoch, at it, and after two of them."""
+    spec = spec_of(workload)
+    parameters = spec.parameters(FINITE.get(workload, {}))
+    given = {"batch_size": 8, "seed": 0, "data": mnist}
+    whole = spec.batches(parameters, count=first + 4, **given)
+    part = spec.batches(parameters, count=4, first=first, **given)
+    for name, array in whole.items():
+        np.testing.assert_array_equal(part[name], array[first:])
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
 def test_every_real_array_is_float32_and_every_whole_one_int64(workload: str, mnist: Path) -> None:
     weights, batches = drawn(workload, mnist, count=2)
     assert {array.dtype for array in weights.values()} == {np.dtype("float32")}
@@ -159,22 +172,27 @@ def test_what_is_to_be_predicted_is_the_next_character() -> None:
         ("linear_regression", {"n": 0}, "n is 0; it must be a whole number from 1 to 10000000"),
         ("linear_regression", {"n": True}, "n is True"),
         ("linear_regression", {"d": 2.5}, "d is 2.5"),
-        ("linear_regression", {"noise": -1}, "noise is -1; it must be a number from 0 to 1e+06"),
+        ("linear_regression", {"noise": -1}, "noise is -1; it must be a number from 0 to below 1e+06"),
         ("linear_regression", {"learning_rate": float("nan")}, "learning_rate is nan"),
         ("linear_regression", {"preset": "classic", "n": 7}, "the preset classic has n = 5 and d = 1"),
         ("linear_regression", {"optimizer": "adam"}, "optimizer 'adam' is unknown; choose sgd or gradient_descent"),
         ("logistic_regression", {"folds": 1}, "folds is 1; it must be 0 for no cross-validation, or from 2 to n = 4"),
         ("logistic_regression", {"preset": "classic", "d": 7}, "the preset classic has n = 20 and d = 1"),
-        ("svm", {"c": "hard"}, "c is 'hard'; it must be a number from 0 to 1e+06"),
+        ("svm", {"c": "hard"}, "c is 'hard'; it must be a number from 0 to below 1e+06"),
         ("svm", {"preset": "classic", "folds": 7}, "folds is 7; it must be 0 for no cross-validation, or from 2"),
-        ("mnist_cnn", {"momentum": "high"}, "momentum is 'high'; it must be a number from 0 to 10"),
+        ("mnist_cnn", {"momentum": "high"}, "momentum is 'high'; it must be a number from 0 to below 1"),
+        ("mnist_cnn", {"momentum": 1}, "momentum is 1; it must be a number from 0 to below 1"),
+        ("resnet", {"momentum": 5}, "momentum is 5; it must be a number from 0 to below 1"),
+        ("mnist_mlp", {"learning_rate": 10}, "learning_rate is 10; it must be a number from 0 to below 10"),
+        ("transformer_lm", {"length": 1}, "length is 1; it must be a whole number from 2 to 4096"),
+        ("transformer_lm", {"width": 4}, "width is 4; it must be a whole number from 8 to 8192"),
         ("mnist_cnn", {"evaluate_steps": 0}, "evaluate_steps is 0"),
         ("mnist_mlp", {"width": 0}, "width is 0; it must be a whole number from 1 to 65536"),
         ("lstm_text", {"length": "long"}, "length is 'long'"),
         ("transformer_lm", {"width": 66}, "width is 66 and heads is 4; the width must be a multiple of the heads"),
         ("ncf", {"users": 3}, "users is 3; it must be a whole number from 100 to 10000000"),
         ("resnet", {"depth": 18}, "depth is 18; it must be 6 n + 2, such as 8, 14, 20"),
-        ("conv1d_audio", {"learning_rate": -1}, "learning_rate is -1; it must be a number from 0 to 10"),
+        ("conv1d_audio", {"learning_rate": -1}, "learning_rate is -1; it must be a number from 0 to below 10"),
     ],
 )  # fmt: skip
 def test_a_parameter_that_makes_no_sense_is_one_sentence(workload: str, given: dict[str, Any], sentence: str) -> None:

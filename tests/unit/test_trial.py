@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from bench.matrix_model import spec_of
+from workloads import trial
 from workloads.contract import Cell, Named
 from workloads.linear_regression import spec
 from workloads.trial import EVALUATION_BYTES, fitting_batches, inputs, own_compile_cache
@@ -31,6 +35,31 @@ def test_one_batch_larger_than_the_bound_is_still_one() -> None:
 
 def test_a_thousand_small_batches_are_never_cut_short() -> None:
     assert fitting_batches(spec, cell(64), 0, None) >= spec.parameters({})["evaluate_steps"]
+
+
+@pytest.mark.parametrize("workload", ["linear_regression", "lstm_text"])
+def test_an_evaluation_is_the_same_however_many_batches_are_held_at_once(
+    workload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seven steps on seven batches: all at once, and two at a time with a last one alone."""
+    given = {"n": 64, "d": 3, "folds": 4} if workload == "linear_regression" else {"length": 6, "width": 5}
+    named = Named.of(workload, spec_of(workload).parameters(given))
+    one = Cell(workload=named, framework=Named("tensorflow"), batch_size=8, device="cpu")
+    found = []
+    for held in (EVALUATION_BYTES, None):
+        opened, _ = trial.Trial.open(cell=one.to_json(), framework="reference", seed=0, data=None)
+        size = sum(array.nbytes for array in inputs(opened.spec, one, 0, None, 1)[1].values())
+        monkeypatch.setattr(trial, "EVALUATION_BYTES", held or 2 * size)
+        found.append(opened.evaluate(steps=7))
+    assert found[0] == found[1]
+
+
+def test_a_training_that_diverges_is_one_sentence() -> None:
+    one = cell(64, learning_rate=900_000)
+    opened, _ = trial.Trial.open(cell=one.to_json(), framework="reference", seed=0, data=None)
+    with np.errstate(all="ignore"), pytest.raises(ArithmeticError) as caught:
+        opened.evaluate(steps=100)
+    assert re.fullmatch(r"training diverged: its loss after 100 steps is (nan|inf); lower the .*", str(caught.value))
 
 
 def test_what_the_driver_compiles_for_a_cell_stays_in_its_own_cache_and_none_of_it_falls_out(

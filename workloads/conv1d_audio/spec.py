@@ -86,10 +86,10 @@ def initial_weights(parameters: Mapping[str, Value], seed: int) -> dict[str, Arr
 
 
 def batches(
-    parameters: Mapping[str, Value], *, batch_size: int, count: int, seed: int, data: Path | None
+    parameters: Mapping[str, Value], *, batch_size: int, count: int, seed: int, data: Path | None, first: int = 0
 ) -> dict[str, Array]:
-    """`count` batches in their order: waveforms (count, batch, 4000, 1) float32 in ± 1, labels (count, batch) int64."""
-    order = sampling.epochs(np.random.default_rng([seed, 4]), TRAIN_EXAMPLES, batch_size, count)
+    """`count` batches from `first` on: waveforms (count, batch, 4000, 1) in ± 1, labels (count, batch) int64."""
+    order = sampling.epochs(np.random.default_rng([seed, 4]), TRAIN_EXAMPLES, batch_size, count, first)
     waveforms, labels = _drawn(order.ravel(), TRAIN_EXAMPLES, seed, 2)
     return {INPUT: waveforms.reshape(*order.shape, SAMPLES, 1), TARGET: labels.reshape(order.shape)}
 

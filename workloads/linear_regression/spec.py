@@ -57,10 +57,10 @@ def initial_weights(parameters: Mapping[str, Value], seed: int) -> dict[str, Arr
 
 
 def batches(
-    parameters: Mapping[str, Value], *, batch_size: int, count: int, seed: int, data: Path | None
+    parameters: Mapping[str, Value], *, batch_size: int, count: int, seed: int, data: Path | None, first: int = 0
 ) -> dict[str, Array]:
-    """`count` batches in their order: features (count, batch, d), targets (count, batch, 1), float32."""
-    return in_batches(*examples(parameters, seed), batch_size=batch_size, count=count, seed=seed)
+    """`count` batches from `first` on: features (count, batch, d), targets (count, batch, 1), float32."""
+    return in_batches(*examples(parameters, seed), batch_size=batch_size, count=count, first=first, seed=seed)
 
 
 def evaluation_inputs(parameters: Mapping[str, Value], *, seed: int, data: Path | None) -> Array:

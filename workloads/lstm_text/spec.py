@@ -76,11 +76,11 @@ def initial_weights(parameters: Mapping[str, Value], seed: int) -> dict[str, Arr
 
 
 def batches(
-    parameters: Mapping[str, Value], *, batch_size: int, count: int, seed: int, data: Path | None
+    parameters: Mapping[str, Value], *, batch_size: int, count: int, seed: int, data: Path | None, first: int = 0
 ) -> dict[str, Array]:
-    """`count` batches in their order: characters and the next ones, (count, batch, length) int64 from 0 to 26."""
+    """`count` batches from `first` on: characters and the next ones, (count, batch, length) int64 from 0 to 26."""
     length = int(parameters["length"])  # type: ignore[arg-type]
-    return text.batches(length=length, batch_size=batch_size, count=count, seed=seed)
+    return text.batches(length=length, batch_size=batch_size, count=count, first=first, seed=seed)
 
 
 def evaluation_inputs(parameters: Mapping[str, Value], *, seed: int, data: Path | None) -> Array:

@@ -43,8 +43,8 @@ def parameters(given: Mapping[str, Value]) -> dict[str, Value]:
     """All parameters, the default where none is given. Raises ValueError with one sentence."""
     values = {**DEFAULTS, **given}
     whole(values, "evaluate_steps", 1, 1_000_000)
-    for name in ("learning_rate", "momentum"):
-        number(values, name, 10)
+    number(values, "learning_rate", 10)
+    number(values, "momentum", 1)
     return values
 
 
@@ -74,13 +74,13 @@ def initial_weights(parameters: Mapping[str, Value], seed: int) -> dict[str, Arr
 
 
 def batches(
-    parameters: Mapping[str, Value], *, batch_size: int, count: int, seed: int, data: Path | None
+    parameters: Mapping[str, Value], *, batch_size: int, count: int, seed: int, data: Path | None, first: int = 0
 ) -> dict[str, Array]:
-    """`count` batches in their order.
+    """`count` batches from `first` on.
 
     returns  images (count, batch, 28, 28, 1) float32 in [0, 1], labels (count, batch) int64
     """
-    found = images_of_digits.batches(batch_size=batch_size, count=count, seed=seed, data=data)
+    found = images_of_digits.batches(batch_size=batch_size, count=count, first=first, seed=seed, data=data)
     return {INPUT: found[INPUT][..., None], TARGET: found[TARGET]}
 
 

@@ -70,10 +70,10 @@ def initial_weights(parameters: Mapping[str, Value], seed: int) -> dict[str, Arr
 
 
 def batches(
-    parameters: Mapping[str, Value], *, batch_size: int, count: int, seed: int, data: Path | None
+    parameters: Mapping[str, Value], *, batch_size: int, count: int, seed: int, data: Path | None, first: int = 0
 ) -> dict[str, Array]:
-    """`count` batches in their order: images (count, batch, 784) float32 in [0, 1], labels (count, batch) int64."""
-    found = images_of_digits.batches(batch_size=batch_size, count=count, seed=seed, data=data)
+    """`count` batches from `first` on: images (count, batch, 784) float32 in [0, 1], labels (count, batch) int64."""
+    found = images_of_digits.batches(batch_size=batch_size, count=count, first=first, seed=seed, data=data)
     return {INPUT: found[INPUT].reshape(count, batch_size, PIXELS), TARGET: found[TARGET]}
 
 

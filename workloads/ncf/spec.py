@@ -94,11 +94,11 @@ def initial_weights(parameters: Mapping[str, Value], seed: int) -> dict[str, Arr
 
 
 def batches(
-    parameters: Mapping[str, Value], *, batch_size: int, count: int, seed: int, data: Path | None
+    parameters: Mapping[str, Value], *, batch_size: int, count: int, seed: int, data: Path | None, first: int = 0
 ) -> dict[str, Array]:
-    """`count` batches in their order: users with items (count, batch, 2) int64, labels 0 or 1 (count, batch, 1)."""
+    """`count` batches from `first` on: users with items (count, batch, 2) int64, labels 0 or 1 (count, batch, 1)."""
     pairs, labels = _examples(*sizes(parameters)[:2], seed)
-    order = sampling.epochs(np.random.default_rng([seed, 4]), len(pairs), batch_size, count)
+    order = sampling.epochs(np.random.default_rng([seed, 4]), len(pairs), batch_size, count, first)
     return {INPUT: pairs[order], TARGET: labels[order]}
 
 

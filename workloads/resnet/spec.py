@@ -74,8 +74,8 @@ def parameters(given: Mapping[str, Value]) -> dict[str, Value]:
     if (depth - 2) % 6:
         raise ValueError(f"depth is {depth}; it must be 6 n + 2, such as 8, 14, 20, 32, 44, 56 or 110")
     whole(values, "evaluate_steps", 1, 1_000_000)
-    for name in ("learning_rate", "momentum"):
-        number(values, name, 10)
+    number(values, "learning_rate", 10)
+    number(values, "momentum", 1)
     return values
 
 
@@ -124,10 +124,10 @@ def initial_weights(parameters: Mapping[str, Value], seed: int) -> dict[str, Arr
 
 
 def batches(
-    parameters: Mapping[str, Value], *, batch_size: int, count: int, seed: int, data: Path | None
+    parameters: Mapping[str, Value], *, batch_size: int, count: int, seed: int, data: Path | None, first: int = 0
 ) -> dict[str, Array]:
-    """`count` batches in order: images (count, batch, 32, 32, 3) float32 in [0, 1], labels (count, batch) int64."""
-    order = sampling.epochs(np.random.default_rng([seed, 4]), TRAIN_EXAMPLES, batch_size, count)
+    """`count` batches from `first` on: images (count, batch, 32, 32, 3) in [0, 1], labels (count, batch) int64."""
+    order = sampling.epochs(np.random.default_rng([seed, 4]), TRAIN_EXAMPLES, batch_size, count, first)
     images, labels = _drawn(order.ravel(), TRAIN_EXAMPLES, seed, 2)
     return {INPUT: images.reshape(*order.shape, SIDE, SIDE, CHANNELS), TARGET: labels.reshape(order.shape)}
 

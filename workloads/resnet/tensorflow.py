@@ -13,7 +13,7 @@ from workloads.contract import Cell
 from workloads.resnet import spec
 from workloads.runtime import Arrays, Program
 from workloads.runtime.tensorflow import set_precision
-from workloads.training.tensorflow import load, supervised
+from workloads.training.tensorflow import cross_entropy, load, supervised
 
 
 def network(*, cell: Cell, weights: Arrays) -> Any:
@@ -57,7 +57,7 @@ def build(*, cell: Cell, weights: Arrays, batches: Arrays) -> Program:
         cell=cell,
         model=network(cell=cell, weights=weights),
         rule=spec.optimizer(cell.workload.mapping),
-        loss_of=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        loss_of=cross_entropy,
         inputs=batches["images"],
         targets=batches["labels"],
     )

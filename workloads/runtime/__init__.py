@@ -25,6 +25,7 @@ class Program:
     """A workload placed on the device, ready to step; weights and gradients leave it in the spec's neutral layout.
 
     step        i -> the step on batch i mod count; a device scalar (train: the loss) or the outputs (infer)
+    give        (inputs, targets), (count, batch, …) each -> the step takes these batches from now on
     gradients   i -> gradients of the loss on batch i, nothing updated; by the function that `step` differentiates with
     outputs     inputs (batch, …) -> the forward pass in eager mode, for evaluation
     weights     the present weights
@@ -34,6 +35,7 @@ class Program:
 
     parameter_count: int
     step: Callable[[int], Any]
+    give: Callable[[Array, Array], None]
     gradients: Callable[[int], dict[str, Array]]
     outputs: Callable[[Array], Array]
     weights: Callable[[], dict[str, Array]]

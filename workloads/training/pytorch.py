@@ -174,8 +174,14 @@ def supervised(
     dtype = DTYPES[cell.precision]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     descent, before = optimizer(rule, trainable)
-    xs = [placed(cell, given(at_precision(batch, dtype))) for batch in inputs]
-    ys = [placed(cell, at_precision(batch, dtype)) for batch in targets]
+    xs: list[Any] = []
+    ys: list[Any] = []
+
+    def give(inputs: Array, targets: Array) -> None:
+        xs[:] = [placed(cell, given(at_precision(batch, dtype))) for batch in inputs]
+        ys[:] = [placed(cell, at_precision(batch, dtype)) for batch in targets]
+
+    give(inputs, targets)
     moving = MovingVariances(model, xs[0])
     model.train(cell.phase == "train")
 
@@ -230,6 +236,7 @@ def supervised(
     return Program(
         parameter_count=sum(parameter.numel() for parameter in trainable),
         step=stepped,
+        give=give,
         gradients=gradients,
         outputs=outputs,
         weights=weights,

@@ -62,6 +62,11 @@ def supervised(
     """
     dtype = DTYPES[cell.precision]
     xs, ys = at_precision(inputs, dtype), at_precision(targets, dtype)
+
+    def give(inputs: Array, targets: Array) -> None:
+        nonlocal xs, ys
+        xs, ys = at_precision(inputs, dtype), at_precision(targets, dtype)
+
     model = {name: array.astype(dtype) for name, array in weights.items()}
     update = optimizer(rule, model)
 
@@ -86,6 +91,7 @@ def supervised(
     return Program(
         parameter_count=sum(array.size for name, array in model.items() if not name.endswith(STATISTICS)),
         step=train if cell.phase == "train" else lambda i: outputs(xs[i % len(xs)]),
+        give=give,
         gradients=lambda i: loss_and_gradients(xs[i % len(xs)], ys[i % len(ys)])[1],
         outputs=outputs,
         weights=lambda: {name: array.copy() for name, array in model.items()},

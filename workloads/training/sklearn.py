@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
-from workloads.contract import Cell, Unsupported
+from workloads.contract import Cell
 from workloads.runtime import DTYPES, Array, Arrays, Program, at_precision
 from workloads.training import Rule
 
@@ -84,11 +84,14 @@ def supervised(
     """
     dtype = DTYPES[cell.precision]
     xs, ys = at_precision(inputs, dtype), at_precision(targets, dtype)
+
+    def give(inputs: Array, targets: Array) -> None:
+        nonlocal xs, ys
+        xs, ys = at_precision(inputs, dtype), at_precision(targets, dtype)
+
     start = {name: array.astype(dtype) for name, array in weights.items()}
     solved: dict[str, Array] = {}
     if cell.phase == "train":
-        if not rule.learning_rate:
-            raise Unsupported("sklearn cannot learn at a learning rate of 0; choose a larger one")
         learning = learner(rule, start)
         step: Callable[[int], Any] = lambda i: learning.step(xs[i % len(xs)], ys[i % len(ys)])  # noqa: E731
     else:
@@ -107,6 +110,7 @@ def supervised(
     return Program(
         parameter_count=sum(array.size for array in weights.values()),
         step=step,
+        give=give,
         gradients=gradients,
         outputs=lambda x: predict(present())(at_precision(x, dtype)),
         weights=present,

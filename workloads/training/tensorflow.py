@@ -72,6 +72,14 @@ def dense(gradient: Any) -> Any:
     return tf.convert_to_tensor(gradient) if isinstance(gradient, tf.IndexedSlices) else gradient
 
 
+def cross_entropy(y: Any, outputs: Any) -> Any:
+    """The mean of −log softmax at the label, in nats: labels (…), logits (…, classes).
+
+    One call, as PyTorch's is: Keras' own loss casts the labels to float32 and back, and looks for weights and masks.
+    """
+    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=outputs))
+
+
 def supervised(
     *,
     cell: Cell,
@@ -90,8 +98,14 @@ def supervised(
     """
     dtype = DTYPES[cell.precision]
     update = optimizer(rule, model.trainable_variables)
-    xs = [tf.constant(at_precision(batch, dtype)) for batch in inputs]
-    ys = [tf.constant(at_precision(batch, dtype)) for batch in targets]
+    xs: list[Any] = []
+    ys: list[Any] = []
+
+    def give(inputs: Array, targets: Array) -> None:
+        xs[:] = [tf.constant(at_precision(batch, dtype)) for batch in inputs]
+        ys[:] = [tf.constant(at_precision(batch, dtype)) for batch in targets]
+
+    give(inputs, targets)
 
     def loss_and_gradients(x: Any, y: Any) -> tuple[Any, list[Any]]:
         with tf.GradientTape() as tape:
@@ -120,6 +134,7 @@ def supervised(
     return Program(
         parameter_count=sum(int(np.prod(variable.shape)) for variable in model.trainable_variables),
         step=lambda i: step(xs[i % len(xs)], ys[i % len(ys)]),
+        give=give,
         gradients=gradients,
         outputs=lambda x: infer(tf.constant(at_precision(x, dtype)), None).numpy(),
         weights=lambda: {name: variable.numpy() for name, variable in named(model).items()},

@@ -93,7 +93,7 @@ def to_torch(name: str, array: Array) -> Array:
 
 
 def is_split(name: str) -> bool:
-    """Whether the spec cuts the last axis into heads: query, key and value, kernel and bias."""
+    """Whether the spec cuts the last axis into heads: the kernels of query, key and value."""
     return "/attention/" in name and "/attention_output/" not in name
 
 

@@ -33,9 +33,9 @@ EPSILON = 1e-5  # of every layer norm
 def parameters(given: Mapping[str, Value]) -> dict[str, Value]:
     """All parameters, the default where none is given. Raises ValueError with one sentence."""
     values = {**DEFAULTS, **given}
-    whole(values, "length", 1, 4096)
+    whole(values, "length", 2, 4096)  # over one place attention has nothing to choose: its gradients are rounding
     whole(values, "layers", 1, 96)
-    heads, width = whole(values, "heads", 1, 128), whole(values, "width", 1, 8192)
+    heads, width = whole(values, "heads", 1, 128), whole(values, "width", 8, 8192)
     if width % heads:
         raise ValueError(f"width is {width} and heads is {heads}; the width must be a multiple of the heads")
     whole(values, "evaluate_steps", 1, 1_000_000)
@@ -105,11 +105,11 @@ def initial_weights(parameters: Mapping[str, Value], seed: int) -> dict[str, Arr
 
 
 def batches(
-    parameters: Mapping[str, Value], *, batch_size: int, count: int, seed: int, data: Path | None
+    parameters: Mapping[str, Value], *, batch_size: int, count: int, seed: int, data: Path | None, first: int = 0
 ) -> dict[str, Array]:
-    """`count` batches in their order: characters and the next ones, (count, batch, length) int64 from 0 to 26."""
+    """`count` batches from `first` on: characters and the next ones, (count, batch, length) int64 from 0 to 26."""
     length = int(parameters["length"])  # type: ignore[arg-type]
-    return text.batches(length=length, batch_size=batch_size, count=count, seed=seed)
+    return text.batches(length=length, batch_size=batch_size, count=count, first=first, seed=seed)
 
 
 def evaluation_inputs(parameters: Mapping[str, Value], *, seed: int, data: Path | None) -> Array:

@@ -14,7 +14,7 @@ import tensorflow as tf
 from workloads.contract import Cell
 from workloads.runtime import Arrays, Program
 from workloads.runtime.tensorflow import set_precision
-from workloads.training.tensorflow import load, supervised
+from workloads.training.tensorflow import cross_entropy, load, supervised
 from workloads.transformer_lm import spec
 
 
@@ -75,7 +75,7 @@ def build(*, cell: Cell, weights: Arrays, batches: Arrays) -> Program:
         cell=cell,
         model=network(cell=cell, weights=weights),
         rule=spec.optimizer(cell.workload.mapping),
-        loss_of=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        loss_of=cross_entropy,
         inputs=batches["characters"],
         targets=batches["next_characters"],
     )
