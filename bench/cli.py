@@ -57,7 +57,7 @@ def cli() -> None:
     is_flag=False,
     flag_value="default",
     metavar="[NAME|FILE]",
-    help="A built-in matrix (quick, default, workloads, classics, containers, gpu) or a YAML file; with no value: default.",
+    help="Built in (quick, default, workloads, classics, containers, gpu), or a YAML file; with no value: default.",
 )
 @click.option(
     "--launcher", type=click.Choice(["auto", "docker", "local"]), help="Where workers run.  [default: the matrix's]"

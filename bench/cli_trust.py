@@ -104,7 +104,7 @@ def compare(before: Path, after: Path, fail_above: str | None, kind: str, out: P
 @click.command()
 @click.option(
     "--matrix", is_flag=False, flag_value="default", metavar="[NAME|FILE]", required=True,
-    help="A built-in matrix (quick, default, workloads, classics, containers, gpu) or a YAML file; with no value: default.",
+    help="Built in (quick, default, workloads, classics, containers, gpu), or a YAML file; with no value: default.",
 )  # fmt: skip
 @click.option("--launcher", type=click.Choice(["auto", "docker", "local"]), help="As for bench run.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Instead of the matrix's device.")
