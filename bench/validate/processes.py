@@ -22,7 +22,7 @@ AA_BLOCKS = 7  # with them Wilcoxon's p can be .047, and is hardly more conserva
 COVERED = 0.93
 # The factor on the work, the blocks, and the share that must be found.
 SLOWDOWNS = ((1.10, 10, 0.999), (1.05, 10, 0.99), (1.02, 12, 0.95))
-QUICK_SLOWDOWNS = ((1.10, 8, 0.999),)  # a tenth is six SDs of a block: eight of them do, in a fifth less time
+QUICK_SLOWDOWNS = ((1.10, 6, 0.999),)  # a tenth is six SDs of a block: the six that Wilcoxon needs for .05 do
 SLOWING = 0.03  # of one arm, through every block
 # Half of the contrasts would pass a paired SD of 1.5 % if just that were injected: the machine adds its own.
 INJECTED_SD = 0.005

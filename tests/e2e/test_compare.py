@@ -25,7 +25,7 @@ name: orders
 axes:
   workload: [{name: stub, bytes: 65536}, {name: stub, bytes: 131072}, {name: stub, bytes: 262144}]
   framework: [{name: stub}, {name: stub, work: 1.0}]
-budget: {blocks: 3, per_comparison: 1h, total: 1h}
+budget: {blocks: 2, per_comparison: 1h, total: 1h}
 """
 BLOCKS = 12
 BYTES = 262_144

@@ -24,6 +24,8 @@ axes:
   framework: [tensorflow, pytorch, sklearn]
   phase: [train, infer]
   batch_size: [8]
+exclude:
+  - {workload: logistic_regression, phase: infer}
 budget: {blocks: 1, per_comparison: 1h, total: 1h}
 """
 BENCH = (sys.executable, "-m", "bench")
@@ -62,7 +64,7 @@ def test_each_library_has_its_own_image_on_the_one_base(run: tuple[Path, str]) -
 def test_every_pair_is_certified_and_has_a_ratio(run: tuple[Path, str]) -> None:
     contrasts = document(run[0])["contrasts"]
     arms = [(one["comparison"].partition("-")[0], one["comparison"].split("-")[1], one["arm"]) for one in contrasts]
-    assert len(arms) == 7, "scikit-learn's support vector machine has no step over a batch of 8"
+    assert len(arms) == 5, "scikit-learn's support vector machine has no step over a batch of 8"
     for one in contrasts:
         assert one["parity"]["status"] == "passed"
         assert one["parity"]["max_rel_error"] < 1e-12

@@ -97,7 +97,8 @@ def supervised(
     head             of an inference: the model's outputs -> what is given out
     """
     dtype = DTYPES[cell.precision]
-    update = optimizer(rule, model.trainable_variables)
+    trainable = list(model.trainable_variables)  # once, as PyTorch's twin does: Keras gathers them anew every time
+    update = optimizer(rule, trainable)
     xs: list[Any] = []
     ys: list[Any] = []
 
@@ -110,7 +111,7 @@ def supervised(
     def loss_and_gradients(x: Any, y: Any) -> tuple[Any, list[Any]]:
         with tf.GradientTape() as tape:
             loss = loss_of(y, model(x, training=True))
-        return loss, tape.gradient(loss, model.trainable_variables)
+        return loss, tape.gradient(loss, trainable)
 
     def train(x: Any, y: Any) -> Any:
         loss, gradients = loss_and_gradients(x, y)
@@ -128,11 +129,11 @@ def supervised(
         _, found = probe(xs[i % len(xs)], ys[i % len(ys)])
         for variable, value in zip(model.non_trainable_variables, kept, strict=True):
             variable.assign(value)
-        names = (_name(model, variable.path) for variable in model.trainable_variables)
+        names = (_name(model, variable.path) for variable in trainable)
         return {name: dense(one).numpy() for name, one in zip(names, found, strict=True)}
 
     return Program(
-        parameter_count=sum(int(np.prod(variable.shape)) for variable in model.trainable_variables),
+        parameter_count=sum(int(np.prod(variable.shape)) for variable in trainable),
         step=lambda i: step(xs[i % len(xs)], ys[i % len(ys)]),
         give=give,
         gradients=gradients,
