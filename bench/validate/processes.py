@@ -153,6 +153,7 @@ def drifts(*, full: bool, launcher: str, out: Path, seed: int) -> Iterator[Row]:
     ceiling = at_most if full else not_above
     yield ceiling("… and is called faster or slower", claimed, len(seen), 0.05)
     shared = [Pair(baseline=noisy(slows=slows), arm=noisy(slows=slows))] * both_count
+    blocks = 10 if full else 6
     both = _whole(campaign("shared-drift", shared, blocks=blocks, plan=LONG, **place), blocks)
     hits = sum(one["verdict"] in unsteady for one in both)
     detail = "degrading or no_steady_state, no more often than steady arms"
