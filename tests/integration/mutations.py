@@ -152,8 +152,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(workload="lstm_text", framework=_P, kind="bias left out of the forward pass",
              old="self.head(hidden)", new="(self.head(hidden) - self.head.bias)", cause="float64 gradients"),
     Mutation(workload="resnet", framework=_P, kind="bias left out of the forward pass",
-             old="self.head(self.flatten(self.pool(x)))", new="(self.head(self.flatten(self.pool(x))) - self.head.bias)",
-             cause="float64 gradients"),
+             old="self.head(self.flatten(self.pool(x)))",
+             new="(self.head(self.flatten(self.pool(x))) - self.head.bias)", cause="float64 gradients"),
     # In inference
     Mutation(workload="logistic_regression", framework=_P, kind="no sigmoid", phase="infer",
              old="        head=torch.sigmoid,\n", new="", cause="float64 outputs"),
