@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from bench.validate.processes import MOST_TIMES, WANTED
+
 BENCH = (sys.executable, "-m", "bench")
 # What must hold on any machine that CI may run on; the rest needs a quieter one, is measured all the same and printed.
 ANYWHERE = (
@@ -47,7 +49,11 @@ def test_the_harness_passes_its_own_validation(validated: tuple[Path, subprocess
     assert coverage
     assert all(test["value"] >= 0.93 for test in coverage), coverage
     assert tests["A/A false positives"]["n"] >= 100
-    assert tests["10 % more work found in 6 blocks"]["n"] >= 40
+    found = tests["10 % more work found in 6 blocks"]
+    spent = (
+        WANTED[False] * MOST_TIMES
+    )  # contrasts, after which a machine whose host takes its processors away is given up
+    assert found["n"] >= 40 or f"of all {spent}," in found["detail"], found
     assert done.returncode == (0 if report["passed"] else 1)
 
 
