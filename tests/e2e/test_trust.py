@@ -52,7 +52,7 @@ def test_the_harness_passes_its_own_validation(validated: tuple[Path, subprocess
     found = tests["10 % more work found in 6 blocks"]
     spent = (
         WANTED[False] * MOST_TIMES
-    )  # contrasts, after which a machine whose host takes its processors away is given up
+    )  # contrasts: then a machine that is not calm is given up
     assert found["n"] >= 40 or f"of all {spent}," in found["detail"], found
     assert done.returncode == (0 if report["passed"] else 1)
 
