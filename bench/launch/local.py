@@ -151,8 +151,9 @@ def start_process(
 ) -> LocalChannel:
     """A worker under the interpreter `python`; of the GPUs it sees this one alone.
 
-    cache  the run's own folder, which exists: compiled code stays in it until the run ends, scratch with its process
+    cache  the run's own folder: compiled code stays in it until the run ends, scratch until its process is removed
     """
+    cache.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix="scratch-", dir=cache))
     inherited = {name: os.environ[name] for name in INHERITED if name in os.environ} | {"TMPDIR": str(scratch)}
     if gpu:
