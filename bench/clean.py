@@ -157,6 +157,7 @@ def _remove_folder(folder: Path, kind: str, why: str, *, dry_run: bool) -> Left:
     size = sum(path.lstat().st_size for path in files)
     if not dry_run:
         shutil.rmtree(folder, ignore_errors=True)
-        folder.unlink(missing_ok=True) if folder.is_file() else None
+        if folder.is_file():
+            folder.unlink(missing_ok=True)
     stays = "files of a container's user are in it; sudo rm -r" if folder.exists() and not dry_run else None
     return Left(kind=kind, name=str(folder), why=why, size_bytes=size, stays=stays)

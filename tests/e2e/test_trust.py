@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-from bench.validate.processes import MOST_TIMES, WANTED
-
 BENCH = (sys.executable, "-m", "bench")
 # What must hold on any machine that CI may run on; the rest needs a quieter one, is measured all the same and printed.
 ANYWHERE = (
@@ -49,11 +47,7 @@ def test_the_harness_passes_its_own_validation(validated: tuple[Path, subprocess
     assert coverage
     assert all(test["value"] >= 0.93 for test in coverage), coverage
     assert tests["A/A false positives"]["n"] >= 100
-    found = tests["10 % more work found in 6 blocks"]
-    spent = (
-        WANTED[False] * MOST_TIMES
-    )  # contrasts: then a machine that is not calm is given up
-    assert found["n"] >= 40 or f"of all {spent}," in found["detail"], found
+    assert tests["10 % more work found in 6 blocks"]["n"] >= 40
     assert done.returncode == (0 if report["passed"] else 1)
 
 
