@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bench import gates, schedule
 from bench.errors import WorkerFailed
 from bench.launch.group import Group
-from bench.schedule import Planned, SlicePlan
+from bench.schedule import OTHER_SYNC_EVERY, Planned, SlicePlan
 from bench.stretch import Stretch
 from bench.telemetry import BETWEEN_SOAKS_S
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from bench.telemetry import Sampler
 
 QUIET_S = 0.001  # before each slice: what the last answer left to do is done
-OTHER_SYNC_EVERY = 4  # rounds: the sync that does not decide is sampled too, less often
 # How long an answer may take, in seconds; compiled modes compile before they answer.
 OPEN_LIMIT_S = {"eager": 180.0, "graph": 300.0, "compiled": 900.0}
 CLOSE_LIMIT_S = 30.0

@@ -8,9 +8,10 @@ is drawn, never of what was drawn before: a resumed run continues the very same 
 from __future__ import annotations
 
 import math
+import operator
 import random
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from bench import stats
 Item = TypeVar("Item")
 Record = Mapping[str, Any]
 
+OTHER_SYNC_EVERY = 4  # rounds: the sync that does not decide is sampled too, less often
+ENOUGH_UNDISTURBED = 6  # attempts of a comparison, from which on disturbed ones do not count
 MAX_ATTEMPTS = 3  # of one block that keeps being spoiled
 FAILURES_IN_A_ROW = 3  # after which a comparison is given up
 PADDING_BYTES = 4096
@@ -145,7 +148,7 @@ def slice_plan(
 
 def k_min(family: int, alpha: float = stats.ALPHA) -> int:
     """Blocks without which Wilcoxon cannot survive Holm over `family` contrasts, and 10 at least."""
-    return max(10, math.ceil(1 + math.log2(max(family, 1) / alpha)))
+    return max(10, stats.blocks_to_claim(family, alpha))
 
 
 def enough(log_ratios: Sequence[Sequence[float]], budget: Budget, least: int, *, spent_s: float = 0.0) -> str | None:
@@ -255,9 +258,31 @@ def latest(records: Iterable[Record]) -> list[Record]:
 
 
 def valid(record: Record) -> bool:
-    """Whether a block counts: unspoiled, no arm failed, and at least two were measured; half a block never counts."""
+    """Whether a block counts towards the number that is wanted: whole, and nothing disturbed it."""
+    return not record["spoiled"] and is_whole(record)
+
+
+def is_whole(record: Record) -> bool:
+    """Whether no arm failed and at least two were measured: half a block never counts."""
     statuses = [outcome["status"] for outcome in record["arms"].values()]
-    return not record["spoiled"] and "failed" not in statuses and statuses.count("measured") >= 2
+    return "failed" not in statuses and statuses.count("measured") >= 2
+
+
+def whole(records: Iterable[Record]) -> list[Record]:
+    """Every whole attempt, disturbed ones too, by comparison, block and attempt."""
+    key = operator.itemgetter("comparison", "block", "attempt")
+    return sorted((record for record in records if is_whole(record)), key=key)
+
+
+def counting(records: Iterable[Record]) -> list[Record]:
+    """The whole attempts from which ratios and figures are taken: of a comparison the undisturbed ones, or all of them.
+
+    With fewer than ENOUGH_UNDISTURBED, disturbed attempts are better than no answer: what they may have done to a claim
+    is asked by `bench.verdicts`.
+    """
+    every = whole(records)
+    undisturbed = Counter(record["comparison"] for record in every if not record["spoiled"])
+    return [one for one in every if not one["spoiled"] or undisturbed[one["comparison"]] < ENOUGH_UNDISTURBED]
 
 
 def _following(comparison: str, records: Sequence[Record]) -> Planned:

@@ -26,7 +26,11 @@ THETA = 0.02  # two times that differ by less are equivalent
 STEADY = 0.01  # a drift of the ratio within ± 1 % is steady
 # Of the drift's interval: at 95 %, 2 to 3 % of steady contrasts with 6 to 10 blocks were called degrading (simulated).
 DRIFT_CONFIDENCE = 0.99
-SPOILED_SHARE = 0.2
+# A difference that few blocks may claim: over a tenth with 99 %, seen in every block, p of the paired t under α/10.
+PLAIN = 0.1
+PLAIN_CONFIDENCE = 0.99
+PLAIN_BLOCKS = 4
+PLAIN_ALPHA = ALPHA / 10
 MIN_TRIALS = 6  # the least for an order-statistic interval of a median: 2 · 0.5⁶ ≤ 0.05
 MIN_ROUNDS = 6  # two a third
 # The fewest steps that can bound a percentile with 99 % confidence: LoadGen's early stopping, arXiv:1911.02549.
@@ -51,7 +55,10 @@ class Contrast:
 
     half_width  of the 95 % interval of log ratio
     p           the larger of paired t and Wilcoxon: both must agree
+    p_t         of the paired t alone
     p_equal     two one-sided t tests of |log ratio| < log(1 + θ)
+    plain_ci    99 % interval of the ratio, where every block lies on one side of 1 and it lies wholly outside 1/1.1 to
+                1.1; else None
     fault       why there is nothing to say at all
     """
 
@@ -61,7 +68,9 @@ class Contrast:
     half_width: float | None = None
     spread: float | None = None
     p: float | None = None
+    p_t: float | None = None
     p_equal: float | None = None
+    plain_ci: Interval | None = None
     fault: str | None = None
 
 
@@ -69,36 +78,14 @@ class Contrast:
 class Drift:
     """How the log ratio moved from the first to the last third of a block; verdict None is steady enough.
 
-    ci  99 %, of the mean over blocks
+    ci     99 %, of the mean over blocks
+    shown  whether it is over 1 % and its 95 % interval excludes 0: enough to be told beside a claim
     """
 
     verdict: str | None = None
     mean: float | None = None
     ci: Interval | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rules:
-    """What a verdict is held against.
-
-    target  wanted half-width of log ratio        k_min   blocks from which every claim can be made
-    family  contrasts of the run, Holm's m        names   of baseline and arm, as readers know them
-    """
-
-    target: float = 0.01
-    k_min: int = 10
-    family: int = 1
-    alpha: float = ALPHA
-    theta: float = THETA
-    names: tuple[str, str] = ("the baseline", "the arm")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """One word of the ladder and its reason in plain English."""
-
-    word: str
-    reason: str
+    shown: bool = False
 
 
 def log_ratios(baseline: Numbers, arm: Numbers) -> npt.NDArray[np.float64]:
@@ -129,14 +116,17 @@ def contrast(d: Numbers, *, theta: float = THETA) -> Contrast:
         return Contrast(blocks=blocks, fault=f"{blocks} blocks without any variance: these are no measured times")
     spread = float(np.std(values, ddof=1))
     half = half_width(values)
+    p_t = _p_t(values)
     return Contrast(
         blocks=blocks,
         ratio=math.exp(mean),
         ci=_exp_interval(mean, half),
         half_width=half,
         spread=spread,
-        p=max(_p_t(values), _p_wilcoxon(values)),
-        p_equal=_p_equal(values, math.log1p(theta)),
+        p=max(p_t, _p_wilcoxon(values)),
+        p_t=p_t,
+        p_equal=p_equal(values, math.log1p(theta)),
+        plain_ci=_plain_interval(values),
     )
 
 
@@ -164,6 +154,11 @@ def blocks_needed(spread: float, target: float) -> int | None:
     return blocks
 
 
+def blocks_to_claim(family: int, alpha: float = ALPHA) -> int:
+    """Blocks from which Wilcoxon's smallest p, 2 · 0.5^blocks, can survive Holm as the first of `family` contrasts."""
+    return math.ceil(1 + math.log2(max(family, 1) / alpha))
+
+
 def holm(p: Sequence[float | None]) -> list[float | None]:
     """The p values corrected over their family, in their order; None, an untested contrast, stays None."""
     from statsmodels.stats.multitest import multipletests
@@ -175,6 +170,13 @@ def holm(p: Sequence[float | None]) -> list[float | None]:
         for index, value in zip(tested, values, strict=True):
             corrected[index] = float(value)
     return corrected
+
+
+def p_equal(values: npt.NDArray[np.float64], limit: float) -> float:
+    """Two one-sided t tests of |mean| < limit: on log ratios what statsmodels' `ttost_paired` is on times."""
+    from statsmodels.stats.weightstats import DescrStatsW
+
+    return _probability(lambda: DescrStatsW(values).ttost_mean(-limit, limit)[0])
 
 
 def drift(rounds: Sequence[Numbers]) -> Drift:
@@ -195,7 +197,8 @@ def drift(rounds: Sequence[Numbers]) -> Drift:
         verdict = "no_steady_state"
     elif abs(mean) > STEADY and (low > 0 or high < 0):
         verdict = "degrading"
-    return Drift(verdict=verdict, mean=mean, ci=(low, high))
+    shown = abs(mean) > max(STEADY, half_width(moved))
+    return Drift(verdict=verdict, mean=mean, ci=(low, high), shown=shown or verdict is not None)
 
 
 def cell_figure(values: Numbers) -> Figure | None:
@@ -219,98 +222,6 @@ def percentile(steps: Numbers, q: float) -> float | None:
     return float(np.quantile(np.asarray(steps, dtype=float), q))
 
 
-def judge(estimate: Contrast, *, p_holm: float | None, moved: Drift, rules: Rules) -> Verdict:
-    """The ladder: failed, no steady state, faster or slower, small, equivalent, inconclusive."""
-    if estimate.fault:
-        return Verdict(word="failed", reason=estimate.fault)
-    if estimate.ratio is None or estimate.half_width is None:
-        return Verdict(word="inconclusive", reason=f"{_blocks(estimate.blocks)}: an interval takes at least 2")
-    if moved.verdict:
-        return Verdict(word=moved.verdict, reason=_drifting(moved, rules))
-    differs = p_holm is not None and p_holm < rules.alpha
-    equal = estimate.p_equal is not None and estimate.p_equal < rules.alpha
-    if differs:
-        word = "small" if equal else "faster" if estimate.ratio > 1 else "slower"
-        reason = _with_claims(_difference(estimate, p_holm, word, rules), estimate, rules, claimed=True)
-        return Verdict(word=word, reason=reason)
-    if equal:
-        reason = f"within ± {_percent(rules.theta)} of each other (± {_percent(estimate.half_width)} measured)"
-        return Verdict(word="equivalent", reason=_with_claims(reason, estimate, rules))
-    return Verdict(word="inconclusive", reason=_with_claims(_undecided(estimate, rules), estimate, rules))
-
-
-def claims_withheld(blocks: int, rules: Rules, *, claimed: bool = False) -> str | None:
-    """What so few blocks cannot show, or None from k_min on.
-
-    Wilcoxon's smallest p is 2 · 0.5^blocks, and Holm multiplies the first by the family. A contrast that comes later
-    in Holm's order may be `claimed` all the same.
-    """
-    if blocks >= rules.k_min:
-        return None
-    enough = math.ceil(1 + math.log2(rules.family / rules.alpha))
-    if blocks < enough and not claimed:
-        return f"{_blocks(blocks)}: neither faster nor slower can be claimed, which takes {enough}"
-    return f"a short run, {blocks} of {rules.k_min} blocks: differences smaller than its ± go unseen"
-
-
-def _difference(estimate: Contrast, p_holm: float | None, word: str, rules: Rules) -> str:
-    baseline, arm = rules.names
-    assert estimate.ratio is not None
-    assert p_holm is not None
-    quicker = estimate.ratio > 1
-    pair = f"{arm} over {baseline}" if quicker else f"{baseline} over {arm}"
-    low, high = _oriented(estimate, quicker)
-    size = max(estimate.ratio, 1 / estimate.ratio)
-    p = f"p = {p_holm:.2g} after Holm" if p_holm >= 0.001 else "p < 0.001 after Holm"
-    text = f"{pair}: {size:.3f} times as fast, {low:.3f} to {high:.3f}; {p}"
-    return f"{text}; yet within ± {_percent(rules.theta)}" if word == "small" else text
-
-
-def _oriented(estimate: Contrast, quicker: bool) -> Interval:
-    low, high = estimate.ci or (math.nan, math.nan)
-    return (low, high) if quicker else (1 / high, 1 / low)
-
-
-def _undecided(estimate: Contrast, rules: Rules) -> str:
-    half = estimate.half_width or 0.0
-    target = rules.target if half > rules.target else half / 2
-    text = f"± {_percent(half)}"
-    if estimate.spread is None or target <= 0:
-        return text
-    needed = blocks_needed(estimate.spread, target)
-    if needed is None:
-        return f"{text}, more than {_MOST_BLOCKS:,} blocks for ± {_percent(target)}"
-    more = max(1, needed - estimate.blocks)
-    return f"{text}, about {more} more {'block' if more == 1 else 'blocks'} for ± {_percent(target)}"
-
-
-def _drifting(moved: Drift, rules: Rules) -> str:
-    assert moved.mean is not None
-    assert moved.ci is not None
-    baseline, arm = rules.names
-    slower, other = (arm, baseline) if moved.mean < 0 else (baseline, arm)
-    low, high = sorted(abs(end) for end in moved.ci)
-    if moved.ci[0] < 0 < moved.ci[1]:
-        low = 0.0
-    size = _percent(abs(moved.mean))
-    return f"within a block {slower} slows by {size} against {other} (99 %: {_percent(low)} to {_percent(high)})"
-
-
-def _with_claims(reason: str, estimate: Contrast, rules: Rules, *, claimed: bool = False) -> str:
-    withheld = claims_withheld(estimate.blocks, rules, claimed=claimed)
-    return f"{reason}; {withheld}" if withheld else reason
-
-
-def _blocks(count: int) -> str:
-    return "1 block" if count == 1 else f"{count} blocks"
-
-
-def _percent(fraction: float) -> str:
-    """A fraction to two significant digits, at least one decimal where it is not whole: "3.1 %", "0.42 %", "1 %"."""
-    value = 100 * fraction
-    return f"{value:.0f} %" if value >= 99.5 else f"{float(f'{value:.2g}'):g} %"
-
-
 def _late_minus_early(block: npt.NDArray[np.float64]) -> float:
     """By the median slope of all pairs of rounds; not finite where a round is not.
 
@@ -329,6 +240,12 @@ def _exp_interval(mean: float, half: float) -> Interval | None:
     return (math.exp(low), math.exp(high)) if max(abs(low), abs(high)) <= 2 * _LARGEST_LOG else None
 
 
+def _plain_interval(values: npt.NDArray[np.float64]) -> Interval | None:
+    mean, half = float(np.mean(values)), half_width(values, PLAIN_CONFIDENCE)
+    one_sided = bool(np.all(values > 0) or np.all(values < 0))
+    return _exp_interval(mean, half) if one_sided and abs(mean) - half > math.log1p(PLAIN) else None
+
+
 def _p_t(values: npt.NDArray[np.float64]) -> float:
     from scipy import stats as scipy_stats
 
@@ -339,13 +256,6 @@ def _p_wilcoxon(values: npt.NDArray[np.float64]) -> float:
     from scipy import stats as scipy_stats
 
     return _probability(lambda: scipy_stats.wilcoxon(values).pvalue)
-
-
-def _p_equal(values: npt.NDArray[np.float64], limit: float) -> float:
-    """`statsmodels.stats.weightstats.ttost_paired` on times is this on their log ratios."""
-    from statsmodels.stats.weightstats import DescrStatsW
-
-    return _probability(lambda: DescrStatsW(values).ttost_mean(-limit, limit)[0])
 
 
 def _probability(compute: Callable[[], Any]) -> float:

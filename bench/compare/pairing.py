@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bench.store import StoredRun
 
 Json = Mapping[str, Any]
-Samples = tuple[list[float], list[float]]  # logs, one a valid block, before and after
+Samples = tuple[list[float], list[float]]  # logs, one a block that counts, before and after
 
 WALL, CPU = "step_ns", "cpu_ns"
 _BARRED = ("invalid", "failed", "unsupported")
@@ -25,11 +25,11 @@ _BARRED = ("invalid", "failed", "unsupported")
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """One run: its report, and the log times of its valid blocks by comparison, arm and column, and then by block."""
+    """One run: its report, and the log times of the blocks that count by comparison, arm, column; by block, attempt."""
 
     run: StoredRun
     report: Json
-    logs: dict[tuple[str, str, str], dict[int, float]]
+    logs: dict[tuple[str, str, str], dict[tuple[int, int], float]]
 
     @property
     def comparisons(self) -> dict[str, Json]:
@@ -46,7 +46,7 @@ class Session:
         contrasts = [one for one in self.report["contrasts"] if own in (one["arm"], one["baseline"])]
         if contrasts and all(one["verdict"] in _BARRED for one in contrasts):
             return f"{contrasts[0]['verdict']}: {contrasts[0]['reason']}"
-        return None if (comparison, arm, WALL) in self.logs else "it holds no valid block of it"
+        return None if (comparison, arm, WALL) in self.logs else "it holds no whole block of it"
 
     def times(self, comparison: str, arm: str, column: str) -> list[float]:
         """Log times of a step."""
@@ -95,15 +95,15 @@ def session(run: StoredRun) -> Session:
     rounds = frames.read(run).rounds
     phases = {name: next(iter(one["arms"].values()))["phase"] for name, one in run.run["comparisons"].items()}
     deciding = {name: frames.SYNC[frames.DECIDES[phase]] for name, phase in phases.items()}
-    rows = rounds[rounds["sync"] == rounds["comparison"].map(deciding)]
+    rows = rounds[(rounds["sync"] == rounds["comparison"].map(deciding)) & rounds["counts"].astype(bool)]
     with np.errstate(all="ignore"):
         rows = rows.assign(**{column: np.log(rows[column].astype(float)) for column in (WALL, CPU)})
-    means = rows.groupby(["comparison", "arm", "block"])[[WALL, CPU]].mean()
-    logs: dict[tuple[str, str, str], dict[int, float]] = {}
+    means = rows.groupby(["comparison", "arm", "block", "attempt"])[[WALL, CPU]].mean()
+    logs: dict[tuple[str, str, str], dict[tuple[int, int], float]] = {}
     for column in (WALL, CPU):
         for key, value in means[column].to_dict().items():
-            comparison, arm, block = cast("tuple[str, str, int]", key)
-            logs.setdefault((comparison, arm, column), {})[block] = float(value)
+            comparison, arm, block, attempt = cast("tuple[str, str, int, int]", key)
+            logs.setdefault((comparison, arm, column), {})[block, attempt] = float(value)
     return Session(run=run, report=summary.summarise(run), logs=logs)
 
 

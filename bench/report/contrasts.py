@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from bench import gates, stats
+from bench import gates, schedule, stats, verdicts
+from bench.course import Course
 from bench.report import frames, words
 from bench.report.confounders import confounders
+from bench.schedule import OTHER_SYNC_EVERY
+from bench.verdicts import Corrected, Disturbance, Evidence, Rules, Verdict
 from workloads.contract import STUB
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ class Comparison:
     attempts: list[Json]
     certificates: dict[str, Json]
     trials: pd.DataFrame
-    rules: stats.Rules
+    rules: Rules
     labels: dict[str, str]
 
     @property
@@ -51,34 +54,26 @@ def contrasts(comparisons: Sequence[Comparison], samples: frames.Frames, run: St
     """All contrasts: estimated one by one, then judged together, since Holm takes the family."""
     pairs = [(one, arm) for one in comparisons for arm in one.entry["arms"] if arm != one.baseline]
     barred = [_barred(one, arm) for one, arm in pairs]
-    estimates = [
-        stats.Contrast(blocks=_valid_blocks(one, arm)) if bar else _estimate(one, arm, samples)
+    evidence = [
+        Evidence(estimate=stats.Contrast(blocks=_blocks(one, arm))) if bar else _evidence(one, arm, samples)
         for (one, arm), bar in zip(pairs, barred, strict=True)
     ]
-    corrected = stats.holm([estimate.p for estimate in estimates])
+    corrected = verdicts.correct([found.estimate for found in evidence])
     found = []
-    for (one, arm), bar, estimate, p_holm in zip(pairs, barred, estimates, corrected, strict=True):
-        moved = stats.Drift() if bar else stats.drift(_rounds(one, arm, samples))
+    for (one, arm), bar, own, p in zip(pairs, barred, evidence, corrected, strict=True):
         rules = replace(one.rules, names=(one.labels[one.baseline], one.labels[arm]))
-        verdict = bar or stats.judge(estimate, p_holm=p_holm, moved=moved, rules=rules)
+        verdict = bar or verdicts.judge(own, corrected=p, rules=rules)
         found.append(
             {
-                **_contrast(one, arm, estimate, p_holm=p_holm, verdict=verdict),
+                **_contrast(one, arm, own.estimate, p=p, verdict=verdict),
                 "confounders": _confounders(one, arm, run),
-                "cpu_ratio": None if bar else _cpu_ratio(one, arm, samples),
+                "cpu_ratio": None if bar else _told(_estimate(one, arm, samples, column="cpu_ns")),
             }
         )
     return found
 
 
-def _contrast(
-    one: Comparison,
-    arm: str,
-    estimate: stats.Contrast,
-    *,
-    p_holm: float | None,
-    verdict: stats.Verdict,
-) -> Json:
+def _contrast(one: Comparison, arm: str, estimate: stats.Contrast, *, p: Corrected, verdict: Verdict) -> Json:
     return {
         "id": f"{one.cell_id(arm)}-vs-{one.baseline}",
         "comparison": one.id,
@@ -89,70 +84,105 @@ def _contrast(
         "ci": list(estimate.ci) if estimate.ci else None,
         "half_width": estimate.half_width,
         "p": estimate.p,
-        "p_holm": p_holm,
+        "p_holm": p.p,
+        "p_equal_holm": p.p_equal,
         "blocks": estimate.blocks,
-        "blocks_repeated": _spoiled(one),
+        "blocks_repeated": _disturbed(one),
         "repeated_because": _cause(one),
         "verdict": verdict.word,
         "reason": verdict.reason,
+        "caveats": [caveat.to_json() for caveat in verdict.caveats],
         "parity": _parity(one, arm),
     }
+
+
+def _evidence(one: Comparison, arm: str, samples: frames.Frames) -> Evidence:
+    """What the blocks that count say, how they went, and what every attempt says where one was disturbed."""
+    rounds = _rounds(one, arm, samples)
+    return Evidence(
+        estimate=stats.contrast([stats.block_log_ratio(block) for block in rounds]),
+        drift=stats.drift(rounds),
+        course=Course.of(rounds, warm_up=_warm_up(one, arm)),
+        disturbance=_disturbance(one, arm, samples),
+    )
+
+
+def _disturbance(one: Comparison, arm: str, samples: frames.Frames) -> Disturbance | None:
+    disturbed = _disturbed(one)
+    if not disturbed:
+        return None
+    cells = [one.entry["arms"][side] for side in (one.baseline, arm)]
+    is_time = all(cell["device"] != "cuda" and cell["threads"] == 1 for cell in cells)
+    return Disturbance(
+        disturbed=disturbed,
+        attempts=len(schedule.whole(one.attempts)),
+        cause=_cause(one) or "",
+        every=_estimate(one, arm, samples, every_attempt=True),
+        cpu=_estimate(one, arm, samples, column="cpu_ns", every_attempt=True) if is_time else None,
+    )
+
+
+def _warm_up(one: Comparison, arm: str) -> float:
+    """The longer warm-up of the two, in lengths of what was measured of it in a block; 0 where no plan tells."""
+    shares = [0.0]
+    for side in (one.baseline, arm):
+        for record, outcome in ((record, record["arms"].get(side, {})) for record in one.attempts):
+            slices = record.get("rounds", 0) * (1 + 1 / OTHER_SYNC_EVERY)
+            steps = slices * (outcome.get("slice_steps", 0) + outcome.get("settle_steps", 0))
+            shares.append(outcome.get("warm_steps", 0) / steps if steps else 0.0)
+    return max(shares)
 
 
 def _metric(one: Comparison) -> str:
     return frames.DECIDES[one.entry["arms"][one.baseline]["phase"]]
 
 
-def _rounds(one: Comparison, arm: str, samples: frames.Frames, column: str = "step_ns") -> list[stats.Numbers]:
-    sync = frames.SYNC[_metric(one)]
-    return frames.round_log_ratios(samples, one.id, baseline=one.baseline, arm=arm, sync=sync, column=column)
+def _rounds(
+    one: Comparison, arm: str, samples: frames.Frames, *, column: str = "step_ns", every_attempt: bool = False
+) -> list[stats.Numbers]:
+    how = {"sync": frames.SYNC[_metric(one)], "column": column}
+    return frames.round_log_ratios(samples, one.id, baseline=one.baseline, arm=arm, every_attempt=every_attempt, **how)
 
 
-def _estimate(one: Comparison, arm: str, samples: frames.Frames, column: str = "step_ns") -> stats.Contrast:
-    return stats.contrast([stats.block_log_ratio(rounds) for rounds in _rounds(one, arm, samples, column)])
+def _estimate(one: Comparison, arm: str, samples: frames.Frames, **which: Any) -> stats.Contrast:
+    return stats.contrast([stats.block_log_ratio(rounds) for rounds in _rounds(one, arm, samples, **which)])
 
 
-def _cpu_ratio(one: Comparison, arm: str, samples: frames.Frames) -> Json | None:
-    estimate = _estimate(one, arm, samples, "cpu_ns")
+def _told(estimate: stats.Contrast) -> Json | None:
     return {"ratio": estimate.ratio, "ci": list(estimate.ci) if estimate.ci else None} if estimate.ratio else None
 
 
-def _valid_blocks(one: Comparison, arm: str) -> int:
-    counted = Counter(one.trials.loc[one.trials["arm"].isin([one.baseline, arm]), "block"])
-    return sum(1 for count in counted.values() if count == 2)
+def _blocks(one: Comparison, arm: str) -> int:
+    """Of those that count, the ones that hold both arms."""
+    own = one.trials[one.trials["arm"].isin([one.baseline, arm])]
+    return int((own.groupby(["block", "attempt"]).size() == 2).sum())
 
 
-def _spoiled(one: Comparison) -> int:
-    return sum(1 for record in one.attempts if record["spoiled"])
+def _disturbed(one: Comparison) -> int:
+    return sum(1 for record in schedule.whole(one.attempts) if record["spoiled"])
 
 
 def _cause(one: Comparison) -> str | None:
-    """What spoiled most blocks; None where nothing spoiled one."""
+    """What disturbed most blocks; None where nothing disturbed one."""
     causes = Counter(cause for record in one.attempts for cause in {*map(gates.cause, record["spoiled"])})
     return min(causes, key=lambda cause: (-causes[cause], cause), default=None)
 
 
-def _barred(one: Comparison, arm: str) -> stats.Verdict | None:
-    """Why this contrast has no ratio: parity, gates, or too little that was measured."""
+def _barred(one: Comparison, arm: str) -> Verdict | None:
+    """Why this contrast has no ratio: parity, or too little that was measured."""
     certificate = one.certificates.get(arm)
     if certificate and certificate["status"] == "failed":
-        return stats.Verdict(word="invalid", reason=f"parity failed: {words.clean(certificate['reason'])}")
-    spoiled, attempts = _spoiled(one), len(one.attempts)
-    if spoiled > stats.SPOILED_SHARE * attempts:
-        cause = _cause(one)
-        told = (reason for record in one.attempts for reason in record["spoiled"] if gates.cause(reason) == cause)
-        such = words.clean(next(told))
-        return stats.Verdict(word="invalid", reason=f"{spoiled} of {attempts} blocks were spoiled, mostly by {such}")
-    if _valid_blocks(one, arm) < 2:
+        return Verdict(word="invalid", reason=f"parity failed: {words.clean(certificate['reason'])}")
+    if _blocks(one, arm) < 2:
         for word in ("unsupported", "failed"):
             if reason := _ended(one, arm, word):
-                return stats.Verdict(word=word, reason=reason)
+                return Verdict(word=word, reason=reason)
     if certificate and _may_be_measured(one, arm, certificate):
         return None
     reason = words.clean(certificate["reason"]) if certificate and certificate["reason"] else "parity was not checked"
-    if not attempts:
-        return stats.Verdict(word="inconclusive", reason=f"not measured: {reason}")
-    return stats.Verdict(word="invalid", reason=f"no certificate: {reason}")
+    if not one.attempts:
+        return Verdict(word="inconclusive", reason=f"not measured: {reason}")
+    return Verdict(word="invalid", reason=f"no certificate: {reason}")
 
 
 def _may_be_measured(one: Comparison, arm: str, certificate: Json) -> bool:

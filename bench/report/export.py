@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 CONTRAST_COLUMNS = ("metric", "ratio", "ci_low", "ci_high", "half_width", "p", "p_holm", "blocks", "blocks_repeated")
 CPU_COLUMNS = ("cpu_ratio", "cpu_ci_low", "cpu_ci_high")
-JUDGED_COLUMNS = ("verdict", "reason", "parity", "parity_max_rel_error", "confounders")
+JUDGED_COLUMNS = ("verdict", "reason", "caveats", "parity", "parity_max_rel_error", "confounders")
 AXES = ("phase", "mode", "batch_size", "precision", "device", "threads", "division", "launcher")
 CELL_COLUMNS = ("cell", "label", "workload", "workload_parameters", "framework", "framework_version")
 INTERVALS = ("step_ms", "cpu_ms", "items_per_s")
@@ -90,6 +90,7 @@ def _contrast(one: Json) -> Iterator[tuple[str, Any]]:
     yield from _ends("cpu", cpu["ci"])
     yield "verdict", one["verdict"]
     yield "reason", one["reason"]
+    yield "caveats", "; ".join(f"{caveat['kind']}: {caveat['text']}" for caveat in one["caveats"])
     yield "parity", one["parity"]["status"]
     yield "parity_max_rel_error", one["parity"]["max_rel_error"]
     yield "confounders", "; ".join(one["confounders"])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from bench import schedule, stats
+from bench import schedule, stats, store
 from bench.report import words
 
 if TYPE_CHECKING:
@@ -19,19 +20,24 @@ DECIDES = {"train": "throughput", "fit": "throughput", "infer": "latency"}
 SYNC = {"throughput": "slice", "latency": "step"}
 
 _CHUNK = 128  # blocks read at once: some 50 MB
-_KEY = ["comparison", "block", "arm"]
+_KEY = ["comparison", "block", "attempt", "arm"]
 _TURN = ["trial", "sync", "round"]
-ROUND_COLUMNS = [*_KEY, "sync", "round", "step_ns", "cpu_ns"]
-TRIAL_FIGURES = ["step_ms", "p90", "p99", "steps", "items_per_s", "cpu_ms", "cpu_percent"]
+ROUND_COLUMNS = [*_KEY, "counts", "sync", "round", "step_ns", "cpu_ns"]
+BY_SYNC = {sync: f"{sync}_step_ms" for sync in SYNC.values()}
+TRIAL_FIGURES = ["step_ms", *BY_SYNC.values(), "p90", "p99", "steps", "items_per_s", "cpu_ms", "cpu_percent"]
 OUTCOME_FIGURES = [*words.STARTUP, "peak_memory_bytes"]
+_DECIDED = ("cpu_ms", "steps_per_s")  # figures of either sync, of which a row shows those of the one that decides
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frames:
-    """What the valid blocks of a run hold.
+    """What the blocks of a run hold.
 
-    rounds  comparison, block, arm, sync, round, step_ns (of one step), cpu_ns (of one step)
-    trials  comparison, block, arm, then TRIAL_FIGURES and OUTCOME_FIGURES; NaN where not measured
+    rounds  of every attempt whose arms were measured: comparison, block, attempt, arm, counts (whether figures are
+            taken from it: `schedule.counting`), sync, round, step_ns (of one step), cpu_ns (of one step)
+    trials  of those that count: comparison, block, attempt, arm, then TRIAL_FIGURES and OUTCOME_FIGURES; NaN where not
+            measured. step_ms and items_per_s are of the sync that decides (SYNC), BY_SYNC's of either, percentiles of
+            steps timed one by one
     """
 
     rounds: pd.DataFrame
@@ -39,10 +45,12 @@ class Frames:
 
 
 def read(run: StoredRun) -> Frames:
-    """The frames of a run, from its valid blocks alone: half a block or a spoiled one never counts."""
-    blocks = [record for record in schedule.latest(run.blocks) if schedule.valid(record)]
+    """The frames of a run; half a block never counts, a disturbed one where there are too few others."""
+    blocks = schedule.whole(run.blocks)
+    counting = {store.stem(record) for record in schedule.counting(run.blocks)}
     cells = {name: entry["arms"] for name, entry in run.run["comparisons"].items()}
-    trials = pd.DataFrame(_outcomes(blocks, cells), columns=[*_KEY, "batch_size", "decides", *OUTCOME_FIGURES])
+    columns = [*_KEY, "counts", "batch_size", "decides", *OUTCOME_FIGURES]
+    trials = pd.DataFrame(_outcomes(blocks, cells, counting), columns=columns)
     numbers = {key: number for number, key in enumerate(_keys(trials))}
     rounds, figures = [], []
     for start in range(0, len(blocks), _CHUNK):
@@ -52,46 +60,67 @@ def read(run: StoredRun) -> Frames:
             rounds.append(turns)
             figures.append(_figures(samples, turns))
     trials = _with_figures(trials, figures)
-    return Frames(rounds=_named(rounds, trials), trials=trials)
+    rounds_frame = _named(rounds, trials)
+    counted = trials[trials["counts"].astype(bool)].drop(columns=["counts"]).reset_index(drop=True)
+    return Frames(rounds=rounds_frame, trials=counted)
 
 
 def round_log_ratios(
-    frames: Frames, comparison: str, *, baseline: str, arm: str, sync: str, column: str = "step_ns"
+    frames: Frames,
+    comparison: str,
+    *,
+    baseline: str,
+    arm: str,
+    sync: str,
+    column: str = "step_ns",
+    every_attempt: bool = False,
 ) -> list[stats.Numbers]:
-    """log(t_baseline / t_arm), one array of rounds in order of time for each block that holds both arms."""
+    """log(t_baseline / t_arm), one array of rounds in order of time for each block that holds both arms.
+
+    every_attempt  the disturbed ones too; else those that count
+    """
     rows = frames.rounds
     rows = rows[rows["comparison"] == comparison]  # first, and alone: a run holds very many rounds
     rows = rows[(rows["sync"] == sync) & rows["arm"].isin([baseline, arm])]
+    if not every_attempt:
+        rows = rows[rows["counts"].astype(bool)]
     if rows.empty:
         return []
-    wide = rows.pivot(index=["block", "round"], columns="arm", values=column).sort_index()
+    wide = rows.pivot(index=["block", "attempt", "round"], columns="arm", values=column).sort_index()
     if baseline not in wide or arm not in wide:
         return []
     wide = wide[[baseline, arm]].dropna()
     ratios = stats.log_ratios(wide[baseline].to_numpy(), wide[arm].to_numpy())
-    _, starts = np.unique(wide.index.get_level_values("block"), return_index=True)
+    starts = np.flatnonzero(~wide.index.to_frame()[["block", "attempt"]].duplicated().to_numpy())
     return list(np.split(ratios, starts[1:])) if len(ratios) else []
 
 
 def _outcomes(
-    blocks: Sequence[Mapping[str, Any]], cells: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    blocks: Sequence[Mapping[str, Any]],
+    cells: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    counting: AbstractSet[str],
 ) -> Iterator[dict[str, Any]]:
     """One row a measured arm; `decides` is the kind of slice that its metric is taken from."""
     for record in blocks:
         for arm, outcome in record["arms"].items():
             if outcome["status"] == "measured":
                 cell = cells[record["comparison"]][arm]
-                key = {"comparison": record["comparison"], "block": record["block"], "arm": arm}
-                sizes = {"batch_size": cell["batch_size"], "decides": SYNC[DECIDES[cell["phase"]]]}
-                yield {**key, **sizes, **{name: outcome.get(name) for name in OUTCOME_FIGURES}}
+                key = {**{name: record[name] for name in _KEY[:-1]}, "arm": arm}
+                how = {"counts": store.stem(record) in counting, "decides": SYNC[DECIDES[cell["phase"]]]}
+                yield {
+                    **key,
+                    **how,
+                    "batch_size": cell["batch_size"],
+                    **{name: outcome.get(name) for name in OUTCOME_FIGURES},
+                }
 
 
-def _keys(trials: pd.DataFrame) -> list[tuple[str, int, str]]:
-    return list(zip(trials["comparison"], trials["block"], trials["arm"], strict=True))
+def _keys(trials: pd.DataFrame) -> list[tuple[str, int, int, str]]:
+    return list(zip(*(trials[name] for name in _KEY), strict=True))
 
 
 def _samples(
-    run: StoredRun, blocks: Sequence[Mapping[str, Any]], numbers: Mapping[tuple[str, int, str], int]
+    run: StoredRun, blocks: Sequence[Mapping[str, Any]], numbers: Mapping[tuple[str, int, int, str], int]
 ) -> pd.DataFrame | None:
     """Raw rows of these blocks with the number of their trial; None where there is no row."""
     parts = [(record, steps) for record in blocks if not (steps := run.steps(record)).empty]
@@ -99,7 +128,7 @@ def _samples(
         return None
     places = np.repeat(np.arange(len(parts)), [len(steps) for _, steps in parts])
     known = {
-        (place, arm): numbers.get((record["comparison"], record["block"], arm))
+        (place, arm): numbers.get((record["comparison"], record["block"], record["attempt"], arm))
         for place, (record, _) in enumerate(parts)
         for arm in record["arms"]
     }
@@ -132,25 +161,27 @@ def _turns(samples: pd.DataFrame) -> pd.DataFrame:
 
 
 def _figures(samples: pd.DataFrame, turns: pd.DataFrame) -> pd.DataFrame:
-    """One row a trial: its own median, percentiles and rates, in ns and steps."""
+    """One row a trial: its own medians, percentiles and rates by sync, in ms and steps."""
     measured = samples[~samples["settling"]]
-    steps = measured[measured["sync"] == "step"].groupby("trial")["time_ns"]
-    slices = measured[measured["sync"] == "slice"].groupby("trial")[["time_ns", "steps"]].sum()
+    singles = measured[measured["sync"] == "step"].groupby("trial")["time_ns"]
+    slices = turns[turns["sync"] == "slice"].groupby("trial")["step_ns"]
+    totals = measured.groupby(["trial", "sync"])[["time_ns", "steps"]].sum()
+    spent = turns.groupby(["trial", "sync"])[["cpu_ns", "wall_ns", "steps"]].sum()
     figures = pd.DataFrame(
         {
-            "step_ms": steps.median() / 1e6,
-            "steps": steps.size(),
-            "p90": _percentile_ms(steps, 0.9),
-            "p99": _percentile_ms(steps, 0.99),
-            "steps_per_s": slices["steps"] / (slices["time_ns"] / 1e9).where(slices["time_ns"] > 0),
+            BY_SYNC["step"]: singles.median() / 1e6,
+            BY_SYNC["slice"]: slices.median() / 1e6,
+            "steps": singles.size(),
+            "p90": _percentile_ms(singles, 0.9),
+            "p99": _percentile_ms(singles, 0.99),
         },
         index=pd.Index(sorted(turns["trial"].unique()), name="trial"),
     )
-    spent = turns.groupby(["trial", "sync"])[["cpu_ns", "wall_ns", "steps"]].sum()
     for sync in SYNC.values():
         if sync in spent.index.get_level_values("sync"):
-            rows = spent.xs(sync, level="sync")
-            figures[f"cpu_ms_{sync}"] = rows["cpu_ns"] / rows["steps"] / 1e6
+            own, total = spent.xs(sync, level="sync"), totals.xs(sync, level="sync")
+            figures[f"cpu_ms_{sync}"] = own["cpu_ns"] / own["steps"] / 1e6
+            figures[f"steps_per_s_{sync}"] = total["steps"] / (total["time_ns"] / 1e9).where(total["time_ns"] > 0)
     whole = spent.groupby(level="trial").sum()
     figures["cpu_percent"] = 100 * whole["cpu_ns"] / whole["wall_ns"].where(whole["wall_ns"] > 0)
     return figures
@@ -162,20 +193,24 @@ def _percentile_ms(steps: Any, q: float) -> pd.Series[float]:
 
 
 def _with_figures(trials: pd.DataFrame, figures: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The trials with their figures, the CPU time of a step from the slices that decide."""
-    own = [*TRIAL_FIGURES, "steps_per_s", "cpu_ms_slice", "cpu_ms_step"]
+    """The trials with their figures; step time, throughput and CPU time of a step are of the slices that decide."""
+    by_sync = {"step_ms": BY_SYNC, **{name: {sync: f"{name}_{sync}" for sync in BY_SYNC} for name in _DECIDED}}
+    own = dict.fromkeys([*TRIAL_FIGURES, *(column for columns in by_sync.values() for column in columns.values())])
     measured = pd.concat(figures) if figures else pd.DataFrame(index=trials.index[:0])
-    joined = trials.join(measured.reindex(columns=own).astype(float))
+    joined = trials.join(
+        measured.reindex(columns=list(own)).astype(float).drop(columns=["step_ms", "cpu_ms", "items_per_s"])
+    )
+    for name, columns in by_sync.items():
+        joined[name] = joined[columns["slice"]].where(joined["decides"] == "slice", joined[columns["step"]])
     joined["items_per_s"] = joined["steps_per_s"] * joined["batch_size"].astype(float)
-    joined["cpu_ms"] = joined["cpu_ms_slice"].where(joined["decides"] == "slice", joined["cpu_ms_step"])
     numbers = [*TRIAL_FIGURES, *OUTCOME_FIGURES]
-    return joined[[*_KEY, *numbers]].astype(dict.fromkeys(numbers, float))
+    return joined[[*_KEY, "counts", *numbers]].astype(dict.fromkeys(numbers, float))
 
 
 def _named(rounds: Sequence[pd.DataFrame], trials: pd.DataFrame) -> pd.DataFrame:
     """Rounds with the names of their trial instead of its number; cpu_ns of one step."""
     if not rounds:
         return pd.DataFrame(columns=ROUND_COLUMNS)
-    rows = pd.concat(rounds, ignore_index=True).join(trials[_KEY], on="trial")
+    rows = pd.concat(rounds, ignore_index=True).join(trials[[*_KEY, "counts"]], on="trial")
     rows["cpu_ns"] = rows["cpu_ns"] / rows["steps"]
     return rows[ROUND_COLUMNS]

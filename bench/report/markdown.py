@@ -23,6 +23,7 @@ def render(summary: Json) -> str:
     parts += [_section("Failures", [escape(line) for line in failures(summary)])]
     parts += [
         "## Cells",
+        "Percentiles are of steps timed one by one; all other times are of the samples that decide.",
         _cells(summary),
         "## Start-up",
         _startup(summary),
@@ -61,7 +62,8 @@ def _numbers(row: Row) -> list[str]:
     rates = [_figure(cell["items_per_s"]["median"], cell["items_per_s"]["ci"], words.rate) for cell in cells]
     ratios = [_figure(part["ratio"], part["ci"], words.ratio) for part in (one, cpu)]
     p = words.NOTHING if one["p_holm"] is None else f"{one['p_holm']:.2g}"
-    verdict = f"{words.SYMBOLS[one['verdict']]} {words.spoken(one['verdict'])}"
+    marks = words.caveat_marks(one["caveats"])
+    verdict = f"{words.SYMBOLS[one['verdict']]} {words.spoken(one['verdict'])}" + (f" ({marks})" if marks else "")
     return [*steps, *rates, *ratios, str(one["blocks"]), p, verdict, _parity(one["parity"])]
 
 
@@ -74,11 +76,12 @@ def _verdict(row: Row) -> str:
     one = row.contrast
     pair = f"{row.arm['label']} against {row.baseline['label']}"
     text = f"{escape(row.title)}, {escape(pair)}: **{words.spoken(one['verdict'])}**. {escape(one['reason'])}"
+    text += "".join(f". Caveat *{caveat['kind']}*: {escape(caveat['text'])}" for caveat in one["caveats"])
     return text + (f". Beside that they differ: {escape('; '.join(one['confounders']))}" if one["confounders"] else "")
 
 
 def _cells(summary: Json) -> str:
-    columns = ["cell", "ms a step", "p90", "p99", "CPU ms", "CPU %", "peak memory", "blocks", "failed", "image"]
+    columns = ["cell", "ms a step", "p90 ms", "p99 ms", "CPU ms", "CPU %", "peak memory", "blocks", "failed", "image"]
     lines = []
     for cell in summary["cells"]:
         own = cell["metrics"]

@@ -192,7 +192,9 @@ def _decides(summary: Json) -> str:
     pairs = dict.fromkeys(f"{one['metric']} for {phases[one['comparison']]}" for one in summary["contrasts"])
     count = len(summary["contrasts"])
     family = "1 contrast" if count == 1 else f"{count} contrasts"
-    return f"{', '.join(pairs)}; wall time, 95 % intervals over blocks, Holm over {family}"
+    of = {"throughput": "whole slices", "latency": "steps that each end with their output in host memory"}
+    samples = " and ".join(dict.fromkeys(f"{one['metric']} of {of[one['metric']]}" for one in summary["contrasts"]))
+    return f"{', '.join(pairs)} ({samples}); wall time, 95 % intervals over blocks, Holm over {family}"
 
 
 def _telemetry(summary: Json) -> str:

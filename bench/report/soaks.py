@@ -53,7 +53,7 @@ class Soak:
 
 @dataclass
 class Soaks:
-    """All of a run's valid blocks.
+    """All of a run's blocks that count.
 
     of        comparison and arm to its soaks, one a block
     sources   where the blocks' GPU readings came from
@@ -76,10 +76,10 @@ class Soaks:
 def read(run: StoredRun) -> Soaks:
     """The soaks of a run; blocks without one are not opened."""
     found = Soaks()
-    for record in schedule.latest(run.blocks):
+    for record in schedule.counting(run.blocks):
         path = run.telemetry(record)
         soaked = {arm: one["soak"] for arm, one in record["arms"].items() if one.get("soak")}
-        if not soaked or not schedule.valid(record):
+        if not soaked:
             continue
         try:
             block = _Block(path) if path else None
@@ -223,9 +223,9 @@ def of_cell(soaks: list[Soak]) -> tuple[Json, dict[str, str]]:
 
 
 def unsoaked(*, blocks: int, source: str) -> str:
-    """Why a cell of so many valid blocks has no soak."""
+    """Why a cell of so many blocks has no soak."""
     if not blocks:
-        return "no valid block"
+        return "no whole block"
     if source == "none":
         return "no GPU was read: telemetry source none; nor was the processors' energy, or the matrix says soak: off"
     return "this arm uses no GPU, or the matrix says telemetry: {soak: off}"

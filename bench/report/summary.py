@@ -9,9 +9,10 @@ import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from bench import schedule, stats
+from bench import stats
 from bench.report import contrasts, frames, soaks, words
 from bench.report.contrasts import Comparison, Json
+from bench.verdicts import Rules
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +68,7 @@ def _comparisons(run: StoredRun, samples: frames.Frames) -> list[Comparison]:
     entries: dict[str, Json] = run.run["comparisons"]
     family = sum(len(entry["arms"]) - 1 for entry in entries.values())
     budget = run.run.get("matrix", {}).get("budget", {})
-    rules = stats.Rules(family=family, k_min=schedule.k_min(family), target=budget.get("half_width", 0.01))
+    rules = Rules(family=family, target=budget.get("half_width", 0.01))
     return [
         Comparison(
             id=name,
@@ -128,17 +129,21 @@ def _metrics(trials: pd.DataFrame) -> tuple[Json, dict[str, str]]:
     metrics: Json = {}
     for name in ("step_ms", "cpu_ms", "items_per_s"):
         metrics[name] = _median_and_interval(trials, name, nulls)
-    metrics["startup"] = {name: _median_and_interval(trials, name, nulls, "startup.") for name in words.STARTUP}
+    metrics["startup"] = {name: _median_and_interval(trials, name, nulls, f"startup.{name}") for name in words.STARTUP}
     for q in ("p90", "p99"):
         figure = stats.cell_figure(trials[q].to_numpy())
-        metrics["step_ms"][q] = figure.median if figure else None
+        metrics["step_ms"][q] = figure.median if figure else None  # of steps timed one by one
         if figure is None:
             nulls[f"step_ms.{q}"] = _too_few_steps(trials, q)
+    metrics["by_sync"] = {
+        sync: _median_and_interval(trials, column, nulls, key=f"by_sync.{sync}")
+        for sync, column in frames.BY_SYNC.items()
+    }
     for name, kind in _SCALARS.items():
         reported = trials[name].dropna()
         metrics[name] = kind(reported.median()) if len(reported) else None
         if reported.empty:
-            nulls[name] = "not reported by the worker" if len(trials) else "no valid block"
+            nulls[name] = "not reported by the worker" if len(trials) else "no whole block"
     return metrics, nulls
 
 
@@ -167,13 +172,14 @@ def _add_cold(metrics: Json, nulls: dict[str, str], plan: Json, arm: str) -> Non
             nulls[f"cold_{name}"] = missing
 
 
-def _median_and_interval(trials: pd.DataFrame, name: str, nulls: dict[str, str], group: str = "") -> Json:
-    figure = stats.cell_figure(trials[name].to_numpy())
+def _median_and_interval(trials: pd.DataFrame, name: str, nulls: dict[str, str], key: str | None = None) -> Json:
+    """Over trials; `key` is its place among the nulls, where that is not its name."""
+    figure, key = stats.cell_figure(trials[name].to_numpy()), key or name
     if figure is None:
-        nulls[group + name] = "no samples of this kind in every block" if len(trials) else "no valid block"
+        nulls[key] = "no samples of this kind in every block" if len(trials) else "no whole block"
         return {"median": None, "ci": None}
     if figure.ci is None:
-        nulls[f"{group}{name}.ci"] = f"{len(trials)} of the {stats.MIN_TRIALS} blocks that an exact interval takes"
+        nulls[f"{key}.ci"] = f"{len(trials)} of the {stats.MIN_TRIALS} blocks that an exact interval takes"
     return {"median": figure.median, "ci": list(figure.ci) if figure.ci else None}
 
 

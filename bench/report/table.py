@@ -128,9 +128,8 @@ def _ratio(row: Row) -> Text:
 def _verdict(row: Row) -> Text:
     one = row.contrast
     word = Text(f"{words.SYMBOLS[one['verdict']]} {words.spoken(one['verdict'])}", style=STYLES[one["verdict"]])
-    if row.ahead:
-        return _stack(word, _dim(f"{row.ahead} ahead"))
-    return _stack(word, _dim("see below")) if one["ratio"] is None else word
+    ahead = f"{row.ahead} ahead" if row.ahead else "see below" if one["ratio"] is None else ""
+    return _stack(word, _dim(ahead), Text(words.caveat_marks(one["caveats"]), style="yellow"))
 
 
 def _parity(row: Row, *, short: bool = False) -> Text:
@@ -151,6 +150,8 @@ def _verdicts(table: Sequence[Row]) -> list[tuple[str, Text]]:
         text = Text.assemble(
             f"{row.title}{arm}: ", (words.spoken(one["verdict"]), STYLES[one["verdict"]]), f", {one['reason']}"
         )
+        for caveat in one["caveats"]:
+            text.append(f"; caveat {caveat['kind']}: {caveat['text']}", style="yellow")
         if one["confounders"]:
             text.append(f"; beside that they differ: {'; '.join(one['confounders'])}", style="yellow")
         lines.append(("verdicts" if not lines else "", text))

@@ -93,6 +93,12 @@ def fixed_axes(cells: Sequence[Cell]) -> list[str]:
     return [axis_value(axis, cells[0]) for axis in cells[0] if axis not in told] if cells else []
 
 
+def caveat_marks(caveats: Iterable[Mapping[str, Any]]) -> str:
+    """The kinds of a verdict's caveats, marked: "! drift, disturbed"; empty where it has none."""
+    kinds = ", ".join(dict.fromkeys(str(caveat["kind"]) for caveat in caveats))
+    return f"! {kinds}" if kinds else ""
+
+
 def spoken(verdict: str) -> str:
     """A verdict as words: "no steady state"."""
     return verdict.replace("_", " ")

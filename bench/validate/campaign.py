@@ -18,7 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench import certification, lockstep, parity, run, stats, store
+from bench import certification, parity, run, schedule, stats, store
 from bench.comparison import Arm, Comparison
 from bench.console import View
 from bench.lockstep import Plan
@@ -49,7 +49,7 @@ class Turns:
     @property
     def steps_of_an_arm(self) -> int:
         """All that an arm does in a block, the slices of the sync that does not decide included."""
-        slices = self.rounds + self.rounds // lockstep.OTHER_SYNC_EVERY
+        slices = self.rounds + self.rounds // schedule.OTHER_SYNC_EVERY
         return WARM + slices * (self.steps + SETTLE)
 
 
