@@ -151,6 +151,21 @@ def k_min(family: int, alpha: float = stats.ALPHA) -> int:
     return max(10, stats.blocks_to_claim(family, alpha))
 
 
+def too_few_blocks(budget: Budget, family: int) -> str | None:
+    """What so few blocks cannot claim of `family` contrasts, and what would do; None where they can claim anything."""
+    blocks = budget.blocks or budget.max_blocks
+    least = stats.blocks_to_claim(family)
+    if blocks >= least:
+        return None
+    name = "blocks" if budget.blocks else "max_blocks"
+    plain = "only a plain difference, over 10 % and in every block, can be claimed"
+    cannot = plain if blocks >= stats.PLAIN_BLOCKS else "no difference can be claimed"
+    affordable = math.floor(stats.ALPHA * 2 ** (blocks - 1))  # contrasts of which so many blocks can claim the first
+    fewer = f", or leave out all but {affordable} of the contrasts" if affordable else ""
+    count = "1 contrast" if family == 1 else f"{family} contrasts"
+    return f"with {name}: {blocks} and {count} {cannot}; any difference takes {name}: {least}{fewer}"
+
+
 def enough(log_ratios: Sequence[Sequence[float]], budget: Budget, least: int, *, spent_s: float = 0.0) -> str | None:
     """Why a comparison needs no further block, or None; never because of a p value.
 

@@ -270,12 +270,12 @@ def _drifting(moved: Drift, rules: Rules) -> str:
 
 
 def _disturbed(estimate: Contrast, disturbance: Disturbance) -> str:
-    counted = "all" if estimate.blocks == disturbance.attempts else "the undisturbed"
-    parts = [f"{counted} blocks {_told(estimate)}"]
-    if counted != "all":
-        parts.append(f"every attempt {_told(disturbance.every)}")
+    whole = estimate.blocks == disturbance.attempts
+    parts = [f"ratio {_told(estimate)} in {'all of them' if whole else 'the undisturbed ones'}"]
+    if not whole:
+        parts.append(f"{_told(disturbance.every)} in every attempt")
     if disturbance.cpu:
-        parts.append(f"CPU time {_told(disturbance.cpu)}")
+        parts.append(f"{_told(disturbance.cpu)} in CPU time")
     many = f"{disturbance.disturbed} of {_blocks(disturbance.attempts)}"
     return f"{many} disturbed ({disturbance.cause}); {', '.join(parts)}"
 

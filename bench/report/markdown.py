@@ -44,14 +44,15 @@ def escape(text: object) -> str:
 def _comparisons(table: Sequence[Row]) -> str:
     baseline, arm = heads(table) or ("baseline", "arm")
     named = heads(table) is None
-    columns = ["workload", "mode", "phase", "batch", *(["pair"] if named else [])]
+    modes = any(row.mode for row in table)
+    columns = ["workload", *(["mode"] if modes else []), "phase", "batch", *(["pair"] if named else [])]
     numbers = [f"{side} {unit}" for unit in ("ms a step", "items/s") for side in (baseline, arm)]
     columns += [*numbers, "ratio", "CPU ratio", "blocks", "p (Holm)", "verdict", "parity"]
     lines = []
     for row in table:
         workload = " ".join([row.workload, *row.details])
         pair = [f"{row.baseline['label']} → {row.arm['label']}"] if named else []
-        lines.append([workload, row.mode, row.phase, row.batch, *pair, *_numbers(row)])
+        lines.append([workload, *([row.mode] if modes else []), row.phase, row.batch, *pair, *_numbers(row)])
     return _table(columns, lines)
 
 

@@ -32,7 +32,7 @@ class Row:
     baseline: Json
     arm: Json
     workload: str
-    mode: str
+    mode: str  # empty where modes are compared: the arms' labels name theirs
     phase: str
     batch: str
     details: tuple[str, ...]
@@ -40,7 +40,7 @@ class Row:
     @property
     def title(self) -> str:
         """The row in one phrase."""
-        return " ".join([self.workload, self.phase, self.mode, f"batch {self.batch}", *self.details])
+        return " ".join(filter(None, [self.workload, self.phase, self.mode, f"batch {self.batch}", *self.details]))
 
     @property
     def ahead(self) -> str | None:
@@ -57,7 +57,7 @@ def rows(summary: Json) -> list[Row]:
     names = words.workload_labels({cell["comparison"]: cell["cell"] for cell in summary["cells"]})
     compared = {axis for one in summary["contrasts"] for axis in _differing(one, cells)}
     varying = [axis for axis in words.varying_axes(plain) if axis not in compared]
-    return [_row(one, cells, names, varying) for one in summary["contrasts"]]
+    return [_row(one, cells, names, varying, compared_modes="mode" in compared) for one in summary["contrasts"]]
 
 
 def heads(table: Sequence[Row]) -> tuple[str, str] | None:
@@ -162,14 +162,16 @@ def _gpu(gpu: Json, replayed: bool) -> str | None:
     return f"{name} (replay)" if replayed and "replay" not in str(name).lower() else name
 
 
-def _row(one: Json, cells: Mapping[str, Json], names: Mapping[str, str], varying: Sequence[str]) -> Row:
+def _row(
+    one: Json, cells: Mapping[str, Json], names: Mapping[str, str], varying: Sequence[str], *, compared_modes: bool
+) -> Row:
     baseline, arm = cells[one["baseline"]], cells[one["arm"]]
     return Row(
         contrast=one,
         baseline=baseline,
         arm=arm,
         workload=names[one["comparison"]],
-        mode=_both(baseline, arm, "mode"),
+        mode="" if compared_modes else _both(baseline, arm, "mode"),
         phase=_both(baseline, arm, "phase"),
         batch=_both(baseline, arm, "batch_size"),
         details=tuple(words.axis_value(axis, baseline["cell"]) for axis in varying),
@@ -189,12 +191,11 @@ def _differing(one: Json, cells: Mapping[str, Json]) -> list[str]:
 def _decides(summary: Json) -> str:
     """The metric of each phase, and what an interval and a p are."""
     phases = {cell["comparison"]: cell["cell"]["phase"] for cell in summary["cells"]}
-    pairs = dict.fromkeys(f"{one['metric']} for {phases[one['comparison']]}" for one in summary["contrasts"])
+    of = {"throughput": "throughput (whole slices)", "latency": "latency (steps that end with their output in memory)"}
+    pairs = dict.fromkeys(f"{phases[one['comparison']]} by {of[one['metric']]}" for one in summary["contrasts"])
     count = len(summary["contrasts"])
     family = "1 contrast" if count == 1 else f"{count} contrasts"
-    of = {"throughput": "whole slices", "latency": "steps that each end with their output in host memory"}
-    samples = " and ".join(dict.fromkeys(f"{one['metric']} of {of[one['metric']]}" for one in summary["contrasts"]))
-    return f"{', '.join(pairs)} ({samples}); wall time, 95 % intervals over blocks, Holm over {family}"
+    return f"{', '.join(pairs)}; wall time, 95 % intervals over blocks, Holm over {family}"
 
 
 def _telemetry(summary: Json) -> str:

@@ -61,23 +61,38 @@ def _title(summary: Json) -> RenderableType:
 
 
 def _wide(table: Sequence[Row]) -> Table:
+    """Rates have columns of their own where all rows have the same two arms; else they stand below the times."""
     grid = _grid()
+    named = heads(table) is None
     baseline, arm = heads(table) or ("baseline", "arm")
-    grid.add_column("workload", overflow="fold")
-    grid.add_column("phase\nmode", overflow="fold")
-    heading = (f"{baseline}\nms a step", f"{arm}\nms a step", f"{baseline}\nitems/s", f"{arm}\nitems/s")
-    for name in ("batch", *heading, "ratio"):
+    grid.add_column("workload", overflow="fold", min_width=min(20, max(len(row.workload) for row in table)))
+    grid.add_column("phase" if not any(row.mode for row in table) else "phase\nmode", overflow="fold")
+    rates = () if named else (f"{baseline}\nitems/s", f"{arm}\nitems/s")
+    unit = "ms a step\nitems/s" if named else "ms a step"
+    for name in ("batch", f"{baseline}\n{unit}", f"{arm}\n{unit}", *rates, "ratio"):
         grid.add_column(Text(name, justify="right"), justify="right", overflow="fold")
     grid.add_column("verdict", overflow="fold")
     grid.add_column("parity", overflow="fold")
-    named = heads(table) is None
     for row, last in _with_ends(table):
         workload = _stack(Text(row.workload, style="bold"), _dim(" · ".join(row.details)))
-        steps = [_step(row, side, named) for side in ("baseline", "arm")]
-        rates = [Text(words.rate(cell["metrics"]["items_per_s"]["median"])) for cell in (row.baseline, row.arm)]
         axes = [_stack(Text(row.phase), _dim(row.mode)), Text(row.batch)]
-        grid.add_row(workload, *axes, *steps, *rates, _ratio(row), _verdict(row), _parity(row), end_section=last)
+        figures = _with_rates(row) if named else [*_steps(row, named=False), *_rates(row)]
+        grid.add_row(workload, *axes, *figures, _ratio(row), _verdict(row), _parity(row), end_section=last)
     return grid
+
+
+def _steps(row: Row, *, named: bool) -> list[Text]:
+    return [_step(row, side, named) for side in ("baseline", "arm")]
+
+
+def _rates(row: Row) -> list[Text]:
+    return [Text(words.rate(cell["metrics"]["items_per_s"]["median"])) for cell in (row.baseline, row.arm)]
+
+
+def _with_rates(row: Row, *, named: bool = True) -> list[Text]:
+    return [
+        _stack(step, _dim(f"{rate.plain}/s")) for step, rate in zip(_steps(row, named=named), _rates(row), strict=True)
+    ]
 
 
 def _narrow(table: Sequence[Row]) -> Table:
@@ -89,11 +104,8 @@ def _narrow(table: Sequence[Row]) -> Table:
     grid.add_column("verdict\nparity", overflow="fold")
     named = heads(table) is None
     for row, _ in _with_ends(table):
-        about = _dim(" · ".join([row.phase, row.mode, row.batch, *row.details]))
-        arms = [
-            _stack(_step(row, side, named), _dim(f"{words.rate(cell['metrics']['items_per_s']['median'])}/s"))
-            for side, cell in (("baseline", row.baseline), ("arm", row.arm))
-        ]
+        about = _dim(" · ".join(filter(None, [row.phase, row.mode, row.batch, *row.details])))
+        arms = _with_rates(row, named=named)
         verdict = _stack(_verdict(row), _parity(row, short=True))
         grid.add_row(_stack(Text(row.workload, style="bold"), about), *arms, _ratio(row), verdict, end_section=True)
     return grid

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import matrix, yaml_source
+from bench import matrix, schedule, yaml_source
 from bench.comparison import compare_cells
 from bench.errors import InputError
 from bench.matrix import Budget, Matrix, Telemetry, load
@@ -48,23 +48,30 @@ CNN = "axes: {workload: [mnist_cnn]}\n"
 # ── what a matrix means ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_quick_is_two_workloads_train_eager_with_eight_blocks() -> None:
+def test_quick_is_two_workloads_as_people_run_them_with_eight_blocks() -> None:
     quick = load("quick")
-    assert ids(quick) == ["linear_regression-train-eager-b64", "mnist_cnn-train-eager-b64"]
-    assert arms(quick) == [["tensorflow", "pytorch"]] * 2
+    assert ids(quick) == ["linear_regression-train-b64", "mnist_cnn-train-b64"]
+    assert arms(quick) == [["tensorflow-graph", "tensorflow-eager", "pytorch-eager"]] * 2
+    assert {one.baseline for one in quick.comparisons} == {"tensorflow-graph"}
     assert quick.budget.blocks == 8
     assert quick.budget.half_width == 0.05
     assert quick.notes == ()
     assert quick.source == "quick.yaml"
 
 
-def test_default_covers_both_phases_and_both_modes_of_both_workloads() -> None:
+def test_default_covers_both_phases_of_both_workloads_and_pytorch_compiled_too() -> None:
     default = load("default")
-    covered = {(one.arms[0].cell.workload.name, one.arms[0].cell.phase, one.arms[0].cell.mode)
-               for one in default.comparisons}  # fmt: skip
-    assert len(covered) == 8
-    assert len(default.comparisons) == 8
-    assert default.budget == Budget(half_width=0.02, max_blocks=12, per_comparison_s=360, total_s=2400)
+    covered = {(one.arms[0].cell.workload.name, one.arms[0].cell.phase) for one in default.comparisons}
+    assert len(covered) == len(default.comparisons) == 4
+    assert arms(default) == [["tensorflow-graph", "tensorflow-eager", "pytorch-eager", "pytorch-compiled"]] * 4
+    assert {one.baseline for one in default.comparisons} == {"tensorflow-graph"}
+
+
+@pytest.mark.parametrize("name", matrix.built_in())
+def test_no_built_in_matrix_has_too_few_blocks_to_claim_anything(name: str) -> None:
+    found = load(name)
+    family = sum(len(one.contrasts) for one in found.comparisons)
+    assert schedule.too_few_blocks(found.budget, family) is None
 
 
 def test_absent_axes_take_their_defaults(read: Load) -> None:

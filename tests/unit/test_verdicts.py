@@ -301,7 +301,7 @@ def test_a_claim_that_every_attempt_and_the_cpu_bear_out_stands_with_its_figures
     assert found.word == "faster"
     (caveat,) = found.caveats
     assert caveat.kind == "disturbed"
-    assert caveat.text.startswith("3 of 11 blocks disturbed (waiting); the undisturbed blocks 1.64")
+    assert caveat.text.startswith("3 of 11 blocks disturbed (waiting); ratio 1.64")
     assert {name: caveat.figures[name] is None for name in ("counted", "every_attempt", "cpu_time")} == {
         "counted": False, "every_attempt": False, "cpu_time": False,
     }  # fmt: skip
