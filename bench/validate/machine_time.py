@@ -32,7 +32,7 @@ from bench.lockstep import Bench, Plan, ask
 from bench.schedule import Planned
 from bench.validate.campaign import Quiet
 from bench.validate.frameworks import training_cell
-from bench.validate.row import Row
+from bench.validate.row import Row, outcome
 
 DESIGNS = ("one after the other", "interleaved", "lockstep")
 PROCESSES = 2  # of each arm, in each design of a cycle
@@ -88,7 +88,7 @@ def _row(name: str, found: Sequence[Cycle], design: str, *, goal: float) -> Row:
         value=value,
         ci=ci,
         goal=f"≥ {goal:g}",
-        passed=value >= goal,
+        outcome=outcome(value >= goal, ci, low=goal),
         unit="times",
         detail=f"mnist_cnn, train, eager, {PROCESSES} processes of each arm a cycle; standard deviation of a cycle's "
         f"ratio and its machine time: {spreads}",
