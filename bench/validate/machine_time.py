@@ -77,6 +77,7 @@ def cost_ratio(found: Sequence[Cycle], design: str) -> tuple[float, tuple[float,
 
 def _row(name: str, found: Sequence[Cycle], design: str, *, goal: float) -> Row:
     value, ci = cost_ratio(found, design)
+    decided = outcome(value >= goal, ci, low=goal)
     spreads = ", ".join(
         f"{one} {100 * statistics.stdev([cycle.log_ratio[one] for cycle in found]):.2f} % in "
         f"{statistics.fmean([cycle.seconds[one] for cycle in found]):.0f} s"
@@ -88,10 +89,10 @@ def _row(name: str, found: Sequence[Cycle], design: str, *, goal: float) -> Row:
         value=value,
         ci=ci,
         goal=f"≥ {goal:g}",
-        outcome=outcome(value >= goal, ci, low=goal),
+        outcome=decided,
         unit="times",
         detail=f"mnist_cnn, train, eager, {PROCESSES} processes of each arm a cycle; standard deviation of a cycle's "
-        f"ratio and its machine time: {spreads}",
+        f"ratio and its machine time: {spreads}" + ("; more cycles would decide" if decided == "undecided" else ""),
     )
 
 

@@ -292,15 +292,17 @@ def warm_ups(*, runs: int, seed: int = 0) -> Iterator[Row]:
         left = [_left(course, steps) for steps in skipped]
         bias, half = float(np.mean(left)), stats.half_width(left)
         fixed = " and ".join(f"{100 * _left(course, steps):.2g} % after {steps}" for steps in (3, 10))
+        found = outcome(bias <= WARM_BIAS, (bias - half, bias + half), high=WARM_BIAS)
+        more = "; more of them would decide" if found == "undecided" else ""
         yield Row(
             name=name,
             n=runs,
             value=bias,
             ci=(bias - half, bias + half),
             goal=f"≤ {percent(WARM_BIAS)}",
-            outcome=outcome(bias <= WARM_BIAS, (bias - half, bias + half), high=WARM_BIAS),
+            outcome=found,
             unit="share",
-            detail=f"a fixed number would leave {fixed}",
+            detail=f"a fixed number would leave {fixed}{more}",
         )
 
 
