@@ -14,7 +14,7 @@ from bench.errors import EnvironmentUnavailable, GateError, InputError
 from bench.validate.row import MARKS, PASSED, Outcome, Row
 
 SCHEMA = "bench.validate/1"
-QUICK = ("simulation", "observer", "same", "known", "drift", "containers")
+QUICK = ("simulation", "observer", "real_steps", "same", "known", "drift", "containers")
 FULL = (*QUICK, "frameworks", "lockstep")
 
 Progress = Callable[[str], None]
@@ -94,7 +94,7 @@ def carry_on(folder: Path, progress: Progress) -> Report:
             progress(f"{part} …")
             began = time.monotonic()
             try:
-                measured = list(_told(_rows(part, folder, facts), progress))
+                measured = list(_told(_rows(part, folder, facts, progress), progress))
             except EnvironmentUnavailable as reason:
                 skipped[part] = str(reason)
                 progress(f"{part}: skipped, because {reason}")
@@ -107,7 +107,7 @@ def carry_on(folder: Path, progress: Progress) -> Report:
     return Report(facts=facts, rows=found, skipped=skipped)
 
 
-def _rows(part: str, folder: Path, facts: Mapping[str, Any]) -> Iterable[Row]:
+def _rows(part: str, folder: Path, facts: Mapping[str, Any], progress: Progress) -> Iterable[Row]:
     full, seed, out = facts["kind"] == "full", facts["seed"], folder / part
     if part == "simulation":
         from bench.validate import simulation
@@ -117,6 +117,10 @@ def _rows(part: str, folder: Path, facts: Mapping[str, Any]) -> Iterable[Row]:
         from bench.validate import observer
 
         return observer.rows(seed=seed)
+    if part == "real_steps":
+        from bench.validate import real_steps
+
+        return real_steps.rows(full=full, seed=seed, progress=progress)
     if part in ("same", "known", "drift"):
         from bench.validate import processes
 
