@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def against_bare(trial: Trial, *, pairs: int, steps: int, sync: str) -> dict[str, Any]:
-    """Turns of `steps` steps, pair by pair in random order: one as `measure` times it, one that calls and fetches alone.
+    """Turns of `steps` steps, pair by pair in random order: one as `measure` times it, one that but calls and fetches.
 
     sync     step: every output is fetched; slice: the last one
     returns  harness_ns, bare_ns (pairs,): what a turn took by each, of `step` the sum of its steps

@@ -90,15 +90,13 @@ def judged(name: str, found: Mapping[str, list[int]], sync: str) -> Row:
     groups = [statistics.median(log_ratios[start : start + size]) for start in range(0, GROUPS * size, size)]
     step_us = statistics.median(found["bare_ns"]) / STEPS[sync] / 1e3
     detail = (
-        f"{step_us:.0f} µs a step by a bare loop, {WORKLOAD}, batch {BATCH_SIZE}; bare ÷ harness, sync {sync}, turns of "
-        f"{STEPS[sync]} in random order in one process; n is of medians of {size} pairs"
+        f"{step_us:.0f} µs a step by a bare loop, {WORKLOAD}, batch {BATCH_SIZE}; bare ÷ harness, sync {sync}, turns "
+        f"of {STEPS[sync]} in random order in one process; n is of medians of {size} pairs"
     )
     return equivalence(name, groups, detail, within=EQUAL)
 
 
-def _turns(
-    launcher: LocalLauncher, cell: Cell, cpus: frozenset[int], seed: int, sync: str
-) -> Mapping[str, list[int]]:
+def _turns(launcher: LocalLauncher, cell: Cell, cpus: frozenset[int], seed: int, sync: str) -> Mapping[str, list[int]]:
     """All pairs of one worker."""
     arm = f"{cell.framework.name} {cell.mode}"
     opening = {"cell": cell.to_json(), "framework": cell.framework.name, "seed": seed, "data": None}

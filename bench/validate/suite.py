@@ -108,35 +108,22 @@ def carry_on(folder: Path, progress: Progress) -> Report:
 
 
 def _rows(part: str, folder: Path, facts: Mapping[str, Any], progress: Progress) -> Iterable[Row]:
+    from bench.validate import frameworks, machine_time, observer, processes, real_steps, simulation
+
     full, seed, out = facts["kind"] == "full", facts["seed"], folder / part
-    if part == "simulation":
-        from bench.validate import simulation
-
-        return simulation.rows(full=full, seed=seed)
-    if part == "observer":
-        from bench.validate import observer
-
-        return observer.rows(seed=seed)
-    if part == "real_steps":
-        from bench.validate import real_steps
-
-        return real_steps.rows(full=full, seed=seed, progress=progress)
-    if part in ("same", "known", "drift"):
-        from bench.validate import processes
-
-        rows = {"same": processes.same, "known": processes.known, "drift": processes.drifts}[part]
-        return rows(full=full, launcher="local", out=out, seed=seed)
-    if part == "containers":
-        from bench.validate import processes
-
-        return processes.in_containers(full=full, out=out, seed=seed)
-    if part == "frameworks":
-        from bench.validate import frameworks
-
-        return frameworks.rows(out=out, seed=seed)
-    from bench.validate import machine_time
-
-    return machine_time.rows(out=out, seed=seed)
+    stubs = {"full": full, "launcher": "local", "out": out, "seed": seed}
+    parts: dict[str, Callable[[], Iterable[Row]]] = {
+        "simulation": lambda: simulation.rows(full=full, seed=seed),
+        "observer": lambda: observer.rows(seed=seed),
+        "real_steps": lambda: real_steps.rows(full=full, seed=seed, progress=progress),
+        "same": lambda: processes.same(**stubs),
+        "known": lambda: processes.known(**stubs),
+        "drift": lambda: processes.drifts(**stubs),
+        "containers": lambda: processes.in_containers(full=full, out=out, seed=seed),
+        "frameworks": lambda: frameworks.rows(out=out, seed=seed),
+        "lockstep": lambda: machine_time.rows(out=out, seed=seed),
+    }
+    return parts[part]()
 
 
 def _told(rows: Iterable[Row], progress: Progress) -> Iterable[Row]:

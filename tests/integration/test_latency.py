@@ -41,7 +41,7 @@ def test_steps_timed_singly_and_in_a_slice_take_the_same(framework: str, mode: s
     launcher = LocalLauncher(cache=tmp_path)
     launcher.provide([Need.of(cell)], print)
     cpus = sorted(os.sched_getaffinity(0))[-1:]
-    draw = random.Random(0)  # noqa: S311 - replayable on purpose
+    draw = random.Random(0)
     times: dict[str, list[float]] = {"step": [], "slice": []}
     with Group() as group:
         group.add("arm", launcher.start(cell=cell, cpus=frozenset(cpus), padding=0))

@@ -74,12 +74,17 @@ def test_a_pinned_process_never_leaves_its_cpu_alone() -> None:
 
 
 def test_nothing_stays_after_an_exception() -> None:
-    pids: tuple[int, ...] = ()
-    with pytest.raises(ZeroDivisionError), bursts() as pids, pinned(min(os.sched_getaffinity(0))) as pid:
-        pids += (pid,)
-        raise ZeroDivisionError
-    assert len(pids) == len(os.sched_getaffinity(0)) + 1
-    assert all(is_gone(pid) for pid in pids)
+    found: list[int] = []
+
+    def spoil() -> None:
+        with bursts() as pids, pinned(min(os.sched_getaffinity(0))) as pid:
+            found.extend((*pids, pid))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        spoil()
+    assert len(found) == len(os.sched_getaffinity(0)) + 1
+    assert all(is_gone(pid) for pid in found)
 
 
 def test_nothing_stays_after_a_kill_of_the_harness() -> None:

@@ -55,7 +55,7 @@ def test_a_validation_that_the_machine_left_undecided_has_not_failed_and_has_not
     assert [(test["outcome"], test["passed"]) for test in plain["tests"]] == [("passed", True), ("undecided", None)]
     worse = suite.carry_on(begun(tmp_path, simulation=[OPEN, BAD]), print)
     assert worse.to_json()["passed"] is False
-    with pytest.raises(GateError, match="1 of 2 tests failed: bad$"):
+    with pytest.raises(GateError, match=r"1 of 2 tests failed: bad$"):
         worse.gate()
 
 
