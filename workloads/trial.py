@@ -130,6 +130,9 @@ class Trial:
     def measure(self, *, steps: int, settle: int, sync: str) -> dict[str, Any]:
         """One slice: `settle` steps recorded apart, then `steps` steps, each timed (step) or as one total (slice).
 
+        Either ends when the last output, of `train` the loss, is a NumPy array in host memory: the one ruler of all
+        frameworks, on a CPU and on a GPU. No framework is asked to synchronise, which costs each something else.
+
         returns  settle_ns (settle,), step_ns (steps,) or (1,); start_ns and end_ns (CLOCK_MONOTONIC) and cpu_ns of the
                  whole slice, settling included; woke_cpu_ns and slept_cpu_ns, this process's CPU time on entry and
                  exit: what lies between an exit and the next entry was burnt while the arm should have stood still;
@@ -249,13 +252,13 @@ class Trial:
         return output
 
     def _steps(self, count: int) -> list[int]:
-        """Each step from call to device idle, in ns."""
-        step, synchronise, clock = self.program.step, self.runtime.synchronise, time.perf_counter_ns
+        """Each step from its call until its output is an array in host memory, in ns; the fetch waits for a device."""
+        step, fetch, clock = self.program.step, self.program.fetch, time.perf_counter_ns
         position, times = self.position, [0] * count
         for i in range(count):
             before = clock()
-            self.last = step(position + i)
-            synchronise()
+            self.last = output = step(position + i)
+            fetch(output)
             times[i] = clock() - before
         self.position += count
         return times

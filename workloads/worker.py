@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -104,12 +105,15 @@ def _open(verbs: dict[str, Verb], *, cpus: list[int], gpu: str | None = None, **
     if verbs:
         raise ContractError("open was asked twice")
     started_ns = time.perf_counter_ns()
+    from workloads.bare import against_bare
+
     trial, result = _trial_class(args["framework"]).open(**args, gpu=_seen(gpu) if gpu else None)
     verbs.update(
         parity=trial.parity,
         warm=trial.warm,
         measure=trial.measure,
         soak=trial.soak,
+        against_bare=partial(against_bare, trial),
         evaluate=trial.evaluate,
         close=_close(trial.peaks),
     )

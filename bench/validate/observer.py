@@ -19,7 +19,7 @@ from bench.launch.group import Group
 from bench.launch.local import LocalLauncher
 from bench.lockstep import Bench, ask, start
 from bench.telemetry import Sampler
-from bench.validate.row import Row
+from bench.validate.row import CALMER, Row, outcome
 from workloads.contract import STUB, Cell, Named
 from workloads.stub.trial import Program, Runtime, StubTrial
 
@@ -54,16 +54,18 @@ def _empty_step(sync: str) -> Row:
         costs.append((harness_ns - bare_ns) / _EMPTY_STEPS)
     figure = stats.cell_figure(costs)
     assert figure is not None
-    passed = figure.ci is not None and figure.ci[1] <= MOST_NS
+    holds = figure.ci is not None and figure.ci[1] <= MOST_NS
+    found = outcome(holds, figure.ci, high=MOST_NS)
+    detail = f"median of {_EMPTY_REPEATS} loops of {_EMPTY_STEPS} steps, a bare loop's time taken off"
     return Row(
         name=f"observer: cost of the loop on an empty step, sync {sync}",
         n=_EMPTY_REPEATS,
         value=figure.median,
         ci=figure.ci,
         goal="≤ 2000 ns a step",
-        passed=passed,
+        outcome=found,
         unit="ns",
-        detail=f"median of {_EMPTY_REPEATS} loops of {_EMPTY_STEPS} steps, a bare loop's time taken off",
+        detail=f"{detail}; {CALMER}" if found == "undecided" else detail,
     )
 
 
@@ -120,20 +122,35 @@ def _sampled_block(bench: Bench, sampler: Sampler, arm: Arm, key: str) -> float:
 
 
 def equivalence(name: str, log_ratios: list[float], detail: str, *, within: float = EQUAL) -> Row:
-    """Equal within ± `within` by two one-sided tests; the value is the ratio."""
+    """Equal within ± `within` by two one-sided tests; the value is the ratio.
+
+    It fails where the interval lies wholly outside, or where values that never differ were not measured at all.
+    """
     estimate = stats.contrast(log_ratios, theta=within)
-    passed = estimate.p_equal is not None and estimate.p_equal < stats.ALPHA
+    holds = estimate.p_equal is not None and estimate.p_equal < stats.ALPHA
+    found = outcome(holds, estimate.ci, low=1 / (1 + within), high=1 + within)
     goal = f"TOST within ± {100 * within:g} %"
+    if estimate.fault:
+        found, detail = "failed", f"{detail}; {estimate.fault}"
+    elif found == "undecided":
+        detail = f"{detail}; {_deciding(estimate, within)}"
     return Row(
         name=name,
         n=estimate.blocks,
         value=estimate.ratio,
         ci=estimate.ci,
         goal=goal,
-        passed=passed,
+        outcome=found,
         unit="ratio",
         detail=detail,
     )
+
+
+def _deciding(estimate: stats.Contrast, within: float) -> str:
+    """What would decide it: so many values that the interval is half as wide as the limit, where that is to be had."""
+    needed = stats.blocks_needed(estimate.spread, within / 2) if estimate.spread else None
+    more = f"some {needed:,} of them, or " if needed and needed > estimate.blocks else ""
+    return f"{more}{CALMER}"
 
 
 class _Empty:
@@ -161,9 +178,9 @@ def _bare_loop(step: Callable[[int], Any], count: int) -> None:
 
 
 def _bare_step(trial: StubTrial, number: int) -> int:
-    step = trial.program.step
+    step, fetch = trial.program.step, trial.program.fetch
     before = time.perf_counter_ns()
-    step(number)
+    fetch(step(number))
     return time.perf_counter_ns() - before
 
 

@@ -1,13 +1,23 @@
-"""What one test of the harness found, against its goal."""
+"""What one test of the harness found, against its goal: passed, failed, or not decided by what was measured.
+
+A row passes where its goal's own criterion holds. It fails only where the exact interval lies wholly on the wrong side
+of the goal. Between the two it is undecided, as it is where the machine left too little to measure: a noisy host is no
+evidence against the harness, and no pass either. A thing that must never happen fails when it happens once.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from bench import stats
+
+Outcome = Literal["passed", "undecided", "failed"]
+PASSED: dict[Outcome, bool | None] = {"passed": True, "undecided": None, "failed": False}  # as JSON has it
+MARKS: dict[Outcome, str] = {"passed": "✓", "undecided": "?", "failed": "✗"}
+CALMER = "a calmer machine would decide"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,15 +27,16 @@ class Row:
     n       observations behind the value
     value   in `unit`, None where nothing was measured: such a row never passes
     ci      95 %, of the value
+    detail  how it was measured; of an undecided row also what would decide it
     raises  ValueError: a number that is not finite, or a pass without a value
     """
 
     name: str
     n: int
     value: float | None
-    ci: tuple[float, float] | None
+    ci: stats.Interval | None
     goal: str
-    passed: bool
+    outcome: Outcome
     unit: str = ""
     detail: str = ""
 
@@ -33,17 +44,20 @@ class Row:
         numbers = [number for number in (self.value, *(self.ci or ())) if number is not None]
         if not all(math.isfinite(number) for number in numbers):
             raise ValueError(f"{self.name}: {numbers} are no results; give None for what was not measured")
-        if self.passed and self.value is None:
+        if self.outcome == "passed" and self.value is None:
             raise ValueError(f"{self.name}: passed without a value; a test that measured nothing has not passed")
 
     def to_json(self) -> dict[str, Any]:
-        """The row as plain JSON values, the interval as a list."""
-        return {**asdict(self), "ci": list(self.ci) if self.ci else None}
+        """The row as plain JSON values, the interval as a list; `passed` is true, false, or null where undecided."""
+        return {**asdict(self), "ci": list(self.ci) if self.ci else None, "passed": PASSED[self.outcome]}
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Row:
-        """The inverse of `to_json`."""
-        return cls(**{**plain, "ci": tuple(plain["ci"]) if plain["ci"] else None})
+        """The inverse of `to_json`; also of a row that an earlier version kept, which knew passed and failed alone."""
+        kept = dict(plain)
+        passed = kept.pop("passed")
+        kept.setdefault("outcome", "passed" if passed else "failed")
+        return cls(**{**kept, "ci": tuple(kept["ci"]) if kept["ci"] else None})
 
     @property
     def found(self) -> str:
@@ -61,7 +75,20 @@ class Row:
         return f"{self.found} ({self.interval})"
 
 
-def clopper_pearson(hits: int, n: int, confidence: float = stats.CONFIDENCE) -> tuple[float, float]:
+def outcome(
+    holds: bool, ci: stats.Interval | None, *, low: float = -math.inf, high: float = math.inf, enough: bool = True
+) -> Outcome:
+    """Of a goal whose values lie from `low` to `high`.
+
+    holds   the goal's own criterion
+    enough  whether as much was measured as was wanted: less can speak against the harness, and never for it
+    """
+    if holds and enough:
+        return "passed"
+    return "failed" if ci is not None and (ci[1] < low or ci[0] > high) else "undecided"
+
+
+def clopper_pearson(hits: int, n: int, confidence: float = stats.CONFIDENCE) -> stats.Interval:
     """The exact interval of a proportion, two-sided; n at least 1.
 
     source   Clopper & Pearson 1934, doi:10.1093/biomet/26.4.404
@@ -72,28 +99,59 @@ def clopper_pearson(hits: int, n: int, confidence: float = stats.CONFIDENCE) -> 
     return float(interval.low), float(interval.high)
 
 
-def at_least(name: str, hits: int, n: int, least: float, *, detail: str = "") -> Row:
-    """A share that must reach `least`."""
-    passed = n > 0 and hits / n >= least
-    return _share(name, hits, n, goal=f"≥ {percent(least)}", limit=least, passed=passed, detail=detail)
+def at_least(name: str, hits: int, n: int, least: float, *, wanted: int = 1, detail: str = "") -> Row:
+    """A share that must reach `least`; under `wanted` observations nothing has been shown for it."""
+    holds = n > 0 and hits / n >= least
+    return share(name, hits, n, goal=f"≥ {percent(least)}", low=least, holds=holds, wanted=wanted, detail=detail)
 
 
-def at_most(name: str, hits: int, n: int, most: float, *, detail: str = "") -> Row:
+def at_most(name: str, hits: int, n: int, most: float, *, wanted: int = 1, detail: str = "") -> Row:
     """A share that must not exceed `most`; with 0, a thing that must never happen."""
     goal = f"≤ {percent(most)}" if most else "never"
-    return _share(name, hits, n, goal=goal, limit=most, passed=n > 0 and hits / n <= most, detail=detail)
+    holds = n > 0 and hits / n <= most
+    return share(name, hits, n, goal=goal, high=most, holds=holds, wanted=wanted, detail=detail)
 
 
-def not_above(name: str, hits: int, n: int, most: float, *, detail: str = "") -> Row:
+def not_above(name: str, hits: int, n: int, most: float, *, wanted: int = 1, detail: str = "") -> Row:
     """A share of which n observations must not show that it exceeds `most`: the interval's lower end decides."""
-    passed = n > 0 and clopper_pearson(hits, n)[0] <= most
-    return _share(name, hits, n, goal=f"lower bound ≤ {percent(most)}", limit=most, passed=passed, detail=detail)
+    holds = n > 0 and clopper_pearson(hits, n)[0] <= most
+    goal = f"lower bound ≤ {percent(most)}"
+    return share(name, hits, n, goal=goal, high=most, holds=holds, wanted=wanted, detail=detail)
 
 
-def not_below(name: str, hits: int, n: int, least: float, *, detail: str = "") -> Row:
+def not_below(name: str, hits: int, n: int, least: float, *, wanted: int = 1, detail: str = "") -> Row:
     """A share of which n observations must not show that it stays under `least`: the interval's upper end decides."""
-    passed = n > 0 and clopper_pearson(hits, n)[1] >= least
-    return _share(name, hits, n, goal=f"upper bound ≥ {percent(least)}", limit=least, passed=passed, detail=detail)
+    holds = n > 0 and clopper_pearson(hits, n)[1] >= least
+    goal = f"upper bound ≥ {percent(least)}"
+    return share(name, hits, n, goal=goal, low=least, holds=holds, wanted=wanted, detail=detail)
+
+
+def share(
+    name: str,
+    hits: int,
+    n: int,
+    *,
+    goal: str,
+    holds: bool,
+    low: float = 0.0,
+    high: float = 1.0,
+    wanted: int = 1,
+    detail: str = "",
+) -> Row:
+    """A share with its exact interval against a goal of `low` to `high`; `holds` is the goal's own criterion."""
+    if n == 0:
+        nothing = f"nothing was measured; {CALMER}"
+        return Row(name=name, n=0, value=None, ci=None, goal=goal, outcome="undecided", detail=nothing)
+    ci = clopper_pearson(hits, n)
+    found = outcome(holds, ci, low=low, high=high, enough=n >= wanted)
+    limits = [limit for limit in (low, high) if ci[0] < limit < ci[1]]
+    said = [detail, *(f"its interval straddles {percent(limit)}" for limit in limits)]
+    if n < wanted:
+        said.append(f"the machine left {n} of the {wanted} wanted; {CALMER}")
+    elif found == "undecided":
+        said.append("more of them would decide")
+    told = "; ".join(part for part in said if part)
+    return Row(name=name, n=n, value=hits / n, ci=ci, goal=goal, outcome=found, unit="share", detail=told)
 
 
 def percent(share: float) -> str:
@@ -107,12 +165,3 @@ def _written(value: float, unit: str) -> str:
     if unit == "ratio":
         return f"{value:.4f}"
     return f"{value:.4g} {unit}".strip()
-
-
-def _share(name: str, hits: int, n: int, *, goal: str, limit: float, passed: bool, detail: str) -> Row:
-    if n == 0:
-        return Row(name=name, n=0, value=None, ci=None, goal=goal, passed=False, detail="nothing was measured")
-    ci = clopper_pearson(hits, n)
-    straddles = f"its interval straddles {percent(limit)}" if ci[0] < limit < ci[1] else ""
-    said = "; ".join(part for part in (detail, straddles) if part)
-    return Row(name=name, n=n, value=hits / n, ci=ci, goal=goal, passed=passed, unit="share", detail=said)

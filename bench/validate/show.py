@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from bench.validate.row import MARKS
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from bench.validate.suite import Report
 
+_COLOURS = {"passed": "green", "undecided": "yellow", "failed": "red"}
 _COLUMNS = ("test", "n", "found", "95 % interval", "goal", "")
 
 
@@ -20,9 +23,12 @@ def print_table(report: Report, console: Console) -> None:
     for column in _COLUMNS:
         table.add_column(column, justify="right" if column == "n" else "left")
     for row in report.rows:
-        mark = "[green]✓ passed[/]" if row.passed else "[red]✗ failed[/]"
+        mark = f"[{_COLOURS[row.outcome]}]{MARKS[row.outcome]} {row.outcome}[/]"
         table.add_row(row.name, f"{row.n:,}", row.found, row.interval, row.goal, mark)
     console.print(table)
+    for row in report.rows:
+        if row.outcome == "undecided":
+            console.print(f"undecided: {row.name}: {row.detail}", highlight=False, markup=False)
     for part, reason in report.skipped.items():
         console.print(f"not tested: {part}, because {reason}", highlight=False)
 
@@ -31,9 +37,10 @@ def markdown(report: Report) -> str:
     """The same as a Markdown table, details below it."""
     lines = [f"| {' | '.join(_COLUMNS[:-1])} | verdict |", "|---|---:|---:|---:|---|---|"]
     for row in report.rows:
-        verdict = "passed" if row.passed else "**failed**"
+        verdict = "**failed**" if row.outcome == "failed" else row.outcome
         lines.append(f"| {row.name} | {row.n:,} | {row.found} | {row.interval} | {row.goal} | {verdict} |")
     details = [f"- {row.name}: {row.detail}" for row in report.rows if row.detail]
+    lines += ["", f"{report.told}."]
     lines += ["", *details] if details else []
     lines += ["", *(f"Not tested: {part}, because {reason}." for part, reason in report.skipped.items())]
     facts = report.facts

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench import schedule, stats, warmup
-from bench.validate.row import Row, at_least, at_most, not_above, not_below, percent
+from bench.validate.row import Row, at_least, at_most, not_above, not_below, outcome, percent
 
 Array = npt.NDArray[np.float64]
 Scenario = Callable[[np.random.Generator, int, int], Array]
@@ -235,7 +235,7 @@ def cells(*, runs: int, seed: int = 0, cases: Cases = CELLS) -> Iterator[Row]:
         if intervals is None:
             fault = "cell_figure gives no interval, or one that is not of order statistics"
             goal = f"≥ {percent(CELL_COVERAGE)}"
-            yield Row(name=name, n=0, value=None, ci=None, goal=goal, passed=False, detail=fault)
+            yield Row(name=name, n=0, value=None, ci=None, goal=goal, outcome="failed", detail=fault)
             continue
         covered = int(np.sum((intervals[:, 0] <= truth) & (truth <= intervals[:, 1])))
         yield at_least(name, covered, runs, CELL_COVERAGE)
@@ -292,15 +292,17 @@ def warm_ups(*, runs: int, seed: int = 0) -> Iterator[Row]:
         left = [_left(course, steps) for steps in skipped]
         bias, half = float(np.mean(left)), stats.half_width(left)
         fixed = " and ".join(f"{100 * _left(course, steps):.2g} % after {steps}" for steps in (3, 10))
+        found = outcome(bias <= WARM_BIAS, (bias - half, bias + half), high=WARM_BIAS)
+        more = "; more of them would decide" if found == "undecided" else ""
         yield Row(
             name=name,
             n=runs,
             value=bias,
             ci=(bias - half, bias + half),
             goal=f"≤ {percent(WARM_BIAS)}",
-            passed=bias <= WARM_BIAS,
+            outcome=found,
             unit="share",
-            detail=f"a fixed number would leave {fixed}",
+            detail=f"a fixed number would leave {fixed}{more}",
         )
 
 

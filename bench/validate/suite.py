@@ -11,10 +11,10 @@ from typing import Any
 
 from bench import environment, provenance, run, store
 from bench.errors import EnvironmentUnavailable, GateError, InputError
-from bench.validate.row import Row
+from bench.validate.row import MARKS, PASSED, Outcome, Row
 
 SCHEMA = "bench.validate/1"
-QUICK = ("simulation", "observer", "same", "known", "drift", "containers")
+QUICK = ("simulation", "observer", "real_steps", "same", "known", "drift", "containers")
 FULL = (*QUICK, "frameworks", "lockstep")
 
 Progress = Callable[[str], None]
@@ -29,19 +29,32 @@ class Report:
     skipped: Mapping[str, str]
 
     @property
-    def passed(self) -> bool:
-        """Whether every test that ran passed."""
-        return all(row.passed for row in self.rows)
+    def counts(self) -> dict[Outcome, int]:
+        """How many tests passed, were left undecided, and failed."""
+        outcomes = [row.outcome for row in self.rows]
+        return {name: outcomes.count(name) for name in PASSED}
+
+    @property
+    def told(self) -> str:
+        """The same in a line: "64 passed, 2 undecided, 0 failed"."""
+        return ", ".join(f"{count} {name}" for name, count in self.counts.items())
+
+    @property
+    def outcome(self) -> Outcome:
+        """Failed where any test did, passed where all did."""
+        counts = self.counts
+        return "failed" if counts["failed"] else "undecided" if counts["undecided"] else "passed"
 
     def to_json(self) -> dict[str, Any]:
         """As `--format json` prints it."""
         skipped = [{"part": part, "reason": reason} for part, reason in self.skipped.items()]
         tests = [row.to_json() for row in self.rows]
-        return {"schema": SCHEMA, **self.facts, "passed": self.passed, "tests": tests, "skipped": skipped}
+        whole = {"outcome": self.outcome, "passed": PASSED[self.outcome], "counts": self.counts}
+        return {"schema": SCHEMA, **self.facts, **whole, "tests": tests, "skipped": skipped}
 
     def gate(self) -> None:
-        """Raises GateError naming what failed."""
-        failed = [row.name for row in self.rows if not row.passed]
+        """Raises GateError naming what failed; what is undecided speaks neither for nor against the harness."""
+        failed = [row.name for row in self.rows if row.outcome == "failed"]
         if failed:
             raise GateError(f"{len(failed)} of {len(self.rows)} tests failed: {'; '.join(failed)}")
 
@@ -81,7 +94,7 @@ def carry_on(folder: Path, progress: Progress) -> Report:
             progress(f"{part} …")
             began = time.monotonic()
             try:
-                measured = list(_told(_rows(part, folder, facts), progress))
+                measured = list(_told(_rows(part, folder, facts, progress), progress))
             except EnvironmentUnavailable as reason:
                 skipped[part] = str(reason)
                 progress(f"{part}: skipped, because {reason}")
@@ -94,37 +107,29 @@ def carry_on(folder: Path, progress: Progress) -> Report:
     return Report(facts=facts, rows=found, skipped=skipped)
 
 
-def _rows(part: str, folder: Path, facts: Mapping[str, Any]) -> Iterable[Row]:
+def _rows(part: str, folder: Path, facts: Mapping[str, Any], progress: Progress) -> Iterable[Row]:
+    from bench.validate import frameworks, machine_time, observer, processes, real_steps, simulation
+
     full, seed, out = facts["kind"] == "full", facts["seed"], folder / part
-    if part == "simulation":
-        from bench.validate import simulation
-
-        return simulation.rows(full=full, seed=seed)
-    if part == "observer":
-        from bench.validate import observer
-
-        return observer.rows(seed=seed)
-    if part in ("same", "known", "drift"):
-        from bench.validate import processes
-
-        rows = {"same": processes.same, "known": processes.known, "drift": processes.drifts}[part]
-        return rows(full=full, launcher="local", out=out, seed=seed)
-    if part == "containers":
-        from bench.validate import processes
-
-        return processes.in_containers(full=full, out=out, seed=seed)
-    if part == "frameworks":
-        from bench.validate import frameworks
-
-        return frameworks.rows(out=out, seed=seed)
-    from bench.validate import machine_time
-
-    return machine_time.rows(out=out, seed=seed)
+    stubs = {"full": full, "launcher": "local", "out": out, "seed": seed}
+    parts: dict[str, Callable[[], Iterable[Row]]] = {
+        "simulation": lambda: simulation.rows(full=full, seed=seed),
+        "observer": lambda: observer.rows(seed=seed),
+        "real_steps": lambda: real_steps.rows(full=full, seed=seed, progress=progress),
+        "same": lambda: processes.same(**stubs),
+        "known": lambda: processes.known(**stubs),
+        "drift": lambda: processes.drifts(**stubs),
+        "containers": lambda: processes.in_containers(full=full, out=out, seed=seed),
+        "frameworks": lambda: frameworks.rows(out=out, seed=seed),
+        "lockstep": lambda: machine_time.rows(out=out, seed=seed),
+    }
+    return parts[part]()
 
 
 def _told(rows: Iterable[Row], progress: Progress) -> Iterable[Row]:
     for row in rows:
-        progress(f"{'✓' if row.passed else '✗'} {row.name}: {row.told} (n = {row.n:,}, goal {row.goal})")
+        undecided = f"; undecided: {row.detail}" if row.outcome == "undecided" else ""
+        progress(f"{MARKS[row.outcome]} {row.name}: {row.told} (n = {row.n:,}, goal {row.goal}){undecided}")
         yield row
 
 

@@ -133,7 +133,7 @@ def empty() -> tuple[Trial, int]:
     """The same trial's loop around nothing."""
     kind = StubTrial if JOB["framework"] == STUB else Trial
     program: Any = SimpleNamespace(step=lambda i: None, fetch=lambda value: np.zeros(1))
-    runtime: Any = SimpleNamespace(compilations=lambda: 0, synchronise=lambda: None)
+    runtime: Any = SimpleNamespace(compilations=lambda: 0)
     cell = Cell.from_json(JOB["cell"])
     return kind(cell, JOB["framework"], 0, None, runtime, runtime, runtime, program), EMPTY_STEPS
 

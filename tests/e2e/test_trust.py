@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 BENCH = (sys.executable, "-m", "bench")
-# What must hold on any machine that CI may run on; the rest needs a quieter one, is measured all the same and printed.
+# Every one of these is measured on any machine that CI may run on; a noisy one may leave it undecided.
 ANYWHERE = (
     "A/A false positives",
     "10 % more work found in 6 blocks",
@@ -22,7 +22,11 @@ ANYWHERE = (
     "both arms slow alike",
     "observer: cost of the loop on an empty step, sync step",
     "observer: cost of the loop on an empty step, sync slice",
+    "observer: a step in the harness against a bare one",
+    "sampler on against off, 10 Hz",
 )
+WANTED = {"A/A false positives": 100, "10 % more work found in 6 blocks": 40}
+PASSED = {"passed": True, "undecided": None, "failed": False}
 
 
 @pytest.fixture(scope="module")
@@ -36,19 +40,31 @@ def validated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subproces
     return folder, done
 
 
-def test_the_harness_passes_its_own_validation(validated: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_no_evidence_speaks_against_the_harness(validated: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     _, done = validated
     report = json.loads(done.stdout)
     tests = {test["name"]: test for test in report["tests"]}
     print(done.stderr)
-    for name in ANYWHERE:
-        assert tests[name]["passed"], tests[name]
-    coverage = [test for name, test in tests.items() if name.startswith("coverage")]
+    assert [test for test in report["tests"] if test["outcome"] == "failed"] == []
+    assert set(ANYWHERE) <= set(tests)
+    for name, wanted in WANTED.items():
+        assert tests[name]["n"] >= wanted or tests[name]["outcome"] == "undecided", tests[name]
+    for test in report["tests"]:
+        assert test["passed"] is PASSED[test["outcome"]]
+        assert test["outcome"] != "undecided" or "would decide" in test["detail"], test
+    assert sum(report["counts"].values()) == len(report["tests"])
+    assert done.returncode == 0
+    told = ", ".join(f"{count} {word}" for word, count in report["counts"].items())
+    assert f"\n{told}; kept: " in done.stderr
+
+
+def test_what_is_simulated_passes_on_every_machine(validated: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, _ = validated
+    rows = json.loads((folder / "simulation.json").read_text())["rows"]
+    assert [row for row in rows if row["outcome"] != "passed"] == []
+    coverage = [row for row in rows if row["name"].startswith("coverage")]
     assert coverage
-    assert all(test["value"] >= 0.93 for test in coverage), coverage
-    assert tests["A/A false positives"]["n"] >= 100
-    assert tests["10 % more work found in 6 blocks"]["n"] >= 40
-    assert done.returncode == (0 if report["passed"] else 1)
+    assert all(row["value"] >= 0.93 for row in coverage), coverage
 
 
 def test_a_validation_that_stopped_within_a_campaign_goes_on_where_it_stopped(

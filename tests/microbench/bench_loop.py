@@ -21,7 +21,7 @@ GOOD_S = 2e-6
 @pytest.fixture
 def empty() -> Trial:
     """A trial whose step does nothing at all."""
-    modules: Any = SimpleNamespace(synchronise=lambda: None)
+    modules: Any = SimpleNamespace()
     program: Any = SimpleNamespace(step=lambda i: None, fetch=lambda value: value)
     cell = Cell(workload=Named("empty"), framework=Named("empty"))
     return Trial(cell, "empty", 0, None, modules, modules, modules, program)
@@ -33,7 +33,7 @@ def empty() -> Trial:
     ids=["steps", "slice"],
 )
 def test_an_empty_step(each: Each, empty: Trial, loop: Callable[[Trial, int], Any], what: str) -> None:
-    """All that the harness adds to a step: a call, and where steps are timed one by one two clocks and a synchronise.
+    """All that the harness adds to a step: a call, and where steps are timed one by one two clocks and a fetch.
 
     Good: up to 2 µs a step, a thousandth of a step of 2 ms; it is in every time that is shown, the same for every arm.
     """

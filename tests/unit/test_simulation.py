@@ -27,11 +27,11 @@ def named(rows: Iterator[Row], start: str) -> list[Row]:
 
 
 def all_fail(rows: Iterator[Row], start: str) -> bool:
-    return not any(row.passed for row in named(rows, start))
+    return not any(row.outcome == "passed" for row in named(rows, start))
 
 
 def all_pass(rows: Iterator[Row]) -> bool:
-    return all(row.passed for row in rows)
+    return all(row.outcome == "passed" for row in rows)
 
 
 def with_p_times(factor: float) -> Callable[[stats.Numbers], stats.Contrast]:
@@ -77,9 +77,9 @@ def test_cells_known_differences_and_warm_ups_hold_their_goals() -> None:
 def test_the_drift_gate_hears_one_arm_and_not_the_machine() -> None:
     rows = {row.name: row for row in simulation.drifts(runs=RUNS)}
     for rounds in (simulation.ROUNDS, 2 * simulation.ROUNDS):
-        assert rows[f"drift, one arm slows by 3 %, {rounds} rounds, 10 blocks"].passed
+        assert rows[f"drift, one arm slows by 3 %, {rounds} rounds, 10 blocks"].outcome == "passed"
     assert rows["drift, the machine slows under both arms, 10 blocks"].value == 0
-    assert rows["drift, steady arms, 20 blocks"].passed
+    assert rows["drift, steady arms, 20 blocks"].outcome == "passed"
 
 
 @pytest.mark.usefixtures("small_cells")
@@ -225,7 +225,7 @@ def none_at_all(values: stats.Numbers) -> stats.Figure:
 def test_wrong_intervals_of_cells_are_seen(monkeypatch: Patch, wrong: Callable[[stats.Numbers], stats.Figure]) -> None:
     monkeypatch.setattr(stats, "cell_figure", wrong)
     (row,) = simulation.cells(runs=1000, cases=[(simulation.two_modes, 10)])
-    assert not row.passed
+    assert row.outcome == "failed"
     assert (row.value is None) == (wrong is not narrower)
     if row.value is None:
         assert "order statistics" in row.detail
@@ -264,37 +264,55 @@ def test_a_share_comes_with_its_exact_interval() -> None:
     assert clopper_pearson(0, 10) == pytest.approx((0, 1 - 0.025 ** (1 / 10)))
     assert clopper_pearson(95, 100) == pytest.approx((0.8871651, 0.9835681), abs=1e-6)  # beta quantiles
     row = at_least("a", 95, 100, 0.93)
-    assert (row.value, row.ci, row.passed) == (0.95, clopper_pearson(95, 100), True)
+    assert (row.value, row.ci, row.outcome) == (0.95, clopper_pearson(95, 100), "passed")
 
 
 def test_goals_are_met_at_the_goal_and_missed_beside_it() -> None:
-    assert at_least("a", 93, 100, 0.93).passed
-    assert not at_least("a", 92, 100, 0.93).passed
-    assert at_most("a", 13, 200, 0.065).passed
-    assert not at_most("a", 14, 200, 0.065).passed
+    assert at_least("a", 93, 100, 0.93).outcome == "passed"
+    assert at_least("a", 92, 100, 0.93).outcome == "undecided"
+    assert at_least("a", 86, 100, 0.93).outcome == "failed"  # 92.1 % at the upper end
+    assert at_most("a", 13, 200, 0.065).outcome == "passed"
+    assert at_most("a", 14, 200, 0.065).outcome == "undecided"
+    assert at_most("a", 22, 200, 0.065).outcome == "failed"  # 7.0 % at the lower end
     assert at_most("a", 0, 2000, 0.0).goal == "never"
-    assert not at_most("a", 1, 2000, 0.0).passed
-    assert not_above("a", 9, 100, 0.05).passed
-    assert not not_above("a", 11, 100, 0.05).passed
-    assert not_below("a", 89, 100, 0.93).passed
-    assert not not_below("a", 85, 100, 0.93).passed
+    assert not_above("a", 9, 100, 0.05).outcome == "passed"
+    assert not_above("a", 11, 100, 0.05).outcome == "failed"
+    assert not_below("a", 89, 100, 0.93).outcome == "passed"
+    assert not_below("a", 85, 100, 0.93).outcome == "failed"
 
 
-def test_an_undecided_share_says_so() -> None:
+@pytest.mark.parametrize(("n", "wanted"), [(2000, 1), (5, 40)])
+def test_what_must_never_happen_fails_when_it_happens_once(n: int, wanted: int) -> None:
+    assert at_most("a", 1, n, 0.0, wanted=wanted).outcome == "failed"
+
+
+def test_an_undecided_share_says_so_and_what_would_decide_it() -> None:
     assert at_least("a", 95, 100, 0.93).detail == "its interval straddles 93 %"
     assert at_least("a", 990, 1000, 0.93, detail="fine").detail == "fine"
+    assert at_least("a", 92, 100, 0.93).detail == "its interval straddles 93 %; more of them would decide"
+
+
+@pytest.mark.parametrize("build", [at_least, at_most, not_above, not_below])
+def test_fewer_than_were_wanted_speak_against_the_harness_and_never_for_it(build: Callable[..., Row]) -> None:
+    good, bad = (5, 0) if build in (at_least, not_below) else (0, 5)
+    assert build("a", good, 5, 0.5).outcome == "passed"
+    few = build("a", good, 5, 0.5, wanted=40)
+    assert few.outcome == "undecided"
+    assert few.detail.endswith("the machine left 5 of the 40 wanted; a calmer machine would decide")
+    assert build("a", bad, 5, 0.9 if good else 0.1, wanted=40).outcome == "failed"
 
 
 @pytest.mark.parametrize("build", [at_least, at_most, not_above, not_below])
 def test_nothing_measured_is_never_a_pass(build: Callable[..., Row]) -> None:
     row = build("a", 0, 0, 0.5)
-    assert (row.passed, row.value, row.ci, row.detail) == (False, None, None, "nothing was measured")
+    assert (row.outcome, row.value, row.ci) == ("undecided", None, None)
+    assert row.detail == "nothing was measured; a calmer machine would decide"
 
 
 @pytest.mark.parametrize(("value", "ci"), [(math.nan, None), (0.5, (0.1, math.inf)), (None, None)])
 def test_a_row_refuses_what_is_no_number_and_a_pass_without_one(value: float | None, ci: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="a: "):
-        Row(name="a", n=1, value=value, ci=ci, goal="", passed=True)
+        Row(name="a", n=1, value=value, ci=ci, goal="", outcome="passed")
 
 
 def test_the_collector_runs_again_after_the_families() -> None:

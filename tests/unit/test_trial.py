@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,3 +79,49 @@ def test_what_the_driver_compiles_for_a_cell_stays_in_its_own_cache_and_none_of_
         assert int(os.environ["CUDA_CACHE_MAXSIZE"]) == 4 * 2**30
     assert folders[0] != folders[1]
     assert {folder.parent for folder in folders} == {tmp_path}
+
+
+class Device:
+    """A device that works on after a step was asked for, as a GPU does; what is fetched has been waited for."""
+
+    WORK_S = 0.002
+
+    def __init__(self) -> None:
+        self.fetched = 0
+
+    def step(self, i: int) -> float:
+        return time.perf_counter() + self.WORK_S
+
+    def fetch(self, ready_at: float) -> Any:
+        time.sleep(max(0.0, ready_at - time.perf_counter()))
+        self.fetched += 1
+        return np.zeros(1)
+
+
+def never() -> None:
+    raise AssertionError("a device was asked to synchronise: what that costs differs from framework to framework")
+
+
+def around(device: Any) -> trial.Trial:
+    runtime: Any = SimpleNamespace(compilations=lambda: 0, synchronise=never)
+    return trial.Trial(cell(32), "pytorch", 0, None, runtime, runtime, runtime, device)
+
+
+@pytest.mark.parametrize("sync", ["step", "slice"])
+def test_a_time_ends_when_the_output_is_an_array_and_nothing_else_is_asked_of_the_device(sync: str) -> None:
+    device = Device()
+    answer = around(device).measure(steps=3, settle=2, sync=sync)
+    assert all(ns >= Device.WORK_S * 1e9 for ns in answer["settle_ns"] + answer["step_ns"])
+    timed = 3 if sync == "step" else 1  # inside a slice nothing waits: dispatch stays asynchronous
+    assert device.fetched == 2 + timed + 1  # settling steps, then those timed, then the check after timing
+
+
+def test_a_soak_waits_for_its_work() -> None:
+    device = Device()
+    assert around(device).soak(seconds=0.02, steps=4)["steps"] == 4 * device.fetched
+
+
+def test_a_pilot_s_steps_are_timed_as_those_of_a_slice() -> None:
+    opened = around(Device())
+    opened.expected = [np.zeros(1)] * trial.POOL_BATCHES
+    assert min(opened.warm(steps=3)["step_ns"]) >= Device.WORK_S * 1e9

@@ -16,8 +16,11 @@ from bench.validate.campaign import LONG, SHORT, noisy
 from bench.validate.machine_time import Cycle, cost_ratio
 from bench.validate.row import Row, at_least, at_most, not_above, not_below
 
-GOOD = Row(name="good", n=3, value=0.5, ci=(0.4, 0.6), goal="≥ 40 %", passed=True, unit="share")
-BAD = Row(name="bad", n=3, value=2500.0, ci=(2400.0, 2600.0), goal="≤ 2000 ns", passed=False, unit="ns", detail="slow")
+GOOD = Row(name="good", n=3, value=0.5, ci=(0.4, 0.6), goal="≥ 40 %", outcome="passed", unit="share")
+BAD = Row(
+    name="bad", n=3, value=2500.0, ci=(2400.0, 2600.0), goal="≤ 2000 ns", outcome="failed", unit="ns", detail="slow"
+)
+OPEN = Row(name="open", n=3, value=0.9, ci=(0.7, 0.99), goal="≥ 93 %", outcome="undecided", unit="share", detail="more")
 
 
 def begun(folder: Path, **parts: list[Row]) -> Path:
@@ -42,22 +45,57 @@ def test_one_failed_test_fails_the_validation_and_is_named(tmp_path: Path) -> No
     suite.carry_on(begun(tmp_path, simulation=[GOOD]), print).gate()
 
 
+def test_a_validation_that_the_machine_left_undecided_has_not_failed_and_has_not_passed(tmp_path: Path) -> None:
+    report = suite.carry_on(begun(tmp_path, simulation=[GOOD, OPEN]), print)
+    report.gate()
+    assert report.told == "1 passed, 1 undecided, 0 failed"
+    plain = report.to_json()
+    assert (plain["outcome"], plain["passed"]) == ("undecided", None)
+    assert plain["counts"] == {"passed": 1, "undecided": 1, "failed": 0}
+    assert [(test["outcome"], test["passed"]) for test in plain["tests"]] == [("passed", True), ("undecided", None)]
+    worse = suite.carry_on(begun(tmp_path, simulation=[OPEN, BAD]), print)
+    assert worse.to_json()["passed"] is False
+    with pytest.raises(GateError, match=r"1 of 2 tests failed: bad$"):
+        worse.gate()
+
+
+@pytest.mark.parametrize("row", [GOOD, BAD])
+def test_a_row_that_an_earlier_version_kept_is_read(row: Row, tmp_path: Path) -> None:
+    folder = begun(tmp_path, simulation=[row])
+    kept = json.loads((folder / "simulation.json").read_text())
+    del kept["rows"][0]["outcome"]
+    (folder / "simulation.json").write_text(json.dumps(kept))
+    assert suite.carry_on(folder, print).rows == (row,)
+
+
+def test_published_rows_are_read_as_they_were() -> None:
+    published = sorted((Path(__file__).parents[2] / "results").glob("validation-*/*.json"))
+    tests = [test for path in published for test in json.loads(path.read_text())["tests"]]
+    assert tests
+    assert [Row.from_json(test).to_json()["passed"] for test in tests] == [test["passed"] for test in tests]
+
+
 def test_json_has_one_object_a_test_with_the_promised_keys(tmp_path: Path) -> None:
     plain = suite.carry_on(begun(tmp_path, simulation=[GOOD]), print).to_json()
     (test,) = json.loads(json.dumps(plain, allow_nan=False))["tests"]
-    assert {"name", "n", "value", "ci", "goal", "passed"} <= set(test)
+    assert {"name", "n", "value", "ci", "goal", "passed", "outcome"} <= set(test)
     assert Row.from_json(test) == GOOD
 
 
 def test_the_page_and_the_table_say_value_interval_and_verdict(tmp_path: Path) -> None:
-    report = suite.carry_on(begun(tmp_path, simulation=[GOOD, BAD]), print)
+    report = suite.carry_on(begun(tmp_path, simulation=[GOOD, BAD, OPEN]), print)
     page = show.markdown(report)
     assert "| good | 3 | 50 % | 40 % to 60 % | ≥ 40 % | passed |" in page
     assert "| bad | 3 | 2500 ns | 2400 ns to 2600 ns | ≤ 2000 ns | **failed** |" in page
+    assert "| open | 3 | 90 % | 70 % to 99 % | ≥ 93 % | undecided |" in page
+    assert "1 passed, 1 undecided, 1 failed." in page
     assert "- bad: slow" in page
     console = Console(width=120, record=True, file=(tmp_path / "out").open("w"))
     show.print_table(report, console)
-    assert "✗ failed" in console.export_text()
+    text = console.export_text()
+    assert "✗ failed" in text
+    assert "? undecided" in text
+    assert "undecided: open: more" in text
     console.file.close()
 
 
@@ -72,13 +110,13 @@ def test_an_unknown_part_and_a_folder_without_a_validation_are_said_in_a_sentenc
 
 
 def test_goals_on_a_share_are_held_by_the_end_of_the_interval_that_they_name() -> None:
-    assert not_above("", 9, 100, 0.05).passed  # 4.2 % at the lower end
-    assert not not_above("", 12, 100, 0.05).passed
-    assert not_below("", 18, 20, 0.95).passed
-    assert not not_below("", 14, 20, 0.95).passed
-    assert at_most("", 0, 20, 0.0).passed
-    assert not at_most("", 1, 20, 0.0).passed
-    assert not at_least("", 0, 0, 0.0).passed  # nothing was measured
+    assert not_above("", 9, 100, 0.05).outcome == "passed"  # 4.2 % at the lower end
+    assert not_above("", 12, 100, 0.05).outcome == "failed"
+    assert not_below("", 18, 20, 0.95).outcome == "passed"
+    assert not_below("", 14, 20, 0.95).outcome == "failed"
+    assert at_most("", 0, 20, 0.0).outcome == "passed"
+    assert at_most("", 1, 20, 0.0).outcome == "failed"
+    assert at_least("", 0, 0, 0.0).outcome == "undecided"  # nothing was measured
 
 
 def contrast(**changed: Any) -> dict[str, Any]:
@@ -89,13 +127,38 @@ def contrast(**changed: Any) -> dict[str, Any]:
 def test_power_is_judged_where_all_blocks_were_calm_and_none_of_them_was_lost() -> None:
     spoiled = contrast(p=None, ratio=None, verdict="invalid")  # more than a fifth of its blocks
     noisy_one, short = contrast(spread=0.02, p=0.2), contrast(blocks=5, p=0.0625)
-    row = processes._power(1.1, 8, [contrast(), contrast(), spoiled, noisy_one, short], 0.999)
-    assert (row.n, row.value, row.passed) == (2, 1.0, True)
+    row = processes._power(1.1, 8, [contrast(), contrast(), spoiled, noisy_one, short], 0.999, wanted=2)
+    assert (row.n, row.value, row.outcome) == (2, 1.0, "passed")
     assert "of all 5, 2 found" in row.detail
     assert "2 not judged: the machine spoiled too many of their blocks" in row.detail
-    missed = processes._power(1.1, 8, [contrast(), contrast(p=0.2)], 0.999)
-    assert (missed.n, missed.value, missed.passed) == (2, 0.5, False)
-    assert not processes._power(1.1, 8, [spoiled], 0.999).passed, "nothing was looked at"
+    missed = processes._power(1.1, 8, [contrast(), contrast(p=0.2)], 0.999, wanted=2)
+    assert (missed.n, missed.value, missed.outcome) == (2, 0.5, "failed")
+    assert processes._power(1.1, 8, [spoiled], 0.999, wanted=2).outcome == "undecided", "nothing was looked at"
+    few = processes._power(1.1, 8, [contrast(), contrast(), noisy_one], 0.999, wanted=40)
+    assert (few.outcome, few.value) == ("undecided", 1.0), "two calm contrasts are no forty"
+
+
+def test_false_positives_in_full_are_held_by_both_ends() -> None:
+    def row(hits: int, n: int) -> Row:
+        contrasts = [contrast(p=0.01 if k < hits else 0.5, blocks_repeated=0) for k in range(n)]
+        return processes._false_positives(contrasts, full=True, wanted=n)
+
+    assert row(38, 1020).outcome == "passed"
+    assert row(60, 1020).outcome == "undecided"  # 4.5 to 7.5 %
+    assert row(80, 1020).outcome == "failed"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "half", "said"),
+    [(0.5, 0.01, "passed"), (0.5, None, "undecided"), (0.485, 0.02, "undecided"), (0.47, 0.005, "failed")],
+)
+def test_twice_the_work_is_judged_by_its_interval(
+    ratio: float, half: float | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoiled: dict[str, Any] = {"ratio": None, "ci": None, "blocks": 2}
+    measured = {"ratio": ratio, "ci": (ratio * (1 - (half or 0)), ratio * (1 + (half or 0))), "blocks": 12}
+    monkeypatch.setattr(processes, "campaign", lambda *args, **how: [measured if half else spoiled])
+    assert processes._linearity({}).outcome == said
 
 
 def cycles(spreads: dict[str, float], seconds: dict[str, float], count: int = 400) -> list[Cycle]:
@@ -117,7 +180,10 @@ def test_machine_time_is_variance_times_seconds() -> None:
 
 def test_a_design_that_is_no_dearer_than_lockstep_fails_the_row() -> None:
     same = dict.fromkeys(machine_time.DESIGNS, 0.02)
-    assert not machine_time._row("x", cycles(same, dict.fromkeys(same, 30.0)), "one after the other", goal=10.0).passed
+    found = cycles(same, dict.fromkeys(same, 30.0))
+    assert machine_time._row("x", found, "one after the other", goal=10.0).outcome == "failed"
+    few = machine_time._row("x", found[:12], "one after the other", goal=5.0)
+    assert few.outcome == "undecided", "twelve cycles neither show nor exclude it"
 
 
 def test_two_noisy_arms_have_the_paired_spread_that_was_asked_for() -> None:
@@ -153,11 +219,21 @@ def test_a_loop_that_costs_microseconds_fails_the_observer_s_row(monkeypatch: py
         return kept(self, count)
 
     monkeypatch.setattr(StubTrial, "_steps", logging)
-    assert not observer._empty_step("step").passed
+    assert observer._empty_step("step").outcome == "failed"
 
 
 def test_a_step_that_the_harness_lengthens_is_not_equivalent() -> None:
     generator = np.random.default_rng(0)
     noise = generator.normal(0, 0.05, 1200)
-    assert observer.equivalence("same", list(noise), "").passed
-    assert not observer.equivalence("one percent", list(noise - 0.01), "").passed
+    assert observer.equivalence("same", list(noise), "").outcome == "passed"
+    assert observer.equivalence("one percent", list(noise - 0.01), "").outcome == "failed"
+    few = observer.equivalence("same, few", list(noise[:40]), "pairs")
+    assert few.outcome == "undecided"
+    assert few.detail.startswith("pairs; some ")
+    assert few.detail.endswith("of them, or a calmer machine would decide")
+
+
+def test_times_that_never_differ_were_not_measured() -> None:
+    row = observer.equivalence("constant", [0.001] * 60, "")
+    assert row.outcome == "failed"
+    assert "without any variance" in row.detail

@@ -1,8 +1,8 @@
 """What every framework's runtime offers, under the same names, and the Program that a workload's `build` returns.
 
 A runtime module has: `prepare(cell)` environment variables, before the framework is imported; `configure(cell)`
-threads and flags, after; `versions()`; `effective()` what is really in force; `synchronise()`; `wrap(function, mode)`;
-`compilations()`; `device_peak_memory_bytes()`.
+threads and flags, after; `versions()`; `effective()` what is really in force; `wrap(function, mode)`; `compilations()`;
+`device_peak_memory_bytes()`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Program:
     gradients   i -> gradients of the loss on batch i, nothing updated; by the function that `step` differentiates with
     outputs     inputs (batch, …) -> the forward pass in eager mode, for evaluation
     weights     the present weights
-    fetch       a device value -> NumPy; waits for it
+    fetch       a device value -> a NumPy array in host memory; waits for it, and for nothing else: a latency ends here
     solve       all features and targets -> weights that solve the problem outright, where a library does; and by what
     """
 

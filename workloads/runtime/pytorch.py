@@ -1,4 +1,4 @@
-"""PyTorch: threads, flags, synchronisation, versions; effective values, as the framework reports them."""
+"""PyTorch: threads, flags, versions; effective values, as the framework reports them."""
 
 from __future__ import annotations
 
@@ -93,14 +93,6 @@ def _on_gpu() -> dict[str, str]:
     if not torch.cuda.is_available():
         return {}
     return {"gpu_kernels": kernels(torch.cuda.get_arch_list(), torch.cuda.get_device_capability())}
-
-
-def synchronise() -> None:
-    """Wait until the device has nothing left to do."""
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def device_peak_memory_bytes() -> int | None:

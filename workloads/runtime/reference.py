@@ -26,10 +26,6 @@ def effective() -> dict[str, Any]:
     return {}
 
 
-def synchronise() -> None:
-    """NumPy has finished when it returns."""
-
-
 def device_peak_memory_bytes() -> int | None:
     """No device."""
     return None

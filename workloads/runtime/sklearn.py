@@ -41,10 +41,6 @@ def effective() -> dict[str, Any]:
     }
 
 
-def synchronise() -> None:
-    """scikit-learn has finished when it returns."""
-
-
 def device_peak_memory_bytes() -> int | None:
     """No device."""
     return None

@@ -1,4 +1,4 @@
-"""TensorFlow: threads, flags, synchronisation, versions; effective values, as the framework reports them."""
+"""TensorFlow: threads, flags, versions; effective values, as the framework reports them."""
 
 from __future__ import annotations
 
@@ -80,13 +80,6 @@ def _on_gpu() -> dict[str, str]:
         return {}
     capability = tf.config.experimental.get_device_details(gpus[0])["compute_capability"]
     return {"gpu_kernels": kernels(tf.sysconfig.get_build_info()["cuda_compute_capabilities"], capability)}
-
-
-def synchronise() -> None:
-    """Wait until the device has nothing left to do."""
-    import tensorflow as tf
-
-    tf.test.experimental.sync_devices()
 
 
 def device_peak_memory_bytes() -> int | None:

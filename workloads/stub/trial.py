@@ -30,9 +30,6 @@ class Runtime:
     recompiles: bool
     compiled: int = 0
 
-    def synchronise(self) -> None:
-        """Nothing is asynchronous here."""
-
     def compilations(self) -> int:
         """Constant, or rising with every question: a framework that retraces while it is timed."""
         self.compiled += self.recompiles

@@ -1,0 +1,110 @@
+"""Small real steps in the harness against a bare call-and-fetch loop, in turn in one process of each framework.
+
+What the harness adds around a framework, a stub cannot see: an op that waits for a device once cost TensorFlow's steps
+a quarter of their time, and PyTorch's nothing. So the worker itself steps both ways, in the environment, the mode and
+the phase that are measured; each phase by the sync that decides it.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from bench import environment, lockstep, run
+from bench.errors import WorkerFailed
+from bench.launch import Need
+from bench.launch.group import Group
+from bench.launch.local import LocalLauncher
+from bench.matrix_model import spec_of
+from bench.validate.observer import equivalence
+from bench.validate.row import Row
+from workloads.contract import FRAMEWORKS, Cell, Named
+
+if TYPE_CHECKING:
+    from bench.launch import Channel
+
+EQUAL = 0.02
+# 0.1 to 0.6 ms in every framework and mode, 1.5 ms in TensorFlow's eager training: less would be all call, no step.
+WORKLOAD, SIZES, BATCH_SIZE = "linear_regression", {"n": 1024, "d": 512}, 1024
+MODES = {"tensorflow": ("eager", "graph", "compiled"), "pytorch": ("eager", "compiled")}
+WARM_STEPS = 300
+# By sync: steps of a turn, and pairs of turns; an interrupt in one pair moves no median of its group.
+STEPS, PAIRS = {"step": 1, "slice": 4}, {"step": 1600, "slice": 400}
+GROUPS = 40
+_LIMIT_S = 300.0
+
+
+def cells(*, full: bool) -> tuple[Cell, ...]:
+    """Inference in every mode, and training; quick trains in eager mode alone, where nothing compiles for a minute."""
+    trained = {name: modes if full else modes[:1] for name, modes in MODES.items()}
+    return tuple(
+        Cell(
+            workload=Named.of(WORKLOAD, spec_of(WORKLOAD).parameters(SIZES)),
+            framework=Named(framework),
+            mode=mode,
+            phase=phase,
+            batch_size=BATCH_SIZE,
+            device="cpu",
+            launcher="local",
+        )
+        for phase, modes in (("infer", MODES), ("train", trained))
+        for framework in FRAMEWORKS
+        for mode in modes[framework]
+    )
+
+
+def rows(*, full: bool, seed: int, progress: Callable[[str], None]) -> Iterator[Row]:
+    """One row a cell, each in a fresh worker. Raises EnvironmentUnavailable: a framework cannot be had here."""
+    asked = cells(full=full)
+    arm_cpus, control_cpus = environment.cpusets(1)
+    with run.compile_cache(f"validate-{run.fresh_id()}") as cache, environment.confined(control_cpus):
+        launcher = LocalLauncher(cache=cache)
+        launcher.provide(sorted({Need.of(cell) for cell in asked}, key=str), progress)
+        for cell in asked:
+            yield row(launcher, cell, arm_cpus, seed)
+
+
+def row(launcher: LocalLauncher, cell: Cell, cpus: frozenset[int], seed: int) -> Row:
+    """The harness's time of a step against a bare loop's; left out, and saying why, where the mode cannot be had."""
+    name = f"real steps: {cell.framework.name} {cell.mode}, {cell.phase}"
+    sync = lockstep.deciding_sync(cell.phase)
+    try:
+        found = _turns(launcher, cell, cpus, seed, sync)
+    except WorkerFailed as failure:
+        if failure.kind != "unsupported":
+            raise
+        goal, left_out = f"TOST within ± {100 * EQUAL:g} %", f"left out: {failure}"
+        return Row(name=name, n=0, value=None, ci=None, goal=goal, outcome="undecided", unit="ratio", detail=left_out)
+    return judged(name, found, sync)
+
+
+def judged(name: str, found: Mapping[str, list[int]], sync: str) -> Row:
+    """Medians of groups of pairs, by TOST.
+
+    found  harness_ns, bare_ns (pairs,): totals of turns
+    """
+    log_ratios = [math.log(bare / ours) for ours, bare in zip(found["harness_ns"], found["bare_ns"], strict=True)]
+    size = len(log_ratios) // GROUPS
+    groups = [statistics.median(log_ratios[start : start + size]) for start in range(0, GROUPS * size, size)]
+    step_us = statistics.median(found["bare_ns"]) / STEPS[sync] / 1e3
+    detail = (
+        f"{step_us:.0f} µs a step by a bare loop, {WORKLOAD}, batch {BATCH_SIZE}; bare ÷ harness, sync {sync}, turns "
+        f"of {STEPS[sync]} in random order in one process; n is of medians of {size} pairs"
+    )
+    return equivalence(name, groups, detail, within=EQUAL)
+
+
+def _turns(launcher: LocalLauncher, cell: Cell, cpus: frozenset[int], seed: int, sync: str) -> Mapping[str, list[int]]:
+    """All pairs of one worker."""
+    arm = f"{cell.framework.name} {cell.mode}"
+    opening = {"cell": cell.to_json(), "framework": cell.framework.name, "seed": seed, "data": None}
+    with Group() as group:
+        channel: Channel = launcher.start(cell=cell, cpus=cpus, padding=0)
+        group.add(arm, channel)
+        group.ask(arm, "open", limit_s=lockstep.OPEN_LIMIT_S[cell.mode], cpus=sorted(cpus), **opening)
+        group.ask(arm, "warm", limit_s=_LIMIT_S, steps=WARM_STEPS)
+        found = group.ask(arm, "against_bare", limit_s=_LIMIT_S, pairs=PAIRS[sync], steps=STEPS[sync], sync=sync)
+        group.ask(arm, "close", limit_s=lockstep.CLOSE_LIMIT_S)
+    return found
