@@ -41,21 +41,23 @@ Knobs = Mapping[str, Value]
 
 @dataclass(frozen=True, kw_only=True)
 class Turns:
-    """How long a stub's block is."""
+    """How long a stub's block is, and how long it warms up."""
 
     rounds: int
     steps: int
+    warm: int = WARM
 
     @property
-    def steps_of_an_arm(self) -> int:
-        """All that an arm does in a block, the slices of the sync that does not decide included."""
+    def measured_steps(self) -> int:
+        """What an arm does in a block once it is warm, the slices of the sync that does not decide included."""
         slices = self.rounds + self.rounds // schedule.OTHER_SYNC_EVERY
-        return WARM + slices * (self.steps + SETTLE)
+        return slices * (self.steps + SETTLE)
 
 
 # Short slices in many rounds: on a noisy machine the paired SD was 1.5 % with 16 rounds of 6 ms, 1.0 % with 48 of 2 ms.
 SHORT = Turns(rounds=6, steps=5)  # most of such a block is the start of its processes
 MIDDLE = Turns(rounds=48, steps=4)
+USUAL = Turns(rounds=16, steps=4)  # as few rounds as a framework's block has
 LONG = Turns(rounds=192, steps=3)  # for what happens within a block; with 96 a noisy machine hid every third drift
 
 
@@ -130,7 +132,7 @@ def _prepared(comparisons: Sequence[Comparison], turns: Turns) -> run.Prepared:
     names = ("baseline", "arm")
     plan = Plan(
         slices=SlicePlan(steps=dict.fromkeys(names, turns.steps), settle_steps=SETTLE, rounds=turns.rounds),
-        warm_steps=dict.fromkeys(names, WARM),
+        warm_steps=dict.fromkeys(names, turns.warm),
         step_ns=dict.fromkeys(names, STEP_NS),
     )
     skipped = parity.skipped(certification.STUB_REASON).to_json()

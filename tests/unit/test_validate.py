@@ -200,8 +200,8 @@ def test_two_noisy_arms_have_the_paired_spread_that_was_asked_for() -> None:
 
 
 def test_the_slowing_of_an_arm_is_spread_over_all_its_steps() -> None:
-    assert SHORT.steps_of_an_arm == 5 + 7 * 6
-    assert LONG.steps_of_an_arm == 5 + 240 * 4
+    assert SHORT.measured_steps == 7 * 6
+    assert LONG.measured_steps == 240 * 4
 
 
 def test_a_loop_that_costs_microseconds_fails_the_observer_s_row(monkeypatch: pytest.MonkeyPatch) -> None:

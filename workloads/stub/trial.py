@@ -7,6 +7,7 @@ which the harness has drawn for this arm of this block: the same run gives the s
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import random
 import time
@@ -46,13 +47,16 @@ class Program:
     buffer: memoryview
     size: int
     slows: float
+    slows_from: float = 0.0
+    slows_until: float = math.inf
     parameter_count: int = 0
 
     def step(self, i: int) -> Any:
-        """Step i; with `slows`, its work grows in proportion to i."""
+        """Step i; with `slows`, its work grows from step `slows_from` on, until `slows_until`, where it falls back."""
         size = self.size
-        if self.slows:
-            size = round(size * (1 + self.slows * i / STEPS_PER_SLOWING) / spec.BLOCK_BYTES) * spec.BLOCK_BYTES
+        if self.slows and self.slows_from < i < self.slows_until:
+            grown = 1 + self.slows * (i - self.slows_from) / STEPS_PER_SLOWING
+            size = round(size * grown / spec.BLOCK_BYTES) * spec.BLOCK_BYTES
         return hashlib.sha256(self.buffer[:size])
 
     def fetch(self, value: Any) -> bytes:
@@ -79,7 +83,8 @@ class StubTrial(trial.Trial):
         slows = _number(given, "slows", 0.0)
         size = spec.work_bytes(named.workload.mapping, factor)
         buffer = memoryview(bytes(max(4 * size, spec.BLOCK_BYTES)))
-        program = Program(buffer=buffer, size=size, slows=slows)
+        span = {name: _number(given, name, end) for name, end in (("slows_from", 0.0), ("slows_until", math.inf))}
+        program = Program(buffer=buffer, size=size, slows=slows, **span)
         runtime: Any = Runtime(recompiles=bool(given.get("recompiles", False)))
         module = ModuleType("stub")
         whole: Any = program
