@@ -83,8 +83,8 @@ class StubTrial(trial.Trial):
         slows = _number(given, "slows", 0.0)
         size = spec.work_bytes(named.workload.mapping, factor)
         buffer = memoryview(bytes(max(4 * size, spec.BLOCK_BYTES)))
-        span = {name: _number(given, name, end) for name, end in (("slows_from", 0.0), ("slows_until", math.inf))}
-        program = Program(buffer=buffer, size=size, slows=slows, **span)
+        begins, ends = _number(given, "slows_from", 0.0), _number(given, "slows_until", math.inf)
+        program = Program(buffer=buffer, size=size, slows=slows, slows_from=begins, slows_until=ends)
         runtime: Any = Runtime(recompiles=bool(given.get("recompiles", False)))
         module = ModuleType("stub")
         whole: Any = program
