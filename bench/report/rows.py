@@ -82,7 +82,7 @@ def facts(summary: Json) -> list[tuple[str, str]]:
         ("ratio", direction(rows(summary))),
         ("decides", _decides(summary)),
         ("machine", machine(summary["environment"])),
-        ("processors", processors(run.get("cpus"))),
+        ("CPUs", processors(run.get("cpus"))),
         ("launcher", f"{run['launcher']}, {run['schedule']}, seed {run['seed']}"),
         ("settings", ", ".join(words.fixed_axes(plain))),
         ("images", _by_label(summary, lambda cell: words.short_image(cell["image"]) if cell["image"] else None)),
@@ -162,11 +162,11 @@ def processors(cpus: Json | None) -> str:
     """Where arms and harness ran, and why there; nothing of a run that did not keep it."""
     if not cpus:
         return ""
-    counts = sorted(cpus["arms"], key=int)
     arms = [
-        f"{named(cpus['arms'][count])} for {'1 thread' if count == '1' else f'{count} threads'}" for count in counts
+        f"of {count} {'thread' if count == '1' else 'threads'} on {named(own)}"
+        for count, own in sorted(cpus["arms"].items(), key=lambda pair: int(pair[0]))
     ]
-    return f"arms on {' and '.join(arms)}, harness on {named(cpus['control'])}: {cpus['why']}"
+    return f"arms {', '.join(arms)}; harness on {named(cpus['control'])}; {cpus['why']}"
 
 
 def _gpu(gpu: Json, replayed: bool) -> str | None:
