@@ -48,10 +48,10 @@ def find(given: Path | None, out: Path) -> Path:
 
 @contextlib.contextmanager
 def elsewhere(folder: Path) -> Iterator[None]:
-    """Keep this process on the processors of the run's harness meanwhile, where it may use one of them."""
-    control = store.read_run(folder).get("cpus", {}).get("control", ())
-    usable = frozenset(os.sched_getaffinity(0))
-    with cpus.confined(usable.intersection(control) or usable):
+    """Keep this process beside the run's harness meanwhile, else off its arms' processors, where it may be there."""
+    placed = store.read_run(folder).get("cpus") or {"arms": {}, "control": []}
+    usable, arms = frozenset(os.sched_getaffinity(0)), {cpu for own in placed["arms"].values() for cpu in own}
+    with cpus.confined(usable.intersection(placed["control"]) or usable - arms or usable):
         yield
 
 
