@@ -336,7 +336,7 @@ def _why(topology: Topology, arms: frozenset[int], control: frozenset[int], *, l
         words += ", isolated"
     words += "; of equal ones the calmest, then the last" if looked else "; of equal ones the last"
     apart = "on other cores" if not control & cores else "beside them on the same cores"
-    words += f"; the harness {'on the same CPUs, since none is left' if control & arms else apart}"
+    words += f"; the harness {'on their CPUs too, since no other is left' if control & arms else apart}"
     return words if topology.known else f"{words}; the kernel shows no topology, so that each CPU counts as a core"
 
 

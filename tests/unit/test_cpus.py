@@ -103,7 +103,7 @@ def test_more_threads_than_cores_fill_all_first_threads_before_a_second_one(mach
 def test_harness_and_arms_share_where_no_cpu_is_left(machine: Machine) -> None:
     found = placed(machine([(0,), (1,)]), 2)
     assert (arms(found), found.control) == ({2: {0, 1}}, {0, 1})
-    assert "the harness on the same CPUs, since none is left" in found.why
+    assert "the harness on their CPUs too, since no other is left" in found.why
 
 
 def test_where_it_must_share_the_harness_keeps_off_the_smaller_arm(machine: Machine) -> None:
