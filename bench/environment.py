@@ -1,4 +1,4 @@
-"""What machine this is, in terms that may be published, and which of its CPUs a run may use.
+"""What machine this is, in terms that may be published.
 
 No host name, user name or path is ever in a description. What cannot be read is None, never a guess.
 """
@@ -11,13 +11,11 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import bench
-from bench.errors import InputError, WorkerFailed
+from bench.errors import WorkerFailed
 from bench.telemetry import cgroup, nvml
 from workloads.contract import STUB, Cell
 
@@ -73,32 +71,6 @@ def machine_key(description: dict[str, Any]) -> str:
         "gpus": sorted(gpu["name"] for gpu in description["gpus"]),
     }
     return hashlib.sha256(json.dumps(equal, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def cpusets(threads: int) -> tuple[frozenset[int], frozenset[int]]:
-    """The CPUs of the arms, and those of the controller and the sampler.
-
-    The arms share the last `threads` CPUs that this process may use (its affinity, which a cpuset narrows too);
-    the controller has all the others, or, where none is left, the same ones.
-
-    raises   InputError: fewer than `threads` CPUs may be used
-    """
-    usable = sorted(os.sched_getaffinity(0))
-    if not 1 <= threads <= len(usable):
-        raise InputError(f"threads: {threads} is not to be had here; choose from 1 to {len(usable)}, the usable CPUs")
-    arms = frozenset(usable[-threads:])
-    return arms, frozenset(usable) - arms or arms
-
-
-@contextmanager
-def confined(cpus: frozenset[int]) -> Iterator[None]:
-    """Keep this process on these CPUs meanwhile."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cpus)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def cuda_devices() -> list[dict[str, Any]]:

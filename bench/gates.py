@@ -49,6 +49,7 @@ FASTER_ALGORITHM = 4
 class ArmFacts:
     """What happened to one arm; None: not measured.
 
+    cpus                  its processors
     slice_s, slice_cpu_s  time of its slices, settling included, and the CPU time of its process in them
     cpu_s                 CPU time of its process from the start of its first slice to the end of its last
     involuntary_switches  of its threads in its slices; voluntary_switches likewise
@@ -58,10 +59,15 @@ class ArmFacts:
     flops_per_s           of its fastest slice
     peak_flops_per_s      an upper bound of its device
     throttled             periods in which its control group was held back by a CPU quota
+    overheated            times that one of `cpus` was slowed down for its heat
+    busy_s, steal_s       time in which `cpus` ran anything, and which the host kept from them, summed over them
+    others_s              of busy_s what was no arm's, at most: where another arm has more processors, not each
+                          processor's share of its time is known
     waited_s              time in which its threads could have run and had no processor, between its slices too
     pressure_cpu_s        time in which some task of its control group waited for a processor; likewise memory and io
     """
 
+    cpus: tuple[int, ...]
     slice_s: float
     slice_cpu_s: float
     cpu_s: float
@@ -74,6 +80,10 @@ class ArmFacts:
     flops_per_s: float | None
     peak_flops_per_s: float | None
     throttled: int | None
+    overheated: int | None
+    busy_s: float | None
+    others_s: float | None
+    steal_s: float | None
     waited_s: float | None
     pressure_cpu_s: float | None
     pressure_memory_s: float | None
@@ -85,7 +95,7 @@ class Facts:
     """What happened from before the first slice to after the last; None: not measured, and `nulls` says why.
 
     seconds           how long that was
-    cpus              the arms' processors
+    cpus              all processors that are some arm's
     throttled         periods in which the harness's control group was held back by a CPU quota
     overheated        times that one of `cpus` was slowed down for its heat
     busy_s            time in which `cpus` ran anything, summed over them
@@ -132,18 +142,24 @@ def cause(reason: str) -> str:
 
 
 def _of_machine(facts: Facts) -> Iterator[str]:
-    cpus = f"CPU{'s' if len(facts.cpus) > 1 else ''} {', '.join(map(str, facts.cpus))}"
-    whole_s = facts.seconds * len(facts.cpus)
     if facts.throttled:
         yield f"CPU quota: the harness's control group was held back {_times(facts.throttled)} (limit 0)"
-    if facts.overheated:
-        yield f"heat: {cpus} slowed down {_times(facts.overheated)} (limit 0)"
-    if _over(facts.steal_s, whole_s, STEAL_SHARE):
-        yield f"steal: the host kept {_percent(facts.steal_s, whole_s)} of {cpus} (limit {100 * STEAL_SHARE:.0f} %)"
+    for own in facts.arms.values():
+        yield from _of_cpus(own, facts.seconds)
     yield from _of_gpu(facts)
     for program in facts.foreign or ():
         name, pid = program["name"], program["pid"]
         yield f"other program: {name} (process {pid}) held a compute context on the arms' GPU (limit none)"
+
+
+def _of_cpus(own: ArmFacts, seconds: float) -> Iterator[str]:
+    """Of an arm's processors; arms that share them all share the sentence."""
+    cpus = f"CPU{'s' if len(own.cpus) > 1 else ''} {', '.join(map(str, own.cpus))}"
+    whole_s = seconds * len(own.cpus)
+    if own.overheated:
+        yield f"heat: {cpus} slowed down {_times(own.overheated)} (limit 0)"
+    if _over(own.steal_s, whole_s, STEAL_SHARE):
+        yield f"steal: the host kept {_percent(own.steal_s, whole_s)} of {cpus} (limit {100 * STEAL_SHARE:.0f} %)"
 
 
 def _of_gpu(facts: Facts) -> Iterator[str]:
@@ -179,28 +195,28 @@ def _of_arm(arm: str, own: ArmFacts, facts: Facts) -> Iterator[str]:
             yield f"pressure: for {share} of the time {arm} waited for {what} (limit {100 * STALL_SHARE:.0f} %)"
     yield from _waiting(arm, own, facts)
     rate = (own.involuntary_switches - own.voluntary_switches) / own.slice_s
-    if len(facts.cpus) == 1 and rate > SWITCHES_PER_S:  # on several, an arm's own threads push each other off
+    if len(own.cpus) == 1 and rate > SWITCHES_PER_S:  # on several, an arm's own threads push each other off
         pushed = f"{arm} was pushed off by others {rate:,.0f} times a second of its slices"
         yield f"switches: {pushed} (limit {SWITCHES_PER_S})"
 
 
 def _waiting(arm: str, own: ArmFacts, facts: Facts) -> Iterator[str]:
     """Threads wait for their own kind too, and others may use a processor that no arm wants: only both are a loss."""
-    lost_s = _lost_s(own, facts)
-    used = f"other processes used {_percent(facts.others_s, facts.seconds)} of a processor of its"
+    lost_s = _lost_s(own)
+    used = f"other processes used {_percent(own.others_s, facts.seconds)} of a processor of its"
     limit = f"(limit {100 * WAITING_SHARE:.0f} %)"
-    if not _over(facts.others_s, facts.seconds, WAITING_SHARE):
+    if not _over(own.others_s, facts.seconds, WAITING_SHARE):
         return
     if _over(lost_s, own.slice_s, WAITING_SHARE):
         yield f"waiting: {arm} had no processor for {_percent(lost_s, own.slice_s)} of its slices, and {used} {limit}"
-    elif lost_s is None and len(facts.cpus) == 1:  # where there is no other to use
+    elif lost_s is None and len(own.cpus) == 1:  # where there is no other to use
         yield f"waiting: while {arm} was measured, {used} {limit}"
 
 
 def _unequal(stretches: Sequence[Facts]) -> Iterator[str]:
-    """What arms share cancels; what one has more of than another does not."""
+    """What arms share cancels; what one has more of than another does not. Of those with one processor each."""
     known = [(lost_s, own.slice_s, arm) for facts in stretches for arm, own in facts.arms.items()
-             if len(facts.cpus) == 1 and (lost_s := _lost_s(own, facts)) is not None]  # fmt: skip
+             if len(own.cpus) == 1 and (lost_s := _lost_s(own)) is not None]  # fmt: skip
     if len(known) < 2:
         return
     ordered = sorted(known, key=lambda one: one[0] / one[1])
@@ -212,14 +228,14 @@ def _unequal(stretches: Sequence[Facts]) -> Iterator[str]:
         )
 
 
-def _lost_s(own: ArmFacts, facts: Facts) -> float | None:
+def _lost_s(own: ArmFacts) -> float | None:
     """Time of its slices for which an arm had no processor: at most, since no counter says just that.
 
     It waited so long, by thread or else by control group, if not between its slices; and on one processor it did not
     run for so long, if not for its own reasons.
     """
     waited_s = own.pressure_cpu_s if own.waited_s is None else own.waited_s
-    if waited_s is None or len(facts.cpus) > 1:
+    if waited_s is None or len(own.cpus) > 1:
         return waited_s
     return min(waited_s, own.slice_s - own.slice_cpu_s)
 

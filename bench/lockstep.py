@@ -38,15 +38,22 @@ _OPTIONAL = ("pilot", "warm_up", "timer_ns", "control_ns", "cold")  # of a plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """What every block of a run needs."""
+    """What every block of a run needs.
+
+    arm_cpus  the processors of an arm, by its number of threads
+    """
 
     launcher: Launcher
     sampler: Sampler | None
-    arm_cpus: frozenset[int]
+    arm_cpus: Mapping[int, frozenset[int]]
     seed: int
     data: Path | None
     schedule: str = "lockstep"
     soak_s: float | None = None  # of every arm in every block; None: where something is read that needs one
+
+    def cpus_of(self, arm: Arm) -> frozenset[int]:
+        """The processors of an arm."""
+        return self.arm_cpus[arm.cell.threads]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +246,7 @@ def start_together(bench: Bench, group: Group, arms: Sequence[Arm]) -> None:
 
 def _started(bench: Bench, group: Group, arm: Arm, padding: int) -> Channel:
     try:
-        channel = bench.launcher.start(cell=arm.cell, cpus=bench.arm_cpus, padding=padding)
+        channel = bench.launcher.start(cell=arm.cell, cpus=bench.cpus_of(arm), padding=padding)
     except WorkerFailed as failure:
         raise ArmFailed(arm.id, failure) from None
     group.add(arm.id, channel)
@@ -253,7 +260,7 @@ def _opening(bench: Bench, arm: Arm, channel: Channel) -> dict[str, Any]:
         "framework": arm.cell.framework.name,
         "seed": bench.seed,
         "data": bench.launcher.data_path(bench.data, arm.cell),
-        "cpus": sorted(bench.arm_cpus),
+        "cpus": sorted(bench.cpus_of(arm)),
         "gpu": channel.gpu.uuid if channel.gpu else None,
     }
 
@@ -296,7 +303,7 @@ def _take_turns(
     other = "slice" if sync == "step" else "step"
     compiled = {arm: block.outcomes[arm]["compilations"] for arm in company}
     arms = [arm for arm in comparison.arms if arm.id in company]
-    stretch = Stretch(group, arms, cpus=bench.arm_cpus, compilations=compiled)
+    stretch = Stretch(group, arms, cpus={arm.id: bench.cpus_of(arm) for arm in arms}, compilations=compiled)
     for number, turn in enumerate(schedule.turns(company, block.planned, plan.slices.rounds, bench.seed)):
         syncs = (sync, other) if number % OTHER_SYNC_EVERY == OTHER_SYNC_EVERY - 1 else (sync,)
         for position, arm in enumerate(turn):

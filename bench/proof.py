@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import certification, data, environment, run
+from bench import certification, data, run
 from bench.comparison import Arm, Comparison
 from bench.errors import InputError
 from bench.launch import Need
@@ -48,9 +49,8 @@ def prove(workloads: Sequence[str], *, launcher: str, view: View, phases: Sequen
         needed = dict.fromkeys(Need.of(arm.cell) for one in comparisons for arm in one.arms)
         chosen, _ = provide(launcher, list(needed), place, view)
         stack.callback(chosen.close)
-        arm_cpus, control_cpus = environment.cpusets(1)
-        every = arm_cpus | control_cpus  # nothing is timed: the arms need not share one
-        bench = Bench(launcher=chosen, sampler=None, arm_cpus=every, seed=0, data=folder)
+        every = frozenset(os.sched_getaffinity(0))  # nothing is timed: the arms need not share one
+        bench = Bench(launcher=chosen, sampler=None, arm_cpus={1: every}, seed=0, data=folder)
         view.plan([one.id for one in comparisons], blocks=0, deadline=float("inf"))
         return [
             record

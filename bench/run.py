@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from bench import certification, data, environment, lockstep, parity, paths, provenance, schedule, stats, store
+from bench import certification, cpus, data, environment, lockstep, parity, paths, provenance, schedule, stats, store
 from bench.errors import EngineLost, InputError
 from bench.launch.provide import provide_all
 from bench.lockstep import Bench, Block, Plan
@@ -44,7 +44,7 @@ class Run:
     matrix: Matrix
     launcher: Launcher
     view: View
-    bench: dict[int, Bench]
+    bench: Bench
     control_cpus: frozenset[int]
     ratios: dict[str, dict[str, float]] = field(default_factory=dict)
 
@@ -67,6 +67,7 @@ def new(
     """
     matrix = _resolve_devices(matrix)
     store.refuse_unmakeable(out)  # before environments and images are made, which takes minutes
+    cpus.refuse_too_many(_threads(matrix))
     run_id = f"{matrix.name}-{fresh_id()}"
     folder = out / run_id
     with ExitStack() as stack:
@@ -77,7 +78,8 @@ def new(
         stack.callback(chosen.close)
         if len(launchers) == 1 and any(cell.launcher != chosen.name for cell in matrix.cells):
             matrix = matrix.with_options(launcher=chosen.name)
-        header = provenance.header(place, matrix, chosen, provisions, dataset)
+        placement = cpus.choose(_threads(matrix))
+        header = provenance.header(place, matrix, chosen, provisions, dataset) | {"cpus": placement.to_json()}
         if prepared:
             header["plans"] = {name: plan.to_json() for name, plan in prepared.plans.items()}
         writer = Store.create(folder, header)
@@ -85,7 +87,7 @@ def new(
         for certificate in prepared.certificates if prepared else ():
             writer.append_certificate(certificate)
         with _told_how_to_resume(folder, view):
-            _carry_on(writer, header, matrix, chosen, dataset, view)
+            _carry_on(writer, header, matrix, chosen, dataset, placement, view)
     return folder
 
 
@@ -94,6 +96,7 @@ def resume(folder: Path, *, view: View) -> Path:
     stored = store.read(folder)
     header = {key: value for key, value in stored.run.items() if key != "schema"}
     matrix = Matrix.from_resolved(header["matrix"])
+    cpus.refuse_too_many(_threads(matrix))
     with ExitStack() as stack:
         writer = Store(folder)
         stack.enter_context(writer.locked())
@@ -106,8 +109,9 @@ def resume(folder: Path, *, view: View) -> Path:
         chosen, provisions = provide_all(matrix.launchers, matrix, place, view)
         stack.callback(chosen.close)
         provenance.refuse_changes(folder, header, provenance.header(place, matrix, chosen, provisions, dataset))
+        placement = _placed_anew(writer, header, matrix)
         with _told_how_to_resume(folder, view):
-            _carry_on(writer, header, matrix, chosen, dataset, view)
+            _carry_on(writer, header, matrix, chosen, dataset, placement, view)
     return folder
 
 
@@ -117,28 +121,23 @@ def _carry_on(
     matrix: Matrix,
     launcher: Launcher,
     dataset: data.DataSet | None,
+    placement: cpus.Placement,
     view: View,
 ) -> None:
     """Measure until nothing is pending, from the harness's own processors."""
     with ExitStack() as stack:
-        threads = {arm.cell.threads for one in matrix.comparisons for arm in one.arms}
-        arm_cpus, control_cpus = environment.cpusets(max(threads))
-        stack.enter_context(environment.confined(control_cpus))
-        sampler = stack.enter_context(Sampler(writer.folder, matrix.telemetry.hz, set(control_cpus)))
-        folder = dataset.folder if dataset else None
-        bench = {
-            count: Bench(
-                launcher=launcher,
-                sampler=sampler,
-                arm_cpus=environment.cpusets(count)[0] if count != max(threads) else arm_cpus,
-                seed=matrix.seed,
-                data=folder,
-                schedule=matrix.schedule,
-                soak_s=matrix.telemetry.soak_s,
-            )
-            for count in threads
-        }
-        run = Run(writer, header, matrix, launcher, view, bench, control_cpus)
+        stack.enter_context(cpus.confined(placement.control))
+        sampler = stack.enter_context(Sampler(writer.folder, matrix.telemetry.hz, placement.control))
+        bench = Bench(
+            launcher=launcher,
+            sampler=sampler,
+            arm_cpus=placement.arms,
+            seed=matrix.seed,
+            data=dataset.folder if dataset else None,
+            schedule=matrix.schedule,
+            soak_s=matrix.telemetry.soak_s,
+        )
+        run = Run(writer, header, matrix, launcher, view, bench, placement.control)
         if _loop(run):
             header["finished_at"] = provenance.now()
             header["notes"] = [note for note in header["notes"] if not note.startswith(BUDGET_SPENT)]
@@ -178,7 +177,7 @@ def _loop(run: Run) -> bool:
 
 def _one(run: Run, comparison: Comparison, planned: schedule.Planned) -> None:
     """One block, after the comparison's certificate where there is none yet."""
-    bench = run.bench[comparison.arms[0].cell.threads]
+    bench = run.bench
     plan = _plan(run, bench, comparison, planned)
     if plan is None:
         return
@@ -299,6 +298,22 @@ def _series(run: Run, comparison: Comparison, own: StoredRun) -> list[list[float
     valid = [record for record in schedule.latest(own.blocks) if schedule.valid(record)]
     rows = [run.ratios[store.stem(record)] for record in valid]
     return [[row[arm.id] for row in rows if arm.id in row] for _, arm in comparison.contrasts if arm.id in passed]
+
+
+def _threads(matrix: Matrix) -> set[int]:
+    return {arm.cell.threads for one in matrix.comparisons for arm in one.arms}
+
+
+def _placed_anew(writer: Store, header: dict[str, Any], matrix: Matrix) -> cpus.Placement:
+    """Where a resumed run goes on: another process may be on its processors now. Where it was, its blocks tell."""
+    placement = cpus.choose(_threads(matrix))
+    before, now = header.get("cpus"), placement.to_json()
+    if before and before["arms"] != now["arms"]:
+        moved = (f"{cpus.named(own['arms'][str(max(_threads(matrix)))])}" for own in (before, now))
+        header["notes"].append(f"resumed at {provenance.now()}: arms moved from {' to '.join(moved)}")
+    header["cpus"] = now
+    writer.write_run(header)
+    return placement
 
 
 def _resolve_devices(matrix: Matrix) -> Matrix:

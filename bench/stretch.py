@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench import gates, peak
 from bench.matrix_model import spec_of
-from bench.telemetry.machine import Watch
+from bench.telemetry.machine import Watch, Watched
 from bench.telemetry.process_tree import cpu_clock
 
 if TYPE_CHECKING:
@@ -59,22 +59,23 @@ class Stretch:
     """Made just before the first slice of arms that are up together, told of every slice, asked just after the last."""
 
     def __init__(
-        self, group: Group, arms: Sequence[Arm], *, cpus: frozenset[int], compilations: Mapping[str, int]
+        self, group: Group, arms: Sequence[Arm], *, cpus: Mapping[str, Collection[int]], compilations: Mapping[str, int]
     ) -> None:
         """Begin.
 
         arms          those whose workers are in the group
+        cpus          of every arm, its processors
         compilations  of every arm, graphs compiled before
         """
         self._cells = {arm.id: arm.cell for arm in arms}
         self._tallies = {arm: _Tally(compiled_before=compilations[arm]) for arm in self._cells}
-        self._cpus = tuple(sorted(cpus))
+        self._cpus = {arm: tuple(sorted(cpus[arm])) for arm in self._cells}
         channels = {arm: group.channel(arm) for arm in self._cells}
         self._gpus = {channel.gpu.uuid for channel in channels.values() if channel.gpu}
         self._clocks = {arm: cpu_clock(channel.pid) for arm, channel in channels.items()}
         self._watch = Watch(
-            cpus=self._cpus,
-            arms={arm: (channel.pid, channel.scope) for arm, channel in channels.items()},
+            cpus=self._all_cpus(),
+            arms={arm: Watched(channel.pid, channel.scope, self._cpus[arm]) for arm, channel in channels.items()},
             gpu=any(cell.device == "cuda" for cell in self._cells.values()),
         )
         self._idle_from: dict[str, int | None] = {}
@@ -99,23 +100,40 @@ class Stretch:
         """End. The sampler is asked who else was on the arms' GPU."""
         foreign, why = self._foreign(sampler)
         gained = self._watch.gained()
-        on_cpu = peak.cpu_flops_per_s(self._cpus)
         on_gpu = peak.gpu_flops_per_s(*gained.gpu_size) if gained.gpu_size else None
-        arms = {}
-        for arm, own in gained.arms.items():
-            bound = on_gpu if self._cells[arm].device == "cuda" else on_cpu
-            arms[arm] = gates.ArmFacts(**self._of_slices(arm), peak_flops_per_s=bound, **own._asdict())
-        busy_s = gained.machine.busy_s
+        others_s = self._others_s(self._all_cpus(), gained.machine.busy_s)
+        arms = {
+            arm: gates.ArmFacts(
+                cpus=self._cpus[arm],
+                **self._of_slices(arm),
+                peak_flops_per_s=on_gpu if cell.device == "cuda" else peak.cpu_flops_per_s(self._cpus[arm]),
+                others_s=_least(others_s, self._others_s(self._cpus[arm], gained.arms[arm].busy_s)),
+                **gained.arms[arm]._asdict(),
+            )
+            for arm, cell in self._cells.items()
+        }
         return gates.Facts(
             seconds=gained.seconds,
-            cpus=self._cpus,
+            cpus=self._all_cpus(),
             **gained.machine._asdict(),
-            others_s=None if busy_s is None else busy_s - sum(own.cpu_s for own in arms.values()),
+            others_s=others_s,
             gpu=gained.gpu._asdict() if gained.gpu else None,
             foreign=foreign,
             arms=arms,
             nulls=self._watch.nulls | self._uncounted() | ({"foreign": why} if why else {}),
         )
+
+    def _all_cpus(self) -> tuple[int, ...]:
+        return tuple(sorted({cpu for own in self._cpus.values() for cpu in own}))
+
+    def _others_s(self, cpus: Collection[int], busy_s: float | None) -> float | None:
+        """Of the time in which these processors ran anything, what was not of arms that may run nowhere else."""
+        within = [arm for arm, own in self._cpus.items() if set(own) <= set(cpus)]
+        return None if busy_s is None else busy_s - sum(self._cpu_s(arm) for arm in within)
+
+    def _cpu_s(self, arm: str) -> float:
+        tally = self._tallies[arm]
+        return (tally.last_cpu_ns - (tally.first_cpu_ns or 0)) / 1e9
 
     def _foreign(self, sampler: Sampler | None) -> tuple[list[dict[str, Any]] | None, str | None]:
         """The others' programs on the arms' GPU, or None and why that is not known."""
@@ -133,7 +151,7 @@ class Stretch:
         return {
             "slice_s": tally.slice_ns / 1e9,
             "slice_cpu_s": tally.slice_cpu_ns / 1e9,
-            "cpu_s": (tally.last_cpu_ns - (tally.first_cpu_ns or 0)) / 1e9,
+            "cpu_s": self._cpu_s(arm),
             "involuntary_switches": tally.involuntary_switches,
             "voluntary_switches": tally.voluntary_switches,
             "compilations": tally.compilations,
@@ -170,6 +188,10 @@ def _cpu_ns(clock: int) -> int | None:
         return time.clock_gettime_ns(clock)
     except OSError:
         return None
+
+
+def _least(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else min(one, other)
 
 
 def _minus(after: int | None, before: int | None) -> int | None:

@@ -22,7 +22,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from bench import environment, store
+from bench import cpus, store
 from bench.errors import InputError
 from bench.report import words
 from bench.telemetry import COLUMNS, LIVE
@@ -48,15 +48,10 @@ def find(given: Path | None, out: Path) -> Path:
 
 @contextlib.contextmanager
 def elsewhere(folder: Path) -> Iterator[None]:
-    """Keep this process off the processors of the run's arms meanwhile, where there are others."""
-    threads = [
-        cell["threads"] for entry in store.read_run(folder)["comparisons"].values() for cell in entry["arms"].values()
-    ]
-    try:
-        apart = environment.cpusets(max(threads, default=1))[1]
-    except InputError:  # this process may use fewer than the run does
-        apart = frozenset(os.sched_getaffinity(0))
-    with environment.confined(apart):
+    """Keep this process beside the run's harness meanwhile, else off its arms' processors, where it may be there."""
+    placed = store.read_run(folder).get("cpus") or {"arms": {}, "control": []}
+    usable, arms = frozenset(os.sched_getaffinity(0)), {cpu for own in placed["arms"].values() for cpu in own}
+    with cpus.confined(usable.intersection(placed["control"]) or usable - arms or usable):
         yield
 
 

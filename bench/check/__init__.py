@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from bench import environment
+from bench import cpus
 from bench.check import gpu as gpus
 from bench.check import limits, probes, window
 from bench.check.findings import WORST_FIRST, Finding, Machine
@@ -53,15 +53,16 @@ _STYLES = {"fail": "bold red", "warn": "yellow", "unknown": "magenta", "note": "
 
 
 def inspect(*, threads: int = 1, root: Path = Path("/"), seconds: float = 1.0, gpu: bool = True) -> tuple[Finding, ...]:
-    """Every finding about this machine; it takes `seconds` to see what else runs.
+    """Every finding about this machine, the arms' CPUs chosen as a run chooses them.
 
-    threads  of an arm: its CPUs are the last so many that this process may use
+    threads  of an arm
+    seconds  to see what else runs: once to choose, and once more to tell who it is
     root     where proc and sys are found; another folder in tests
     gpu      whether GPUs will be measured
     raises   InputError: fewer than `threads` CPUs may be used
     """
-    arms, control = environment.cpusets(threads)
-    machine = Machine(root=root, arms=arms, control=control)
+    placement = cpus.choose([threads], look_s=seconds, root=root)
+    machine = Machine(root=root, arms=placement.arms[threads], control=placement.control, idle=placement.idle)
     seen = window.watch(machine, seconds)
     return (
         *window.findings(machine, seen),

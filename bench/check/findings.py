@@ -30,11 +30,12 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where probes look: the tree that holds proc and sys, and the CPUs of the arms and of the harness."""
+    """Where probes look: the tree that holds proc and sys, and the CPUs of the arms, of the harness, and of neither."""
 
     root: Path
     arms: frozenset[int]
     control: frozenset[int]
+    idle: frozenset[int] = frozenset()
 
     @property
     def cpus(self) -> Path:
@@ -49,20 +50,4 @@ class Machine:
     @property
     def usable(self) -> frozenset[int]:
         """All that this process may use."""
-        return self.arms | self.control
-
-
-def named(cpus: frozenset[int]) -> str:
-    """These CPUs in words: CPU 1, CPUs 0-3,8."""
-    return f"CPU{'s' if len(cpus) > 1 else ''} {listed(cpus)}"
-
-
-def listed(cpus: frozenset[int]) -> str:
-    """These CPUs as taskset and isolcpus take them: 0-3,8."""
-    spans: list[list[int]] = []
-    for cpu in sorted(cpus):
-        if spans and spans[-1][1] == cpu - 1:
-            spans[-1][1] = cpu
-        else:
-            spans.append([cpu, cpu])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+        return self.arms | self.control | self.idle

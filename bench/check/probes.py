@@ -16,7 +16,8 @@ from collections.abc import Callable
 from functools import partial
 
 from bench import environment
-from bench.check.findings import ASK_THE_HOST, Finding, Level, Machine, listed, named
+from bench.check.findings import ASK_THE_HOST, Finding, Level, Machine
+from bench.cpus import listed, named
 from bench.environment import cpu_numbers, read_line, read_text
 from bench.errors import EnvironmentUnavailable
 
@@ -75,6 +76,8 @@ def smt(machine: Machine) -> Finding:
     cure = "echo off | sudo tee /sys/devices/system/cpu/smt/control" if control == "on" else ASK_THE_HOST
     if others:
         found = f"{named(others)} share{'' if len(others) > 1 else 's'} a core with the arms' {named(machine.arms)}"
+        if not others & machine.control:
+            return say(level="note", found=f"{found}, and bench leaves it idle", cure=cure)
         return say(level="warn", found=found, cure=cure)
     return say(level="note", found=f"the arms' {named(machine.arms)} are threads of fewer cores", cure=cure)
 
@@ -257,8 +260,10 @@ def docker(_: Machine) -> Finding:
 
 
 def other_runs(machine: Machine) -> Finding:
-    """Whether workers of another run are up: it would use the very same CPUs."""
-    say = partial(Finding, name="other_runs", why="Every run puts its arms on the same CPUs, the last that it may use.")
+    """Whether workers of another run are up: each would disturb the other's."""
+    say = partial(
+        Finding, name="other_runs", why="Two runs share caches, memory and heat, and CPUs where few are free."
+    )
     if not (machine.root / "proc/self").exists():
         return say(level="unknown", found="/proc is not there", cure=ASK_THE_HOST)
     lines = [read_text(folder / "cmdline") or "" for folder in (machine.root / "proc").glob("[0-9]*")]

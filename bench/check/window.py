@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bench.check.findings import Finding, Level, Machine, listed
+from bench import cpus
+from bench.check.findings import Finding, Level, Machine
+from bench.cpus import listed
 from bench.environment import cpu_numbers, load_1min, read_line, read_text
 from bench.report.words import clean
 from bench.telemetry.machine import OfMachine, Watch
@@ -89,8 +91,7 @@ def watch(machine: Machine, seconds: float) -> Window:
 
 def _ticks(machine: Machine) -> dict[int, tuple[int, ...]]:
     """Of the arms' CPUs, since boot."""
-    lines = re.findall(r"^cpu(\d+) (.*)$", read_text(machine.root / "proc/stat") or "", re.M)
-    return {int(cpu): tuple(map(int, words.split()[:8])) for cpu, words in lines if int(cpu) in machine.arms}
+    return {cpu: told for cpu, told in cpus.ticks(machine.root).items() if cpu in machine.arms}
 
 
 def _processes(root: Path) -> dict[tuple[int, int], tuple[str, int, int]]:

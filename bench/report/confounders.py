@@ -15,6 +15,13 @@ Json = dict[str, Any]
 # The oldest driver on Linux that runs a CUDA major version. Source: CUDA Toolkit release notes, "CUDA Toolkit and
 # Minimum Required Driver Version for CUDA Minor Version Compatibility".
 OLDEST_DRIVERS = {"11": "450.80.02", "12": "525.60.13", "13": "580"}
+# Settings in effect that an axis sets: between cells that are compared on it they are no confounders.
+_SET_BY = {
+    "threads": {"intra_op_threads", "inter_op_threads"},
+    "device": {"tf32", "build_cuda", "gpu_kernels"},
+    "precision": {"tf32"},
+    "launcher": {"uid"},
+}
 _OWN = {"tensorflow", "keras", "torch"}  # told by the arms' names
 
 
@@ -23,7 +30,12 @@ def confounders(run: StoredRun, compare: list[str], cells: tuple[Json, Json], ou
 
     outcomes  of the last measured trial of either arm, empty where there is none
     """
-    found = [*_axes(compare, *cells), *_settings(*outcomes), *_libraries(*outcomes), *_images(run, *cells)]
+    found = [
+        *_axes(compare, *cells),
+        *_settings(compare, cells, outcomes),
+        *_libraries(*outcomes),
+        *_images(run, *cells),
+    ]
     return [words.clean(text) for text in found]
 
 
@@ -33,11 +45,19 @@ def _axes(compare: list[str], left: Json, right: Json) -> Iterator[str]:
             yield f"{axis}: {value} against {right[axis]}"
 
 
-def _settings(*outcomes: Json) -> Iterator[str]:
+def _settings(compare: list[str], cells: tuple[Json, Json], outcomes: tuple[Json, Json]) -> Iterator[str]:
     left, right = (outcome.get("effective") or {} for outcome in outcomes)
+    compared = {axis for axis in compare if cells[0].get(axis) != cells[1].get(axis)}
     for key, value in left.items():
-        if key in right and value != right[key] and isinstance(value, str | int | float):
+        differs = key in right and value != right[key] and isinstance(value, str | int | float)
+        if differs and not any(_follows(key, axis, cells, (value, right[key])) for axis in compared):
             yield f"effective {key}: {value} against {right[key]}"
+
+
+def _follows(key: str, axis: str, cells: tuple[Json, Json], values: tuple[object, object]) -> bool:
+    """Whether a setting is what this axis made it; of threads, only where as many are in effect as were asked for."""
+    asked = tuple(cell.get("threads") for cell in cells)
+    return key in _SET_BY.get(axis, ()) and (axis != "threads" or values == asked)
 
 
 def _libraries(*outcomes: Json) -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench.cpus import named
 from bench.report import words
 
 Json = Mapping[str, Any]
@@ -81,6 +82,7 @@ def facts(summary: Json) -> list[tuple[str, str]]:
         ("ratio", direction(rows(summary))),
         ("decides", _decides(summary)),
         ("machine", machine(summary["environment"])),
+        ("CPUs", processors(run.get("cpus"))),
         ("launcher", f"{run['launcher']}, {run['schedule']}, seed {run['seed']}"),
         ("settings", ", ".join(words.fixed_axes(plain))),
         ("images", _by_label(summary, lambda cell: words.short_image(cell["image"]) if cell["image"] else None)),
@@ -154,6 +156,17 @@ def machine(environment: Json) -> str:
         f"virtual ({virtual})" if virtual and virtual != "none" else None,
     ]
     return ", ".join(str(part) for part in parts if isinstance(part, str) and part)
+
+
+def processors(cpus: Json | None) -> str:
+    """Where arms and harness ran, and why there; nothing of a run that did not keep it."""
+    if not cpus:
+        return ""
+    arms = [
+        f"of {count} {'thread' if count == '1' else 'threads'} on {named(own)}"
+        for count, own in sorted(cpus["arms"].items(), key=lambda pair: int(pair[0]))
+    ]
+    return f"arms {', '.join(arms)}; harness on {named(cpus['control'])}; {cpus['why']}"
 
 
 def _gpu(gpu: Json, replayed: bool) -> str | None:

@@ -48,6 +48,7 @@ def summarise(run: StoredRun) -> Json:
             "schedule": plain["schedule"],
             "finished_at": plain.get("finished_at"),
             "matrix": plain.get("matrix", {}).get("name"),
+            "cpus": plain.get("cpus"),
         },
         "environment": plain["environment"],
         "telemetry": _telemetry(plain["telemetry"], soaked),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,14 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 # Of the words of a processor's line in /proc/stat: user, nice, system, irq, softirq; and what the host took.
 _BUSY, _STEAL = (1, 2, 3, 6, 7), (8,)
 _PRESSURES = ("cpu", "memory", "io")
+
+
+class Watched(NamedTuple):
+    """An arm: its first process as seen from here, how that is read (usage.SCOPES), and its processors."""
+
+    pid: int
+    scope: str
+    cpus: Collection[int]
 
 
 class OfMachine(NamedTuple):
@@ -45,11 +53,15 @@ class OfArm(NamedTuple):
     """What an arm's counters gained; None: not measured, and `Watch.nulls` says why.
 
     throttled          periods in which its control group, or one above it, was held back by its CPU quota
+    overheated         of its own processors, as OfMachine has it of all; likewise busy_s and steal_s
     waited_s           time in which its threads could have run and had no processor, summed over them
     pressure_cpu_s     time in which some task of its control group waited for a processor; likewise memory and io
     """
 
     throttled: int | None = None
+    overheated: int | None = None
+    busy_s: float | None = None
+    steal_s: float | None = None
     waited_s: float | None = None
     pressure_cpu_s: float | None = None
     pressure_memory_s: float | None = None
@@ -88,22 +100,22 @@ class Watch:
         self,
         *,
         cpus: Iterable[int],
-        arms: Mapping[str, tuple[int, str]],
+        arms: Mapping[str, Watched],
         gpu: bool = False,
         root: Path = Path("/"),
         api: Any = None,
     ) -> None:
         """Begin.
 
-        cpus   the arms' processors
-        arms   of every arm its first process, as seen from here, and its scope (usage.SCOPES)
+        cpus   all that arms run on
+        arms   each of them
         gpu    whether some arm uses a GPU, which is the first one
         root   where proc and sys are found; another folder in tests
         api    stands in for the module pynvml in tests
         """
         self.nulls: dict[str, str] = {}
         self._probes = {"": _of_machine(sorted(cpus), root)}
-        self._probes |= {arm: _of_arm(pid, scope, root) for arm, (pid, scope) in arms.items()}
+        self._probes |= {arm: _of_arm(watched, root) for arm, watched in arms.items()}
         self._gpu, self._api = gpu, api
         self._gpu_before = self._read_gpu()
         self._before = self._read()
@@ -158,18 +170,27 @@ def _of_machine(cpus: Sequence[int], root: Path) -> dict[str, Probe]:
     pressure = root / "proc/pressure"
     return {
         "throttled": _made(lambda: _throttled(_groups("self", root))),
-        "overheated": _made(lambda: _overheated(cpus, root)),
-        "busy_s": partial(_ticks_s, cpus, _BUSY, root / "proc/stat"),
-        "steal_s": partial(_ticks_s, cpus, _STEAL, root / "proc/stat"),
+        **_of_cpus(cpus, root),
         **{f"pressure_{what}_s": partial(_pressure_s, pressure / what) for what in _PRESSURES},
     }
 
 
-def _of_arm(pid: int, scope: str, root: Path) -> dict[str, Probe]:
+def _of_cpus(cpus: Sequence[int], root: Path) -> dict[str, Probe]:
+    """How the fields of processors are read."""
+    return {
+        "overheated": _made(lambda: _overheated(cpus, root)),
+        "busy_s": partial(_ticks_s, cpus, _BUSY, root / "proc/stat"),
+        "steal_s": partial(_ticks_s, cpus, _STEAL, root / "proc/stat"),
+    }
+
+
+def _of_arm(watched: Watched, root: Path) -> dict[str, Probe]:
     """How each field of OfArm is read."""
+    pid, scope, cpus = watched
     waits = Waits(root)
     return {
         "throttled": _made(lambda: _throttled(_own_groups(pid, scope, root))),
+        **_of_cpus(sorted(cpus), root),
         "waited_s": lambda: _waited_s(waits, pid),
         **{
             f"pressure_{what}_s": _made(partial(_group_pressure, pid, scope, f"{what}.pressure", root))

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import certification, data, environment, lockstep, provenance, run, schedule, stats
+from bench import certification, cpus, data, lockstep, provenance, run, schedule, stats
 from bench.comparison import Arm, Comparison
 from bench.errors import BenchError
 from bench.launch import Need
@@ -103,14 +103,14 @@ def _measured(name: str, comparison: Comparison, out: Path, seed: int, cycles: i
     found = [Cycle(**json.loads(line)) for line in kept]
     if len(found) >= cycles:
         return found
-    arm_cpus, control_cpus = environment.cpusets(1)
-    with run.compile_cache(f"validate-{run.fresh_id()}") as cache, environment.confined(control_cpus):
+    placement = cpus.choose([1])
+    with run.compile_cache(f"validate-{run.fresh_id()}") as cache, cpus.confined(placement.control):
         view = Quiet(name, 0)
         dataset = data.require(view.say)
         place = provenance.Place(run_id="validate", cache=cache, data=dataset.folder, base=None)
         launcher, _ = provide("local", [Need.of(arm.cell) for arm in comparison.arms], place, view)
-        bench = Bench(launcher=launcher, sampler=None, arm_cpus=arm_cpus, seed=seed, data=dataset.folder)
-        prologue = certification.begin(bench, comparison, cache=cache, control_cpus=control_cpus, view=view)
+        bench = Bench(launcher=launcher, sampler=None, arm_cpus=placement.arms, seed=seed, data=dataset.folder)
+        prologue = certification.begin(bench, comparison, cache=cache, control_cpus=placement.control, view=view)
         if prologue.plan is None:
             raise BenchError(f"{comparison.id}: no certificate, so that nothing is measured; see bench parity")
         with journal.open("a", encoding="utf-8") as handle:

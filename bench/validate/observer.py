@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
-from bench import environment, stats
+from bench import cpus, stats
 from bench.comparison import Arm
 from bench.launch import Need
 from bench.launch.group import Group
@@ -33,13 +33,13 @@ _SAMPLED_BLOCKS, _SAMPLED_ROUNDS, _SAMPLED_STEPS = 10, 20, 150
 
 def rows(*, seed: int, hz: float = 10.0) -> Iterator[Row]:
     """The observer's two figures, then the sampler's, on the arms' processor."""
-    arm_cpus, control_cpus = environment.cpusets(1)
-    with environment.confined(arm_cpus):
+    placement = cpus.choose([1])
+    with cpus.confined(placement.arms[1]):
         yield _empty_step("step")
         yield _empty_step("slice")
         yield _against_bare(seed)
-    with environment.confined(control_cpus):
-        yield _sampler(seed, arm_cpus, control_cpus, hz)
+    with cpus.confined(placement.control):
+        yield _sampler(seed, placement, hz)
 
 
 def _empty_step(sync: str) -> Row:
@@ -86,14 +86,14 @@ def _against_bare(seed: int) -> Row:
     return equivalence("observer: a step in the harness against a bare one", groups, detail)
 
 
-def _sampler(seed: int, arm_cpus: frozenset[int], control_cpus: frozenset[int], hz: float) -> Row:
+def _sampler(seed: int, placement: cpus.Placement, hz: float) -> Row:
     """One worker a block; its slices with the sampler watching it and without, in turn. One value a block."""
     with TemporaryDirectory(prefix="bench-validate-") as folder:
         launcher = LocalLauncher(cache=Path(folder))
         cell = Cell(workload=Named.of(STUB, {"bytes": STEP_BYTES}), framework=Named(STUB), device="cpu")
         launcher.provide([Need.of(cell)], _silent)
-        with Sampler(Path(folder), hz, set(control_cpus)) as sampler:
-            bench = Bench(launcher=launcher, sampler=None, arm_cpus=arm_cpus, seed=seed, data=None)
+        with Sampler(Path(folder), hz, placement.control) as sampler:
+            bench = Bench(launcher=launcher, sampler=None, arm_cpus=placement.arms, seed=seed, data=None)
             arm = Arm(id="stub", cell=cell)
             log_ratios = [_sampled_block(bench, sampler, arm, f"{seed}/{block}") for block in range(_SAMPLED_BLOCKS)]
     name = f"sampler on against off, {hz:g} Hz"

@@ -22,8 +22,7 @@ from agreement import CONTROLS, STATISTICS, Row, rows
 from rich.console import Console
 from rich.table import Table
 
-from bench import data
-from bench.environment import cpusets
+from bench import cpus, data
 from bench.environments import environment
 from bench.launch import worker_environment
 from bench.launch.local import INHERITED
@@ -123,7 +122,7 @@ def measure(step: Step, *, tools: Path, limits: dict[str, float], seed: int, clo
         "framework": step.cell.framework.name,
         "seed": seed,
         "data": str(data.require().folder) if step.needs_data else None,
-        "cpus": sorted(cpusets(step.cell.threads)[0]),
+        "cpus": sorted(cpus.choose([step.cell.threads]).arms[step.cell.threads]),
         "tools": step.tools,
         "clock": clock,
         "warm_s": WARM_S,

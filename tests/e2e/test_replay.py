@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 from absent import absent
 
-from bench import environment, store, telemetry
+from bench import cpus, store, telemetry
 from bench.report import soaks
 from bench.telemetry import programs
 
@@ -91,6 +91,13 @@ def bench(*arguments: object) -> str:
     return done.stdout
 
 
+def control(runs: Path) -> frozenset[int]:
+    """The harness's processors, once a run has chosen them."""
+    while not (found := [*runs.glob("*/run.json")]):
+        time.sleep(0.1)
+    return frozenset(store.read_run(found[0].parent)["cpus"]["control"])
+
+
 @pytest.fixture(scope="module")
 def trace() -> Trace:
     return moving(90)
@@ -105,7 +112,7 @@ def replay(
     path = nvml.write_trace(folder / "trace.csv", trace)
     env = {"LD_LIBRARY_PATH": str(nvml_stub), "NVML_STUB_TRACE": str(path)}
     seen: dict[str, Any] = {}
-    with going(folder, env) as process, environment.confined(environment.cpusets(1)[1]):  # off the arms' processor
+    with going(folder, env) as process, cpus.confined(control(folder / "runs")):  # off the arms' processor
         while process.poll() is None and not (len(seen.get("arms", ())) == 2 and seen["blocks"]):
             looked = subprocess.run(
                 [*BENCH, "top", "--format", "json", "--out", str(folder / "runs")],

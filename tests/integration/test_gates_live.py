@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench import certification, environment, gates, parity, run, store
+from bench import certification, gates, parity, run, store
 from bench.comparison import Arm
 from bench.console import View
 from bench.lockstep import Plan
@@ -63,10 +63,14 @@ def causes(record: dict[str, Any]) -> set[str]:
 
 
 @contextmanager
-def loop_on_the_arms_core() -> Iterator[None]:
-    """A process that never stops, in a session of its own, on the processor that the arms will use."""
-    (cpu,) = environment.cpusets(1)[0]
-    code = f"import os; os.sched_setaffinity(0, {{{cpu}}})\nwhile True: pass"
+def loop_on_the_arms_core(runs: Path) -> Iterator[None]:
+    """A process that never stops, in a session of its own: it comes to the arms' processor once a run has chosen it."""
+    code = f"""
+import json, os, pathlib, time
+while not (found := [*pathlib.Path({str(runs)!r}).glob("*/run.json")]):
+    time.sleep(0.005)
+os.sched_setaffinity(0, json.loads(found[0].read_text())["cpus"]["arms"]["1"])
+while True: pass"""
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
     try:
         yield
@@ -76,7 +80,7 @@ def loop_on_the_arms_core() -> Iterator[None]:
 
 
 def test_a_busy_loop_on_the_arms_core_spoils_every_attempt_and_leaves_no_verdict(tmp_path: Path) -> None:
-    with loop_on_the_arms_core():
+    with loop_on_the_arms_core(tmp_path / "runs"):
         stored = measured(tmp_path)
     assert [record["attempt"] for record in stored.blocks][:3] == [0, 1, 2]
     for record in stored.blocks:
@@ -133,7 +137,7 @@ def test_an_arm_that_works_in_anothers_slices_is_found_and_one_that_sleeps_is_no
     try:
         time.sleep(0.5)  # past their start
         arms = [Arm(id=arm, cell=cell) for arm in scripts]
-        stretch = Stretch(group, arms, cpus=frozenset({0}), compilations=dict.fromkeys(scripts, 0))
+        stretch = Stretch(group, arms, cpus=dict.fromkeys(scripts, (0,)), compilations=dict.fromkeys(scripts, 0))
         for arm in scripts:
             stretch.begin_slice(arm)
             time.sleep(1.0)

@@ -67,7 +67,7 @@ def comparison(folder: Path, text: str) -> Comparison:
 
 def bench_of(launcher: Watched, kind: str, one: Comparison) -> Bench:
     launcher.provide(sorted({Need.of(arm.cell) for arm in one.arms}, key=str), lambda _: None)
-    return Bench(launcher=launcher, sampler=None, arm_cpus=CPUS, seed=3, data=None, schedule=kind)
+    return Bench(launcher=launcher, sampler=None, arm_cpus={1: CPUS}, seed=3, data=None, schedule=kind)
 
 
 def prologue(bench: Bench, one: Comparison, cache: Path) -> Prologue:

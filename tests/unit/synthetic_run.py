@@ -86,6 +86,13 @@ def run_json() -> dict[str, Any]:
             "virtualization": "kvm",
             "gpus": [],
         },
+        "cpus": {
+            "arms": {"1": [3]},
+            "control": [0, 1, 2],
+            "idle": [],
+            "topology": "known",
+            "why": "a core for each thread of an arm; of equal ones the last; the harness on other cores",
+        },
         "telemetry": {"source": "none", "hz": 10},
         "comparisons": {
             name: {

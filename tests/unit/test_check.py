@@ -23,7 +23,7 @@ from bench.check import gpu as check_gpu
 from bench.check import limits as check_limits
 from bench.check import probes as check_probes
 from bench.check import window as check_window
-from bench.check.findings import WORST_FIRST, Finding, Machine, listed, named
+from bench.check.findings import WORST_FIRST, Finding, Machine
 from bench.check.window import Program, Window
 from bench.errors import GateError, InputError
 from bench.telemetry.machine import OfMachine
@@ -216,6 +216,15 @@ def test_several_threads_want_cores_of_their_own_on_one_node_and_none_isolated(w
     assert (finding.level, finding.cure) == ("warn", "taskset -c 0-2 bench run --matrix")
     machine = write({nodes.format(0): "0,2\n", nodes.format(1): "1,3\n"}, arms=frozenset({1, 2, 3}), control="0")
     assert "threads: 2 in" in str(sound(check_probes.numa(machine)).cure)
+
+
+def test_siblings_that_bench_leaves_idle_are_worth_a_note_alone(write: Write) -> None:
+    machine = replace(write({**WELL, f"{CPU}/cpu3/topology/thread_siblings_list": "1,3\n"}), control=frozenset({0, 2}))
+    finding = sound(check_probes.smt(replace(machine, idle=frozenset({1}))))
+    assert (finding.level, finding.found) == (
+        "note", "CPU 1 shares a core with the arms' CPU 3, and bench leaves it idle",
+    )  # fmt: skip
+    assert replace(machine, idle=frozenset({1})).usable == {0, 1, 2, 3}
 
 
 def test_a_harness_without_a_cpu_of_its_own_is_a_warning(write: Write) -> None:
@@ -558,9 +567,3 @@ def test_a_command_is_one_line_however_long_it_is() -> None:
 def test_json_is_a_list_of_findings() -> None:
     (record,) = json.loads(check.as_json([finding("turbo", "ok", None)]))
     assert record == {"name": "turbo", "level": "ok", "found": "turbo was found", "why": "It disturbs.", "cure": None}
-
-
-@pytest.mark.parametrize(("cpus", "text"), [({3}, "CPU 3"), ({0, 1, 2, 8}, "CPUs 0-2,8"), ({1, 3}, "CPUs 1,3")])
-def test_cpus_are_named_as_taskset_takes_them(cpus: set[int], text: str) -> None:
-    assert named(frozenset(cpus)) == text
-    assert environment.cpu_numbers(listed(frozenset(cpus))) == cpus

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 
 import bench
 from bench import environment
-from bench.errors import InputError
 
 CPUINFO = """\
 processor\t: {number}
@@ -156,33 +154,6 @@ def test_a_machine_keeps_its_key_through_what_does_not_matter(changes: dict[str,
 )
 def test_another_machine_has_another_key(changes: dict[str, Any]) -> None:
     assert environment.machine_key(description(**changes)) != environment.machine_key(description())
-
-
-# ---------------------------------------------------------------- CPUs
-
-Affinity = Callable[..., None]
-
-
-@pytest.fixture
-def affinity(monkeypatch: pytest.MonkeyPatch) -> Affinity:
-    return lambda *cpus: monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(cpus))
-
-
-def test_arms_get_the_last_cpus_and_the_controller_the_rest(affinity: Affinity) -> None:
-    affinity(9, 2, 4, 5)
-    assert environment.cpusets(2) == ({5, 9}, {2, 4})
-
-
-def test_the_controller_shares_where_no_cpu_is_left(affinity: Affinity) -> None:
-    affinity(3, 7)
-    assert environment.cpusets(2) == ({3, 7}, {3, 7})
-
-
-@pytest.mark.parametrize("threads", [0, 3])
-def test_more_threads_than_cpus_are_refused_in_one_sentence(affinity: Affinity, threads: int) -> None:
-    affinity(3, 7)
-    with pytest.raises(InputError, match=f"threads: {threads} is not to be had here; choose from 1 to 2"):
-        environment.cpusets(threads)
 
 
 # ---------------------------------------------------------------- the commit

@@ -12,6 +12,7 @@ from bench import gates
 from bench.gates import ArmFacts, Facts
 
 ARM = ArmFacts(
+    cpus=(1,),
     slice_s=2.0,
     slice_cpu_s=1.97,
     cpu_s=2.0,
@@ -24,6 +25,10 @@ ARM = ArmFacts(
     flops_per_s=50e9,
     peak_flops_per_s=400e9,
     throttled=0,
+    overheated=0,
+    busy_s=4.0,
+    others_s=0.1,
+    steal_s=0.1,
     waited_s=0.02,
     pressure_cpu_s=0.02,
     pressure_memory_s=0.0,
@@ -51,12 +56,25 @@ TOO_FAST = (
 UNEQUAL = (
     "unequal waiting: pytorch had no processor for 15.0 % of its slices and tensorflow for 1.0 % (limit 5 points apart)"
 )
+WAITING = (
+    "waiting: t1 had no processor for 55.0 % of its slices, and other processes used 52.5 % of a processor of its "
+    "(limit 30 %)"
+)
+OF_CPUS = ("cpus", "overheated", "busy_s", "others_s", "steal_s")
 GPU = {"thermal_s": 0.0, "power_cap_s": 4.0, "board_limit_s": 0.0, "reasons": 0x4}
 
 
 def machine(**changes: Any) -> Facts:
-    """A quiet block but for these facts of the machine."""
-    return replace(QUIET, **changes)
+    """A quiet block but for these facts of the machine, whose arms share their processors."""
+    arms = changes.pop("arms", QUIET.arms)
+    shared = {name: changes[name] for name in OF_CPUS if name in changes}
+    return replace(QUIET, **changes, arms={name: replace(own, **shared) for name, own in arms.items()})
+
+
+def threads(*, one: dict[str, Any], two: dict[str, Any]) -> Facts:
+    """A quiet block of an arm of one thread and an arm of two, but for these facts of theirs."""
+    arms = {"t1": replace(ARM, **one), "t2": replace(ARM, cpus=(0, 1), busy_s=8.0, slice_cpu_s=3.9, **two)}
+    return replace(QUIET, cpus=(0, 1), busy_s=8.0, arms=arms)
 
 
 def arm(**changes: Any) -> Facts:
@@ -112,6 +130,34 @@ def test_a_quiet_block_is_not_spoiled_however_busy_the_rest_of_the_machine_is() 
 )
 def test_each_gate_trips_alone_and_says_value_limit_and_whose(facts: Facts, sentence: str) -> None:
     assert gates.reasons([facts]) == [sentence]
+
+
+@pytest.mark.parametrize(
+    ("facts", "sentence"),
+    [
+        (threads(one={"steal_s": 1.0}, two={"steal_s": 1.0}), "steal: the host kept 25.0 % of CPU 1 (limit 20 %)"),
+        (threads(one={}, two={"overheated": 2}), "heat: CPUs 0, 1 slowed down 2 times (limit 0)"),
+        (
+            threads(one={"involuntary_switches": 1002}, two={"involuntary_switches": 9000}),
+            "switches: t1 was pushed off by others 501 times a second of its slices (limit 500)",
+        ),
+        (
+            threads(one={"waited_s": 1.1, "slice_cpu_s": 0.8, "others_s": 2.1}, two={"waited_s": 1.1, "others_s": 0.4}),
+            WAITING,
+        ),
+        (
+            threads(one={"flops_per_s": 1700e9}, two={"flops_per_s": 3000e9, "peak_flops_per_s": 800e9}),
+            TOO_FAST.replace("pytorch", "t1"),
+        ),
+    ],
+    ids=lambda value: gates.cause(value) if isinstance(value, str) else "",
+)
+def test_an_arm_is_judged_by_its_own_processors(facts: Facts, sentence: str) -> None:
+    assert gates.reasons([facts]) == [sentence]
+
+
+def test_waiting_of_an_arm_with_one_processor_is_not_compared_with_one_of_two() -> None:
+    assert gates.reasons([threads(one={}, two={"waited_s": 1.9})]) == []
 
 
 @pytest.mark.parametrize(
@@ -212,7 +258,8 @@ def test_in_serial_arms_are_compared_over_their_stretches() -> None:
 
 def test_what_was_not_measured_is_recorded_as_null_and_never_judged() -> None:
     unknown = dict.fromkeys(("throttled", "overheated", "busy_s", "others_s", "steal_s"))
-    nothing = dict.fromkeys(("idle_s", "idle_cpu_s", "step_flops", "flops_per_s", "throttled", "waited_s"))
+    of_cpus = {name: None for name in OF_CPUS if name != "cpus"}
+    nothing = of_cpus | dict.fromkeys(("idle_s", "idle_cpu_s", "step_flops", "flops_per_s", "throttled", "waited_s"))
     pressures = dict.fromkeys(("pressure_cpu_s", "pressure_memory_s", "pressure_io_s"))
     arms = dict.fromkeys(("tensorflow", "pytorch"), replace(ARM, **nothing, **pressures))
     facts = machine(**unknown, **pressures, arms=arms, nulls={"steal_s": "no such file"})

@@ -12,7 +12,7 @@ import pytest
 from stand_in_nvml import NvmlStandIn
 
 from bench.telemetry import machine
-from bench.telemetry.machine import OfArm, OfGpu, OfMachine, Watch
+from bench.telemetry.machine import OfArm, OfGpu, OfMachine, Watch, Watched
 from bench.telemetry.nvml import Size
 
 PID = 4242
@@ -62,7 +62,7 @@ def of_this_process(write: Write) -> None:
 
 def test_every_counter_of_the_machine_is_read_before_and_after(tmp_path: Path, write: Write) -> None:
     of_this_process(write)
-    watch = Watch(cpus={1}, arms={"arm": (PID, "process")}, root=tmp_path)
+    watch = Watch(cpus={1}, arms={"arm": Watched(PID, "process", {0, 1})}, root=tmp_path)
     write("sys/fs/cgroup/cpu.stat", cpu_stat(7))
     write("proc/stat", "cpu  1 2 3\n" + ticks(0, user=99, steal=99) + ticks(1, user=150, steal=25))
     write("proc/pressure/cpu", PRESSURE.format(1_500_000))
@@ -75,7 +75,9 @@ def test_every_counter_of_the_machine_is_read_before_and_after(tmp_path: Path, w
     assert gained.machine == OfMachine(
         throttled=2, overheated=1, busy_s=0.5, steal_s=0.25, pressure_cpu_s=0.5, pressure_memory_s=0, pressure_io_s=0.25
     )
-    assert gained.arms["arm"] == OfArm(waited_s=pytest.approx(0.5))
+    assert gained.arms["arm"] == OfArm(
+        waited_s=pytest.approx(0.5), overheated=21, busy_s=1.4, steal_s=pytest.approx(1.15)
+    ), "of its own processors"
     assert gained.gpu is None
     own = "a local worker has no control group of its own"
     fields = ("throttled", "pressure_cpu_s", "pressure_memory_s", "pressure_io_s")
@@ -96,13 +98,20 @@ def test_a_container_is_read_from_its_own_groups_and_those_above_that_are_not_th
         write(f"sys/fs/cgroup/unified/{group}cpu.stat", "usage_usec 5\n")
     for what in ("cpu", "memory", "io"):
         write(f"sys/fs/cgroup/unified/docker/c1/{what}.pressure", PRESSURE.format(0))
-    watch = Watch(cpus={1}, arms={"arm": (PID, "cgroup")}, root=tmp_path)
+    watch = Watch(cpus={1}, arms={"arm": Watched(PID, "cgroup", {1})}, root=tmp_path)
     write("sys/fs/cgroup/cpu/docker/c1/cpu.stat", cpu_stat(4))
     write("sys/fs/cgroup/cpu/docker/cpu.stat", cpu_stat(10))
     write("sys/fs/cgroup/unified/docker/c1/cpu.pressure", PRESSURE.format(300_000))
     gained = watch.gained()
     assert gained.arms["arm"] == OfArm(
-        throttled=13, waited_s=0, pressure_cpu_s=0.3, pressure_memory_s=0, pressure_io_s=0
+        throttled=13,
+        overheated=0,
+        busy_s=0,
+        steal_s=0,
+        waited_s=0,
+        pressure_cpu_s=0.3,
+        pressure_memory_s=0,
+        pressure_io_s=0,
     )
     assert gained.machine.throttled == 0
     assert watch.nulls == {}
@@ -110,13 +119,15 @@ def test_a_container_is_read_from_its_own_groups_and_those_above_that_are_not_th
 
 def test_an_arm_in_the_harnesses_own_group_has_none(tmp_path: Path, write: Write) -> None:
     of_this_process(write)
-    watch = Watch(cpus={1}, arms={"arm": (PID, "cgroup")}, root=tmp_path)
-    assert watch.gained().arms["arm"] == OfArm(waited_s=0)
-    assert set(watch.nulls) == {f"arm.{field}" for field in OfArm._fields if field != "waited_s"}
+    watch = Watch(cpus={1}, arms={"arm": Watched(PID, "cgroup", {1})}, root=tmp_path)
+    assert watch.gained().arms["arm"] == OfArm(overheated=0, busy_s=0, steal_s=0, waited_s=0)
+    assert set(watch.nulls) == {
+        f"arm.{field}" for field in OfArm._fields if "pressure" in field or field == "throttled"
+    }
 
 
 def test_what_cannot_be_read_is_none_with_its_reason_and_never_zero(tmp_path: Path) -> None:
-    watch = Watch(cpus={1}, arms={"arm": (PID, "cgroup")}, root=tmp_path)
+    watch = Watch(cpus={1}, arms={"arm": Watched(PID, "cgroup", {1})}, root=tmp_path)
     gained = watch.gained()
     assert gained.machine == OfMachine()
     assert gained.arms == {"arm": OfArm()}

@@ -540,6 +540,60 @@ def test_what_differs_beside_the_compared_axes_is_named(tmp_path: Path) -> None:
         assert "effective onednn" in " ".join(text.split()), name
 
 
+def between(tmp_path: Path, axis: str, values: tuple[Any, Any], *effective: dict[str, Any]) -> list[str]:
+    """The confounders of two arms of one framework that are compared on this axis."""
+    run = only(TRAIN)
+    arms = {
+        name: cell({"name": "mnist_cnn"}, "pytorch", **{axis: value}) for name, value in zip("ab", values, strict=True)
+    }
+    run["comparisons"][TRAIN] |= {"compare": [axis], "baseline": "a", "arms": arms}
+    writer = Writer(tmp_path / "run", run).certified(TRAIN, arm="b")
+    outcomes = {arm: outcome("pytorch", effective=own) for arm, own in zip(arms, effective, strict=True)}
+    for number in range(8):
+        writer.add(block(TRAIN, number, copy.deepcopy(outcomes)), steps({"a": 31e6, "b": 20e6}, number))
+    return list(contrast(summary.summarise(writer.read()))["confounders"])
+
+
+@pytest.mark.parametrize(
+    ("axis", "values", "left", "right"),
+    [
+        (
+            "threads", (1, 2),
+            {"intra_op_threads": 1, "inter_op_threads": 1, "cpus": [3]},
+            {"intra_op_threads": 2, "inter_op_threads": 2, "cpus": [2, 3]},
+        ),
+        ("device", ("cpu", "cuda"), {"build_cuda": False, "tf32": False}, {"build_cuda": True, "tf32": True}),
+        ("precision", ("fp32", "tf32"), {"tf32": False}, {"tf32": True}),
+        ("launcher", ("local", "docker"), {"uid": 1000}, {"uid": 65534}),
+    ],
+)  # fmt: skip
+def test_what_is_compared_is_no_confounder_nor_is_what_follows_from_it(
+    tmp_path: Path, axis: str, values: tuple[Any, Any], left: dict[str, Any], right: dict[str, Any]
+) -> None:
+    assert between(tmp_path / "followed", axis, values, left, right) == []
+    found = between(tmp_path / "beside", axis, values, left | {"onednn": True}, right | {"onednn": False})
+    assert found == ["effective onednn: True against False"]
+
+
+def test_threads_that_are_not_those_that_were_asked_for_are_a_confounder(tmp_path: Path) -> None:
+    sides = {"intra_op_threads": 1}, {"intra_op_threads": 4}
+    assert between(tmp_path, "threads", (1, 2), *sides) == ["effective intra_op_threads: 1 against 4"]
+
+
+def test_the_arms_processors_stand_in_every_report(tmp_path: Path) -> None:
+    run = only(TRAIN)
+    run["cpus"] |= {"arms": {"1": [3], "2": [2, 3], "12": list(range(12))}, "control": [0, 1, 14]}
+    document = summary.summarise(Writer(tmp_path / "run", run).read())
+    assert document["run"]["cpus"] == run["cpus"]
+    told = "arms of 1 thread on CPU 3, of 2 threads on CPUs 2-3, of 12 threads on CPUs 0-11; harness on CPUs 0-1,14;"
+    assert told in " ".join(shown(document, 120).split())
+    assert told in markdown.render(document)
+    del run["cpus"]
+    older = summary.summarise(Writer(tmp_path / "older", run).read())
+    assert older["run"]["cpus"] is None
+    assert "harness on" not in shown(older, 120)
+
+
 def test_equal_arms_have_no_confounders(document: dict[str, Any]) -> None:
     assert all(one["confounders"] == [] for one in document["contrasts"])
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from bench import telemetry, top
+from bench import store, telemetry, top
 from bench.cli import cli
 
 
@@ -39,6 +41,27 @@ def test_no_power_is_a_figure_and_not_a_missing_one(tmp_path: Path) -> None:
     row = {"t_ns": time.monotonic_ns(), "gpu": "GPU-1", "power_mw": 0, "gpu_util_percent": 0}
     (gpu,) = top._gpus(top._recent(live(tmp_path / "a.csv", row)))
     assert (gpu["power_w"], gpu["gpu_util_percent"], gpu["temperature_c"]) == (0, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("placed", "usable", "expected"),
+    [
+        ({"arms": {"1": [3], "2": [2, 3]}, "control": [0, 1], "idle": []}, {0, 1, 2, 3}, {0, 1}),
+        ({"arms": {"1": [3]}, "control": [0, 1], "idle": [2]}, {2, 3}, {2}),
+        ({"arms": {"2": [0, 1]}, "control": [0, 1], "idle": []}, {0, 1}, {0, 1}),
+        (None, {0, 1}, {0, 1}),
+    ],
+)
+def test_whoever_looks_on_keeps_off_the_processors_that_the_arms_have(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, placed: Any, usable: set[int], expected: set[int]
+) -> None:
+    moves: list[set[int]] = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(usable))
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cpus: moves.append(set(cpus)))
+    monkeypatch.setattr(store, "read_run", lambda folder: {"cpus": placed})
+    with top.elsewhere(tmp_path):
+        assert moves == [expected]
+    assert moves == [expected, usable]
 
 
 @pytest.mark.parametrize(
