@@ -51,10 +51,14 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """What a run may be given instead of its prologues: a plan and certificates for every comparison."""
+    """What a run may be given instead of its prologues: a plan and certificates for every comparison.
+
+    placement  where arms and harness run; None: chosen when it begins
+    """
 
     plans: Mapping[str, Plan]
     certificates: Sequence[Mapping[str, Any]]
+    placement: cpus.Placement | None = None
 
 
 def new(
@@ -78,7 +82,7 @@ def new(
         stack.callback(chosen.close)
         if len(launchers) == 1 and any(cell.launcher != chosen.name for cell in matrix.cells):
             matrix = matrix.with_options(launcher=chosen.name)
-        placement = cpus.choose(_threads(matrix))
+        placement = (prepared and prepared.placement) or cpus.choose(_threads(matrix))
         header = provenance.header(place, matrix, chosen, provisions, dataset) | {"cpus": placement.to_json()}
         if prepared:
             header["plans"] = {name: plan.to_json() for name, plan in prepared.plans.items()}

@@ -21,6 +21,7 @@ from rich.console import Console
 from bench import certification, parity, run, schedule, stats, store
 from bench.comparison import Arm, Comparison
 from bench.console import View
+from bench.cpus import Placement
 from bench.lockstep import Plan
 from bench.matrix import Budget, Matrix, Telemetry
 from bench.report import frames, summary
@@ -75,9 +76,19 @@ def noisy(paired_sd: float = PAIRED_SD, **knobs: Value) -> dict[str, Value]:
 
 
 def campaign(
-    name: str, pairs: Sequence[Pair], *, blocks: int, launcher: str, out: Path, seed: int, plan: Turns = SHORT
+    name: str,
+    pairs: Sequence[Pair],
+    *,
+    blocks: int,
+    launcher: str,
+    out: Path,
+    seed: int,
+    plan: Turns = SHORT,
+    placement: Placement | None = None,
 ) -> list[dict[str, Any]]:
     """Measure every pair in so many blocks; the contrasts of the report, in order. Raises BenchError.
+
+    placement  where arms and harness run; None: as for any run
 
     A contrast has, beside what `bench report` prints of it, `d`, its log ratio in every block, and their standard
     deviation, `spread`. They stand in `<out>/<name>.csv` too, one line a contrast.
@@ -94,7 +105,7 @@ def campaign(
         seed=seed,
         telemetry=Telemetry(soak_s=0.0),
     )
-    folder = measured(matrix, out=out, launcher=launcher, prepared=_prepared(comparisons, plan))
+    folder = measured(matrix, out=out, launcher=launcher, prepared=_prepared(comparisons, plan, placement))
     stored = store.read(folder)
     samples = frames.read(stored)
     found = [one | _by_block(one, samples) for one in summary.summarise(stored)["contrasts"]]
@@ -128,7 +139,7 @@ def _comparison(id_: str, pair: Pair, launcher: str) -> Comparison:
     return Comparison(id=id_, compare=("framework",), arms=arms, baseline="baseline")
 
 
-def _prepared(comparisons: Sequence[Comparison], turns: Turns) -> run.Prepared:
+def _prepared(comparisons: Sequence[Comparison], turns: Turns, placement: Placement | None) -> run.Prepared:
     names = ("baseline", "arm")
     plan = Plan(
         slices=SlicePlan(steps=dict.fromkeys(names, turns.steps), settle_steps=SETTLE, rounds=turns.rounds),
@@ -139,6 +150,7 @@ def _prepared(comparisons: Sequence[Comparison], turns: Turns) -> run.Prepared:
     return run.Prepared(
         plans={one.id: plan for one in comparisons},
         certificates=[{"comparison": one.id, "baseline": "baseline", "arm": "arm"} | skipped for one in comparisons],
+        placement=placement,
     )
 
 

@@ -14,7 +14,7 @@ from bench.errors import EnvironmentUnavailable, GateError, InputError
 from bench.validate.row import MARKS, PASSED, Outcome, Row
 
 SCHEMA = "bench.validate/1"
-QUICK = ("simulation", "observer", "real_steps", "same", "known", "drift", "containers")
+QUICK = ("simulation", "observer", "real_steps", "same", "known", "drift", "usable", "containers")
 FULL = (*QUICK, "frameworks", "lockstep")
 
 Progress = Callable[[str], None]
@@ -108,7 +108,7 @@ def carry_on(folder: Path, progress: Progress) -> Report:
 
 
 def _rows(part: str, folder: Path, facts: Mapping[str, Any], progress: Progress) -> Iterable[Row]:
-    from bench.validate import frameworks, machine_time, observer, processes, real_steps, simulation
+    from bench.validate import frameworks, machine_time, observer, processes, real_steps, simulation, usable
 
     full, seed, out = facts["kind"] == "full", facts["seed"], folder / part
     stubs = {"full": full, "launcher": "local", "out": out, "seed": seed}
@@ -119,6 +119,7 @@ def _rows(part: str, folder: Path, facts: Mapping[str, Any], progress: Progress)
         "same": lambda: processes.same(**stubs),
         "known": lambda: processes.known(**stubs),
         "drift": lambda: processes.drifts(**stubs),
+        "usable": lambda: usable.rows(**stubs),
         "containers": lambda: processes.in_containers(full=full, out=out, seed=seed),
         "frameworks": lambda: frameworks.rows(out=out, seed=seed),
         "lockstep": lambda: machine_time.rows(out=out, seed=seed),
