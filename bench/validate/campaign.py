@@ -14,19 +14,21 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from bench import certification, parity, run, schedule, stats, store
 from bench.comparison import Arm, Comparison
 from bench.console import View
-from bench.cpus import Placement
 from bench.lockstep import Plan
 from bench.matrix import Budget, Matrix, Telemetry
 from bench.report import frames, summary
 from bench.schedule import SlicePlan
 from workloads.contract import STUB, Cell, Named, Value
+
+if TYPE_CHECKING:
+    from bench.cpus import Placement
 
 # Some 0.4 ms a step. What calling a step costs besides its work is 0.5 % of that: at 50 µs it was 3 %, and 10 % more
 # work took 9.7 % more time, which intervals of calm contrasts rightly did not cover.
@@ -58,7 +60,7 @@ class Turns:
 # Short slices in many rounds: on a noisy machine the paired SD was 1.5 % with 16 rounds of 6 ms, 1.0 % with 48 of 2 ms.
 SHORT = Turns(rounds=6, steps=5)  # most of such a block is the start of its processes
 MIDDLE = Turns(rounds=48, steps=4)
-USUAL = Turns(rounds=16, steps=4)  # as few rounds as a framework's block has
+USUAL = Turns(rounds=24, steps=20)  # as many rounds, as long, as a framework's block has
 LONG = Turns(rounds=192, steps=3)  # for what happens within a block; with 96 a noisy machine hid every third drift
 
 

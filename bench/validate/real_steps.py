@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from bench import environment, lockstep, run
+from bench import cpus, lockstep, run
 from bench.errors import WorkerFailed
 from bench.launch import Need
 from bench.launch.group import Group
@@ -58,20 +58,20 @@ def cells(*, full: bool) -> tuple[Cell, ...]:
 def rows(*, full: bool, seed: int, progress: Callable[[str], None]) -> Iterator[Row]:
     """One row a cell, each in a fresh worker. Raises EnvironmentUnavailable: a framework cannot be had here."""
     asked = cells(full=full)
-    arm_cpus, control_cpus = environment.cpusets(1)
-    with run.compile_cache(f"validate-{run.fresh_id()}") as cache, environment.confined(control_cpus):
+    placement = cpus.choose([1])
+    with run.compile_cache(f"validate-{run.fresh_id()}") as cache, cpus.confined(placement.control):
         launcher = LocalLauncher(cache=cache)
         launcher.provide(sorted({Need.of(cell) for cell in asked}, key=str), progress)
         for cell in asked:
-            yield row(launcher, cell, arm_cpus, seed)
+            yield row(launcher, cell, placement.arms[1], seed)
 
 
-def row(launcher: LocalLauncher, cell: Cell, cpus: frozenset[int], seed: int) -> Row:
+def row(launcher: LocalLauncher, cell: Cell, own: frozenset[int], seed: int) -> Row:
     """The harness's time of a step against a bare loop's; left out, and saying why, where the mode cannot be had."""
     name = f"real steps: {cell.framework.name} {cell.mode}, {cell.phase}"
     sync = lockstep.deciding_sync(cell.phase)
     try:
-        found = _turns(launcher, cell, cpus, seed, sync)
+        found = _turns(launcher, cell, own, seed, sync)
     except WorkerFailed as failure:
         if failure.kind != "unsupported":
             raise
@@ -96,14 +96,14 @@ def judged(name: str, found: Mapping[str, list[int]], sync: str) -> Row:
     return equivalence(name, groups, detail, within=EQUAL)
 
 
-def _turns(launcher: LocalLauncher, cell: Cell, cpus: frozenset[int], seed: int, sync: str) -> Mapping[str, list[int]]:
+def _turns(launcher: LocalLauncher, cell: Cell, own: frozenset[int], seed: int, sync: str) -> Mapping[str, list[int]]:
     """All pairs of one worker."""
     arm = f"{cell.framework.name} {cell.mode}"
     opening = {"cell": cell.to_json(), "framework": cell.framework.name, "seed": seed, "data": None}
     with Group() as group:
-        channel: Channel = launcher.start(cell=cell, cpus=cpus, padding=0)
+        channel: Channel = launcher.start(cell=cell, cpus=own, padding=0)
         group.add(arm, channel)
-        group.ask(arm, "open", limit_s=lockstep.OPEN_LIMIT_S[cell.mode], cpus=sorted(cpus), **opening)
+        group.ask(arm, "open", limit_s=lockstep.OPEN_LIMIT_S[cell.mode], cpus=sorted(own), **opening)
         group.ask(arm, "warm", limit_s=_LIMIT_S, steps=WARM_STEPS)
         found = group.ask(arm, "against_bare", limit_s=_LIMIT_S, pairs=PAIRS[sync], steps=STEPS[sync], sync=sync)
         group.ask(arm, "close", limit_s=lockstep.CLOSE_LIMIT_S)
