@@ -82,7 +82,7 @@ def _check_distinct(document: Document, axis: str, values: Sequence[Any]) -> Non
 
 def _checked_framework(document: Document, item: Framework, path: Path) -> Named:
     """A framework whose parameters are its own: an image is no stub's, and known work is no framework's."""
-    own = ("work", "noise", "slows", "recompiles") if item.name == STUB else ("version", "image")
+    own = ("work", "noise", "slows", "recompiles", "dies_at") if item.name == STUB else ("version", "image")
     for key in item.parameters:
         if key not in own:
             raise document.error((*path, key), f'{item.name} has no "{key}"; choose {" or ".join(own)}', key=True)

@@ -167,6 +167,7 @@ class Framework(_Model):
     work: Annotated[float, Field(gt=0, le=100)] | None = Field(default=None, description="of a stub, relative")
     noise: Annotated[float, Field(ge=0, le=1)] | None = Field(default=None, description="of a stub: SD over processes")
     slows: Annotated[float, Field(ge=0, le=1)] | None = Field(default=None, description="of a stub, in 1,000 steps")
+    dies_at: Annotated[int, Field(ge=0)] | None = Field(default=None, description="of a stub: its last step in a block")
     recompiles: bool | None = Field(default=None, description="a stub that compiles while it is timed")
 
     @property

@@ -40,6 +40,14 @@ class Pilot:
     step_ns: dict[str, list[int]] = field(default_factory=dict)
     control_ns: dict[str, list[int]] = field(default_factory=dict)
 
+    def of(self, arms: Sequence[str]) -> Pilot:
+        """The same of these arms alone."""
+        return Pilot(
+            opened={arm: self.opened[arm] for arm in arms},
+            step_ns={arm: self.step_ns[arm] for arm in arms},
+            control_ns={arm: self.control_ns[arm] for arm in arms},
+        )
+
     def take_first_steps(self, group: Group, arm: str) -> None:
         """Steps of a worker that was opened and not asked anything else, until none is left to take."""
         taken = self.step_ns[arm] = []

@@ -1,7 +1,8 @@
 """The stub, framework-neutral: a step hashes so many bytes with SHA-256, and nothing else.
 
 Work, not a timed spin: the time of a step is whatever the processor takes for it, with its noise. What an arm does
-differently is known exactly and stands in its framework's parameters: `work`, `noise`, `slows`, `recompiles`.
+differently is known exactly and stands in its framework's parameters: `work`, `noise`, `slows`, `recompiles`,
+`dies_at`.
 """
 
 from __future__ import annotations

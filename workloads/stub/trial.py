@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,6 +64,20 @@ class Program:
         return bytes(value.digest())
 
 
+@dataclass(kw_only=True)
+class Dying(Program):
+    """A program whose process ends in the midst of a block, without an answer."""
+
+    dies_at: int
+
+    def step(self, i: int) -> Any:
+        """Step i, as long as there is one."""
+        if i >= self.dies_at:
+            print(f"dies at step {i}, as it was told", file=sys.stderr, flush=True)
+            os._exit(3)
+        return super().step(i)
+
+
 class StubTrial(trial.Trial):
     """A trial whose program is a stub's; parity and evaluation do not exist."""
 
@@ -83,6 +98,9 @@ class StubTrial(trial.Trial):
         size = spec.work_bytes(named.workload.mapping, factor)
         buffer = memoryview(bytes(max(4 * size, spec.BLOCK_BYTES)))
         program = Program(buffer=buffer, size=size, slows=slows)
+        if "dies_at" in given and os.environ.get("BENCH_PADDING"):  # before the first block nothing is padded
+            dies_at = int(_number(given, "dies_at", 0))
+            program = Dying(buffer=buffer, size=size, slows=slows, dies_at=dies_at)
         runtime: Any = Runtime(recompiles=bool(given.get("recompiles", False)))
         module = ModuleType("stub")
         whole: Any = program
