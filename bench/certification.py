@@ -13,7 +13,7 @@ from bench import lockstep, parity
 from bench.errors import WorkerFailed
 from bench.launch.group import Group
 from bench.launch.local import start_reference
-from bench.lockstep import ArmFailed, Bench, Plan, ask
+from bench.lockstep import ArmFailed, Bench, ask
 from bench.parity import REFERENCE, Certificate, Side, Trace
 from bench.pilot import Pilot
 from workloads.contract import STUB
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from bench.comparison import Comparison
     from bench.console import View
+    from bench.plan import Plan
 
 TRACE_LIMIT_S = {"eager": 900.0, "graph": 900.0, "compiled": 1800.0}
 FINAL = ("unsupported", "failed")  # said so, or raised: it would again

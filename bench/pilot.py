@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bench import lockstep, schedule, warmup
-from bench.lockstep import Plan, ask
+from bench.lockstep import ask
+from bench.plan import Plan
 
 if TYPE_CHECKING:
     from bench.launch.group import Group

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from bench import certification, data, environment, lockstep, parity, paths, provenance, schedule, stats, store
 from bench.errors import EngineLost, InputError
 from bench.launch.provide import provide_all
-from bench.lockstep import Bench, Block, Plan
+from bench.lockstep import Bench, Block
 from bench.matrix import Matrix
+from bench.plan import Plan
 from bench.report import frames
 from bench.store import Store, StoredRun
 from bench.telemetry import Sampler

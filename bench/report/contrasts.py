@@ -138,16 +138,16 @@ def _barred(one: Comparison, arm: str) -> stats.Verdict | None:
     certificate = one.certificates.get(arm)
     if certificate and (refused := _refused(one, certificate)):
         return refused
+    if _valid_blocks(one, arm) < 2:
+        for word in ("unsupported", "failed"):
+            if reason := _ended(one, arm, word):
+                return stats.Verdict(word=word, reason=reason)
     spoiled, attempts = _spoiled(one), len(one.attempts)
     if spoiled > stats.SPOILED_SHARE * attempts:
         cause = _cause(one)
         told = (reason for record in one.attempts for reason in record["spoiled"] if gates.cause(reason) == cause)
         such = words.clean(next(told))
         return stats.Verdict(word="invalid", reason=f"{spoiled} of {attempts} blocks were spoiled, mostly by {such}")
-    if _valid_blocks(one, arm) < 2:
-        for word in ("unsupported", "failed"):
-            if reason := _ended(one, arm, word):
-                return stats.Verdict(word=word, reason=reason)
     if certificate and _may_be_measured(one, arm, certificate):
         return None
     return _uncertified(one, arm, certificate)
