@@ -16,6 +16,7 @@ import pytest
 from bench.store import read
 
 pytestmark = pytest.mark.framework
+Copy = Callable[[], Path]
 LIMIT_S = 300
 BLOCKS = 2
 
@@ -51,7 +52,7 @@ def done(folder: Path, matrix: str, *, tree: Path, **variables: str) -> Done:
 
 
 @pytest.fixture(scope="module")
-def calm_tree(source_tree: Callable[[], Path], edit: Any) -> Callable[[], Path]:
+def calm_tree(source_tree: Copy, edit: Any) -> Copy:
     """Copies of the program for which no machine is too busy: how often a block is repeated is no part of this."""
 
     def copy() -> Path:
@@ -64,9 +65,7 @@ def calm_tree(source_tree: Callable[[], Path], edit: Any) -> Callable[[], Path]:
 
 
 @pytest.fixture(scope="module")
-def without_compiler(
-    tmp_path_factory: pytest.TempPathFactory, calm_tree: Callable[[], Path], borrowed_cache: Path
-) -> Done:
+def without_compiler(tmp_path_factory: pytest.TempPathFactory, calm_tree: Copy, borrowed_cache: Path) -> Done:
     """TensorFlow eager, graph, and PyTorch compiled, which takes a C++ compiler that is not on the PATH."""
     folder = tmp_path_factory.mktemp("compiler")
     (folder / "empty").mkdir()
@@ -111,9 +110,7 @@ def test_the_others_are_certified_and_measured_in_all_their_blocks_and_the_run_e
 
 
 @pytest.fixture(scope="module")
-def broken(
-    tmp_path_factory: pytest.TempPathFactory, calm_tree: Callable[[], Path], edit: Any, borrowed_cache: Path
-) -> Done:
+def broken(tmp_path_factory: pytest.TempPathFactory, calm_tree: Copy, edit: Any, borrowed_cache: Path) -> Done:
     """Three arms of two workloads: PyTorch's code raises in the trace of one, and the reference's in the other."""
     tree = calm_tree()
     raising = "    if cell.precision == 'fp64':\n        raise AttributeError('no such thing here')\n"
