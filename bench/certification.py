@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,8 @@ from bench import lockstep, parity
 from bench.errors import WorkerFailed
 from bench.launch.group import Group
 from bench.launch.local import start_reference
-from bench.lockstep import ArmFailed, Bench, Plan, ask
-from bench.parity import Certificate, Side, Trace
+from bench.lockstep import ArmFailed, Bench, ask
+from bench.parity import REFERENCE, Certificate, Side, Trace
 from bench.pilot import Pilot
 from workloads.contract import STUB
 
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
 
     from bench.comparison import Comparison
     from bench.console import View
+    from bench.plan import Plan
 
-REFERENCE = "reference"
 TRACE_LIMIT_S = {"eager": 900.0, "graph": 900.0, "compiled": 1800.0}
+FINAL = ("unsupported", "failed")  # said so, or raised: it would again
 STUB_REASON = "stubs do known work that may differ on purpose: there is nothing to prove"
 
 
@@ -32,14 +34,15 @@ STUB_REASON = "stubs do known work that may differ on purpose: there is nothing 
 class Prologue:
     """What came before the first block: certificates by arm, evaluations, the plan.
 
-    refused  the arm whose implementation raised an error, for its log: no certificate without a trace
-    failed   the arm whose worker crashed, hung or babbled, or that raised once it was certified
+    left_out  the arms, or the reference, that cannot do what is asked, or whose code raised an error: the same would
+              happen again
+    failed    the arm, or the reference, whose worker crashed, hung or babbled: that may not happen again
     """
 
     certificates: dict[str, Certificate] = field(default_factory=dict)
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
     plan: Plan | None = None
-    refused: ArmFailed | None = None
+    left_out: dict[str, WorkerFailed] = field(default_factory=dict)
     failed: ArmFailed | None = None
 
     @property
@@ -50,6 +53,19 @@ class Prologue:
     def hopeless(self, comparison: Comparison) -> bool:
         """Whether every contrast has its certificate, and none may be measured."""
         return len(self.certificates) == len(comparison.contrasts) and not self.passed
+
+    def over(self, comparison: Comparison) -> bool:
+        """Whether nothing is left to compare: the reference, the baseline or every other arm is left out."""
+        return all(self.culprit(baseline.id, arm.id) for baseline, arm in comparison.contrasts)
+
+    def culprit(self, baseline: str, arm: str) -> str | None:
+        """For whose sake this contrast is left out; None where it is not."""
+        return next((name for name in (REFERENCE, baseline, arm) if name in self.left_out), None)
+
+    def measured(self, comparison: Comparison) -> list[str]:
+        """The arms to plan for: of every contrast that may be measured."""
+        passed = {arm for arm, one in self.certificates.items() if one.status in parity.MEASURED}
+        return [arm.id for arm in comparison.arms if arm.id in passed | {comparison.baseline}]
 
 
 @dataclass
@@ -79,15 +95,15 @@ class Task:
 def begin(bench: Bench, comparison: Comparison, *, cache: Path, control_cpus: frozenset[int], view: View) -> Prologue:
     """Time a pilot, certify, train and evaluate: all that comes before the first block.
 
-    An arm whose trace raises has no certificate: its contrasts are failed, with its error as the reason. An arm that
-    crashes, hangs or babbles, or raises later, is returned as `failed`, and may be tried again.
+    An arm that is unsupported, or whose code raises, is left out, and says so in place of its certificate; the others
+    go on. One that crashes, hangs or babbles is returned as `failed`: all may be tried again.
     """
     given = Task(bench=bench, comparison=comparison, cache=cache, control_cpus=control_cpus, view=view, measure=True)
     return _prologue(given)
 
 
 def certify(bench: Bench, comparison: Comparison, *, cache: Path, control_cpus: frozenset[int], view: View) -> Prologue:
-    """The certificates alone."""
+    """The certificates alone; nothing is tried again, so that an arm is left out however it failed."""
     given = Task(bench=bench, comparison=comparison, cache=cache, control_cpus=control_cpus, view=view, measure=False)
     return _prologue(given)
 
@@ -99,13 +115,13 @@ def _prologue(task: Task) -> Prologue:
         for company in lockstep.companies(names, bench.schedule):
             with Group() as group:
                 _company(task, group, company, traced, pilot, prologue)
-        if task.measure and prologue.passed:
-            prologue.plan = pilot.plan(_sync(task))
     except ArmFailed as failed:
-        if failed.failure.kind == "failed" and not prologue.certificates:
-            _refuse(task.comparison, failed, prologue)
-        else:
+        if failed.arm not in prologue.left_out:
             prologue.failed = ArmFailed(failed.arm, lockstep.advised(failed.failure, bench.schedule))
+            return prologue
+    _tell_left_out(task.comparison, prologue)
+    if task.measure and prologue.passed:
+        prologue.plan = pilot.of(prologue.measured(task.comparison)).plan(_sync(task))
     return prologue
 
 
@@ -117,48 +133,76 @@ def _company(
     arms = [arm for arm in task.comparison.arms if arm.id in company]
     if task.measure:
         for arm in arms:
-            lockstep.start(task.bench, group, arm, 0, pilot.opened)
+            with _leaving_out(task, group, prologue):
+                lockstep.start(task.bench, group, arm, 0, pilot.opened)
     else:
-        lockstep.start_together(task.bench, group, arms)
+        for name, failure in lockstep.start_together(task.bench, group, arms).items():
+            _leave_out(task, group, prologue, ArmFailed(name, failure))
+    if not group.arms:
+        return
     if task.measure:
         task.say("timing the first steps")
-        for name in company:
-            pilot.take_first_steps(group, name)
+        for name in group.arms:
+            with _leaving_out(task, group, prologue):
+                pilot.take_first_steps(group, name)
     if not is_stub(task.comparison):
-        _trace(task, group, company, traced)
+        _trace(task, group, traced, prologue)
     _certify(task.comparison, traced, prologue)
     if task.measure and not prologue.hopeless(task.comparison):
-        _evaluate(task, group, company, prologue)
-        for name in company:
-            pilot.ask_for_control(group, name, _sync(task))
+        _evaluate(task, group, group.arms, prologue)
+        for name in group.arms:
+            with _leaving_out(task, group, prologue):
+                pilot.ask_for_control(group, name, _sync(task))
+
+
+@contextmanager
+def _leaving_out(task: Task, group: Group, prologue: Prologue) -> Iterator[None]:
+    """What one arm does, which may take it out of the comparison. Raises ArmFailed as `_leave_out` does."""
+    try:
+        yield
+    except ArmFailed as failed:
+        _leave_out(task, group, prologue, failed)
+
+
+def _leave_out(task: Task, group: Group, prologue: Prologue, failed: ArmFailed) -> None:
+    """Go on without an arm. Raises ArmFailed where it may be tried again, or where nothing is left to compare."""
+    if task.measure and failed.failure.kind not in FINAL:
+        raise failed
+    prologue.left_out[failed.arm] = failed.failure
+    lockstep.remove(task.bench, group, failed.arm)
+    if prologue.over(task.comparison):
+        raise failed
+
+
+def _tell_left_out(comparison: Comparison, prologue: Prologue) -> None:
+    """In place of a certificate, why there is none; a proof that failed is the better reason."""
+    for baseline, arm in comparison.contrasts:
+        by, before = prologue.culprit(baseline.id, arm.id), prologue.certificates.get(arm.id)
+        if by and not (before and before.status == "failed"):
+            failure = prologue.left_out[by]
+            prologue.certificates[arm.id] = parity.left_out(
+                by, str(failure), unsupported=failure.kind == "unsupported", before=before
+            )
 
 
 def _sync(task: Task) -> str:
     return lockstep.deciding_sync(task.comparison.arms[0].cell.phase)
 
 
-def _refuse(comparison: Comparison, failed: ArmFailed, prologue: Prologue) -> None:
-    """An error in building or tracing an arm: nothing is certified."""
-    prologue.refused = failed
-    for _, arm in comparison.contrasts:
-        prologue.certificates[arm.id] = parity.refused(str(failed.failure))
-
-
-def _trace(task: Task, group: Group, company: Sequence[str], traced: Traced) -> None:
+def _trace(task: Task, group: Group, traced: Traced, prologue: Prologue) -> None:
     """float64 of the arms at once, and of the reference with the first; then each at the precision that is timed."""
     precision = task.comparison.baseline_arm.cell.precision
-    limit_s = TRACE_LIMIT_S[_slowest_mode(task.comparison)]
-    first = traced.reference is None
-    if first:
-        _open_reference(task, group)
+    if traced.reference is None:
+        with _leaving_out(task, group, prologue):
+            _open_reference(task, group)
     task.say("parity in float64 against the NumPy reference")
-    exact = _ask_all(group, [*([REFERENCE] if first else []), *company], limit_s, precision="fp64")
-    if first:
+    exact = _ask_all(task, group, prologue, precision="fp64")
+    if REFERENCE in exact:
         group.drop(REFERENCE)
-        traced.reference = exact[REFERENCE]
+        traced.reference = exact.pop(REFERENCE)
     task.say(f"parity in {precision}, as timed")
-    timed = _ask_all(group, company, limit_s, precision=precision)
-    traced.sides |= {name: Side(arm=name, float64=exact[name], timed=timed[name]) for name in company}
+    timed = _ask_all(task, group, prologue, precision=precision)
+    traced.sides |= {name: Side(arm=name, float64=exact[name], timed=timed[name]) for name in timed}
 
 
 def _open_reference(task: Task, group: Group) -> None:
@@ -177,14 +221,17 @@ def _open_reference(task: Task, group: Group) -> None:
     )
 
 
-def _ask_all(group: Group, arms: Sequence[str], limit_s: float, *, precision: str) -> dict[str, Trace]:
+def _ask_all(task: Task, group: Group, prologue: Prologue, *, precision: str) -> dict[str, Trace]:
+    """The traces of all that are in the group, by name; who fails leaves it."""
     args = {"steps": parity.STEPS, "precision": precision}
-    answers = group.ask_all(dict.fromkeys(arms, args), "parity", limit_s=limit_s)
+    limit_s = TRACE_LIMIT_S[_slowest_mode(task.comparison)]
+    answers = group.ask_all(dict.fromkeys(group.arms, args), "parity", limit_s=limit_s)
     traces = {}
-    for arm, answer in answers.items():
+    for name, answer in answers.items():
         if isinstance(answer, WorkerFailed):
-            raise ArmFailed(arm, answer)
-        traces[arm] = Trace.of(answer)
+            _leave_out(task, group, prologue, ArmFailed(name, answer))
+        else:
+            traces[name] = Trace.of(answer)
     return traces
 
 
@@ -218,7 +265,7 @@ def _evaluate(task: Task, group: Group, company: Sequence[str], prologue: Prolog
         try:
             prologue.evaluations[arm] = ask(group, arm, "evaluate", limit_s=limit_s, steps=steps)
         except ArmFailed as failed:
-            if failed.failure.kind != "failed":
+            if failed.failure.kind not in FINAL:
                 raise
             prologue.evaluations[arm] = {"failed": str(failed.failure)}
             task.view.say(f"{task.comparison.id}: the evaluation failed, {failed.failure}")

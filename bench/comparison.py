@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.matrix_model import spec_of
@@ -52,6 +52,11 @@ class Comparison:
     def contrasts(self) -> tuple[tuple[Arm, Arm], ...]:
         """Every pair of the baseline with another arm."""
         return tuple((self.baseline_arm, arm) for arm in self.arms if arm.id != self.baseline)
+
+    def only(self, arms: Iterable[str]) -> Comparison:
+        """The same comparison of these arms alone, in their order."""
+        kept = set(arms)
+        return replace(self, arms=tuple(arm for arm in self.arms if arm.id in kept))
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, cells spelt out."""

@@ -97,7 +97,8 @@ class View:
             self.say(f"{comparison}: parity of {arm} passed, largest error {certificate.max_rel_error or 0:.1e}")
         else:
             word = "FAILED" if certificate.status == "failed" else certificate.status
-            self.say(f"{comparison}: parity of {arm} {word}: {certificate.reason}")
+            what = f"parity of {arm} {word}" if certificate.by is None else f"{arm} is left out ({word})"
+            self.say(f"{comparison}: {what}: {certificate.reason}")
 
     def failed(self, record: Mapping[str, Any], outcome: Mapping[str, Any], log: str) -> None:
         """A worker failed; the end of its log is shown, and all of it is kept."""

@@ -7,7 +7,7 @@ before the next one starts. Lockstep is one company of all arms, serial is compa
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING, Any
 from bench import gates, schedule
 from bench.errors import WorkerFailed
 from bench.launch.group import Group
-from bench.schedule import OTHER_SYNC_EVERY, Planned, SlicePlan
+from bench.schedule import OTHER_SYNC_EVERY
 from bench.stretch import Stretch
 from bench.telemetry import BETWEEN_SOAKS_S
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from bench.comparison import Arm, Comparison
     from bench.launch import Channel, Launcher
+    from bench.plan import Plan
+    from bench.schedule import Planned
     from bench.telemetry import Sampler
 
 QUIET_S = 0.001  # before each slice: what the last answer left to do is done
@@ -33,7 +35,6 @@ OPEN_LIMIT_S = {"eager": 180.0, "graph": 300.0, "compiled": 900.0}
 CLOSE_LIMIT_S = 30.0
 SOAK_S = 3.0
 SLICE_LIMIT_S, SLICE_LIMIT_FACTOR = 60.0, 20.0
-_OPTIONAL = ("pilot", "warm_up", "timer_ns", "control_ns", "cold")  # of a plan: older ones lack them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,58 +55,6 @@ class Bench:
     def cpus_of(self, arm: Arm) -> frozenset[int]:
         """The processors of an arm."""
         return self.arm_cpus[arm.cell.threads]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A comparison's slices and warm-up, from its pilot; the same in every block, and in a resumed run.
-
-    All but `slices` by arm; what a run of an earlier version did not keep is empty.
-
-    warm_steps  before the first slice
-    step_ns     of a step once the arm is warm
-    pilot       the pilot's raw step times from the first step after `open` on, ns
-    warm_up     what warmup.warm_up_steps made of them: steps, found, changes
-    timer_ns    one pair of readings of the worker's clock
-    control_ns  raw: what each of the pilot's questions and answers cost beside the step
-    cold        import_s, build_s and first_step_s of the arm's first process, whose compile cache was empty;
-                None where it was not
-    """
-
-    slices: SlicePlan
-    warm_steps: Mapping[str, int]
-    step_ns: Mapping[str, float]
-    pilot: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    warm_up: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    timer_ns: Mapping[str, float] = field(default_factory=dict)
-    control_ns: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    cold: Mapping[str, Mapping[str, float] | None] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """As kept in run.json."""
-        return {
-            "steps": dict(self.slices.steps),
-            "settle_steps": self.slices.settle_steps,
-            "rounds": self.slices.rounds,
-            "timer_share": dict(self.slices.timer_share),
-            "control_share": dict(self.slices.control_share),
-            "warm_steps": dict(self.warm_steps),
-            "step_ns": dict(self.step_ns),
-            **{name: dict(getattr(self, name)) for name in _OPTIONAL},
-        }
-
-    @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> Plan:
-        """The inverse of `to_json`; also of a plan that an earlier version kept."""
-        slices = SlicePlan(
-            steps=plain["steps"],
-            settle_steps=plain["settle_steps"],
-            rounds=plain["rounds"],
-            timer_share=plain.get("timer_share", {}),
-            control_share=plain.get("control_share", {}),
-        )
-        later = {name: plain.get(name, {}) for name in _OPTIONAL}
-        return cls(slices=slices, warm_steps=plain["warm_steps"], step_ns=plain["step_ns"], **later)
 
 
 @dataclass
@@ -149,17 +98,53 @@ class Block:
                     "compilations": self.outcomes[arm]["compilations"] + own.compilations,
                 }
 
+    @property
+    def left(self) -> tuple[str, ...]:
+        """The arms that have not failed, in the order in which they are started."""
+        return tuple(arm for arm in self.order if self.outcomes.get(arm, {}).get("status", "measured") == "measured")
+
     def fail(self, arm: str, failure: WorkerFailed) -> None:
-        """One arm failed: the block is lost, and says by whom."""
+        """One arm failed: the block does not count for it."""
         status = "unsupported" if failure.kind == "unsupported" else "failed"
         self._ends(arm, status=status, kind=failure.kind, reason=str(failure))
         self.logs[arm] = failure.log
-        for other in self.order:
-            if other != arm:
-                self._ends(other, status="stopped", kind=None, reason=f"stopped because {arm} failed")
+
+    def stop(self, arm: str) -> None:
+        """One arm failed without which nothing can be compared: the block is lost, and says by whom."""
+        for other in self.left:
+            self._ends(other, status="stopped", kind=None, reason=f"stopped because {arm} failed")
 
     def _ends(self, arm: str, **how: Any) -> None:
         self.outcomes[arm] = self.outcomes.get(arm, {}) | how | {"log": ""}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crew:
+    """The arms of a block that are up together: an arm that fails leaves it, and the others go on where they can."""
+
+    bench: Bench
+    baseline: str
+    block: Block
+    group: Group
+    company: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those that have not failed."""
+        return tuple(name for name in self.company if name in self.block.left)
+
+    @contextmanager
+    def leaving(self, stretch: Stretch | None = None) -> Iterator[None]:
+        """What one arm does. Raises ArmFailed where the block ends with it: the baseline, or one of the last two."""
+        try:
+            yield
+        except ArmFailed as failed:
+            self.block.fail(failed.arm, advised(failed.failure, self.bench.schedule))
+            if stretch:
+                stretch.leave(failed.arm)
+            remove(self.bench, self.group, failed.arm)
+            if failed.arm == self.baseline or len(self.block.left) < 2:
+                raise
 
 
 def deciding_sync(phase: str) -> str:
@@ -168,27 +153,40 @@ def deciding_sync(phase: str) -> str:
 
 
 def measure_block(bench: Bench, comparison: Comparison, planned: Planned, plan: Plan) -> Block:
-    """The whole life of one block; a worker that fails is an outcome, an engine that is lost raises EngineLost."""
+    """The whole life of one block; a worker that fails is an outcome, an engine that is lost raises EngineLost.
+
+    An arm that fails takes nobody with it, but where it is the baseline, or leaves fewer than two.
+    """
     names = [arm.id for arm in comparison.arms]
     block = Block(planned=planned, order=schedule.start_order(names, planned, bench.seed))
-    arms = {arm.id: arm for arm in comparison.arms}
     began = time.monotonic()
     try:
         for company in companies(block.order, bench.schedule):
             with Group() as group:
-                for name in company:
-                    start(bench, group, arms[name], schedule.padding(name, planned, bench.seed), block.outcomes)
-                for name in company:
-                    _warm(group, name, plan, block)
-                _take_turns(group, company, comparison, plan, block, bench)
-                _soak_all(bench, group, [arms[name] for name in company], plan, block)
-                for name in company:
-                    _close(bench, group, name, block)
+                crew = Crew(bench=bench, baseline=comparison.baseline, block=block, group=group, company=company)
+                _measure(crew, comparison, plan)
         block.judge()
     except ArmFailed as failed:
-        block.fail(failed.arm, advised(failed.failure, bench.schedule))
+        block.stop(failed.arm)
     block.wall_s = time.monotonic() - began
     return block
+
+
+def _measure(crew: Crew, comparison: Comparison, plan: Plan) -> None:
+    """All that arms do in a block that are up together. Raises ArmFailed where it ends the block."""
+    bench, group, block = crew.bench, crew.group, crew.block
+    arms = {arm.id: arm for arm in comparison.arms}
+    for name in crew.names:
+        with crew.leaving():
+            start(bench, group, arms[name], schedule.padding(name, block.planned, bench.seed), block.outcomes)
+    for name in crew.names:
+        with crew.leaving():
+            _warm(group, name, plan, block)
+    _take_turns(crew, comparison, plan)
+    _soak_all(crew, arms, plan)
+    for name in crew.names:
+        with crew.leaving():
+            _close(bench, group, name, block)
 
 
 def companies(names: Sequence[str], kind: str) -> tuple[tuple[str, ...], ...]:
@@ -235,13 +233,29 @@ def start(bench: Bench, group: Group, arm: Arm, padding: int, outcomes: dict[str
     }
 
 
-def start_together(bench: Bench, group: Group, arms: Sequence[Arm]) -> None:
-    """A fresh worker for every arm, opened all at once: sooner, where nobody asks how long each took."""
-    questions = {arm.id: _opening(bench, arm, _started(bench, group, arm, 0)) for arm in arms}
+def start_together(bench: Bench, group: Group, arms: Sequence[Arm]) -> dict[str, WorkerFailed]:
+    """A fresh worker for every arm, opened all at once: sooner, where nobody asks how long each took.
+
+    returns  those that failed, which are still in the group where they were started at all
+    """
+    questions: dict[str, dict[str, Any]] = {}
+    failures: dict[str, WorkerFailed] = {}
+    for arm in arms:
+        try:
+            questions[arm.id] = _opening(bench, arm, _started(bench, group, arm, 0))
+        except ArmFailed as failed:
+            failures[arm.id] = failed.failure
     limit_s = max(OPEN_LIMIT_S[arm.cell.mode] for arm in arms)
-    for arm, answer in group.ask_all(questions, "open", limit_s=limit_s).items():
-        if isinstance(answer, WorkerFailed):
-            raise ArmFailed(arm, answer)
+    answers = group.ask_all(questions, "open", limit_s=limit_s)
+    return failures | {arm: answer for arm, answer in answers.items() if isinstance(answer, WorkerFailed)}
+
+
+def remove(bench: Bench, group: Group, arm: str) -> None:
+    """Take the worker of an arm that failed away, so that nothing of it stands beside the others."""
+    if arm in group.arms:
+        if bench.sampler:
+            bench.sampler.unwatch(arm)
+        group.drop(arm)
 
 
 def _started(bench: Bench, group: Group, arm: Arm, padding: int) -> Channel:
@@ -295,23 +309,27 @@ def _warm(group: Group, arm: str, plan: Plan, block: Block) -> None:
     }
 
 
-def _take_turns(
-    group: Group, company: Sequence[str], comparison: Comparison, plan: Plan, block: Block, bench: Bench
-) -> None:
+def _take_turns(crew: Crew, comparison: Comparison, plan: Plan) -> None:
     """Round after round, every arm's slice in a shuffled order; the other sync's slice follows every few rounds."""
+    bench, block, company = crew.bench, crew.block, crew.names
+    if not company:
+        return
     sync = deciding_sync(comparison.arms[0].cell.phase)
     other = "slice" if sync == "step" else "step"
     compiled = {arm: block.outcomes[arm]["compilations"] for arm in company}
     arms = [arm for arm in comparison.arms if arm.id in company]
-    stretch = Stretch(group, arms, cpus={arm.id: bench.cpus_of(arm) for arm in arms}, compilations=compiled)
+    stretch = Stretch(crew.group, arms, cpus={arm.id: bench.cpus_of(arm) for arm in arms}, compilations=compiled)
     for number, turn in enumerate(schedule.turns(company, block.planned, plan.slices.rounds, bench.seed)):
         syncs = (sync, other) if number % OTHER_SYNC_EVERY == OTHER_SYNC_EVERY - 1 else (sync,)
         for position, arm in enumerate(turn):
-            for turn_sync in syncs:
-                answer = _slice(group, arm, plan, turn_sync, stretch)
-                block.samples += rows(answer, arm, number, position, turn_sync, plan.slices.steps[arm])
+            if arm in crew.names:
+                with crew.leaving(stretch):
+                    for turn_sync in syncs:
+                        answer = _slice(crew.group, arm, plan, turn_sync, stretch)
+                        block.samples += rows(answer, arm, number, position, turn_sync, plan.slices.steps[arm])
         block.rounds = number + 1
-    block.stretches.append(stretch.facts(bench.sampler))
+    if crew.names:
+        block.stretches.append(stretch.facts(bench.sampler))
 
 
 def _slice(group: Group, arm: str, plan: Plan, sync: str, stretch: Stretch) -> dict[str, Any]:
@@ -342,22 +360,27 @@ def rows(
     return settling + [shared | {"settling": False, "steps": each, "time_ns": ns} for ns in answer["step_ns"]]
 
 
-def _soak_all(bench: Bench, group: Group, arms: Sequence[Arm], plan: Plan, block: Block) -> None:
+def _soak_all(crew: Crew, arms: Mapping[str, Arm], plan: Plan) -> None:
     """Some seconds of each arm for what moves too slowly for slices, in slices that decide; nothing where none is read.
 
     All before any is closed: an engine that clears up would run beside a soak.
     """
-    lengths_s = {arm.id: _soak_s(bench, arm) for arm in arms}
-    block.outcomes |= {arm.id: block.outcomes[arm.id] | {"soak": None} for arm in arms}
+    bench, outcomes = crew.bench, crew.block.outcomes
+    lengths_s = {name: _soak_s(bench, arms[name]) for name in crew.names}
+    for name in lengths_s:
+        outcomes[name]["soak"] = None
     with bench.sampler.soaking() if bench.sampler and any(lengths_s.values()) else nullcontext():
-        for arm in arms:
-            soak_s = lengths_s[arm.id]
+        for name, soak_s in lengths_s.items():
             if soak_s:
                 time.sleep(BETWEEN_SOAKS_S)
-                steps = plan.slices.steps[arm.id] if deciding_sync(arm.cell.phase) == "slice" else 1
-                limit_s = SLICE_LIMIT_S + soak_s + SLICE_LIMIT_FACTOR * steps * plan.step_ns[arm.id] * 1e-9
-                soaked = ask(group, arm.id, "soak", limit_s=limit_s, seconds=soak_s, steps=steps)
-                block.outcomes[arm.id]["soak"] = soaked
+                with crew.leaving():
+                    outcomes[name]["soak"] = _soak(crew.group, arms[name], plan, soak_s)
+
+
+def _soak(group: Group, arm: Arm, plan: Plan, soak_s: float) -> dict[str, Any]:
+    steps = plan.slices.steps[arm.id] if deciding_sync(arm.cell.phase) == "slice" else 1
+    limit_s = SLICE_LIMIT_S + soak_s + SLICE_LIMIT_FACTOR * steps * plan.step_ns[arm.id] * 1e-9
+    return ask(group, arm.id, "soak", limit_s=limit_s, seconds=soak_s, steps=steps)
 
 
 def _close(bench: Bench, group: Group, arm: str, block: Block) -> None:

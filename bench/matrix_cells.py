@@ -82,11 +82,8 @@ def _check_distinct(document: Document, axis: str, values: Sequence[Any]) -> Non
 
 def _checked_framework(document: Document, item: Framework, path: Path) -> Named:
     """A framework whose parameters are its own: an image is no stub's, and known work is no framework's."""
-    own = (
-        ("work", "noise", "slows", "slows_from", "slows_until", "recompiles")
-        if item.name == STUB
-        else ("version", "image")
-    )
+    stubs = ("work", "noise", "slows", "slows_from", "slows_until", "recompiles", "dies_at")
+    own = stubs if item.name == STUB else ("version", "image")
     for key in item.parameters:
         if key not in own:
             raise document.error((*path, key), f'{item.name} has no "{key}"; choose {" or ".join(own)}', key=True)

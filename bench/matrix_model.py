@@ -171,6 +171,7 @@ class Framework(_Model):
         default=None, description="a stub's step, from which it slows"
     )
     slows_until: Annotated[int, Field(ge=0)] | None = Field(default=None, description="… at which it is as at first")
+    dies_at: Annotated[int, Field(ge=0)] | None = Field(default=None, description="of a stub: its last step in a block")
     recompiles: bool | None = Field(default=None, description="a stub that compiles while it is timed")
 
     @property

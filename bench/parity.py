@@ -8,7 +8,7 @@ against its own float64; the largest gap between the arms is at most three times
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +25,9 @@ TIMED_RTOL = {"fp32": 1e-4}
 GATED_STEPS = 5
 GAP_FACTOR = 3.0
 GAP_FLOOR_ULP = 8
+REFERENCE = "reference"  # the NumPy reference, as a side
 MEASURED = ("passed", "skipped")  # a contrast with such a certificate is measured
+LEFT_OUT = ("unsupported", "broken")  # nothing was proved, because a side or the reference said so, or failed
 
 Array = npt.NDArray[np.float64]
 
@@ -65,12 +67,17 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
-    """Whether baseline and arm are the same work; `max_rel_error` is the largest float64 error to the reference."""
+    """Whether baseline and arm are the same work; `max_rel_error` is the largest float64 error to the reference.
+
+    status  passed, failed: another work was done, or skipped; or one of LEFT_OUT
+    by      of those, whose doing it is: an arm's id, or `reference`
+    """
 
     status: str
     reason: str
     max_rel_error: float | None
     checks: tuple[Check, ...] = field(default=())
+    by: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As a line of parity.jsonl."""
@@ -111,9 +118,14 @@ def certify(
     )
 
 
-def refused(reason: str) -> Certificate:
-    """The certificate of a contrast whose traces could not be made."""
-    return Certificate(status="failed", reason=reason, max_rel_error=None)
+def left_out(by: str, reason: str, *, unsupported: bool, before: Certificate | None = None) -> Certificate:
+    """In place of a certificate: why a contrast is not measured, which is no failed proof.
+
+    by      the arm, or the reference, that cannot do what is asked, or failed
+    before  what was proved until then
+    """
+    proved = before or skipped("")
+    return replace(proved, status="unsupported" if unsupported else "broken", reason=reason, by=by)
 
 
 def skipped(reason: str) -> Certificate:

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bench import lockstep, schedule, warmup
-from bench.lockstep import Plan, ask
+from bench.lockstep import ask
+from bench.plan import Plan
 
 if TYPE_CHECKING:
     from bench.launch.group import Group
@@ -39,6 +40,14 @@ class Pilot:
     opened: dict[str, dict[str, Any]] = field(default_factory=dict)
     step_ns: dict[str, list[int]] = field(default_factory=dict)
     control_ns: dict[str, list[int]] = field(default_factory=dict)
+
+    def of(self, arms: Sequence[str]) -> Pilot:
+        """The same of these arms alone."""
+        return Pilot(
+            opened={arm: self.opened[arm] for arm in arms},
+            step_ns={arm: self.step_ns[arm] for arm in arms},
+            control_ns={arm: self.control_ns[arm] for arm in arms},
+        )
 
     def take_first_steps(self, group: Group, arm: str) -> None:
         """Steps of a worker that was opened and not asked anything else, until none is left to take."""

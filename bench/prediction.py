@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from bench import schedule, stats
+from bench import parity, schedule, stats
 from bench.report import frames
 
 if TYPE_CHECKING:
@@ -262,8 +262,9 @@ def _spreads(run: StoredRun, name: str, entry: Mapping[str, Any]) -> tuple[float
     baseline = entry["baseline"]
     sync = frames.SYNC[frames.DECIDES[entry["arms"][baseline]["phase"]]]
     found = []
+    certificates = run.certificates_of(name)
     for arm in entry["arms"]:
-        if arm != baseline:
+        if arm in certificates and certificates[arm]["status"] in parity.MEASURED:
             rounds = frames.round_log_ratios(samples, name, baseline=baseline, arm=arm, sync=sync)
             d = [stats.block_log_ratio(block) for block in rounds]
             if len(d) >= 2:

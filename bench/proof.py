@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bench import certification, data, run
@@ -77,7 +78,7 @@ def print_table(records: Sequence[dict[str, Any]]) -> None:
                 record["comparison"], check["name"], check["arm"], check["place"], error, f"{check['limit']:.1e}", mark
             )
         if record["reason"]:
-            table.add_row(record["comparison"], "", "", "", "", "", f"[red]✗ {record['reason']}[/]")
+            table.add_row(record["comparison"], "", "", "", "", "", f"[red]✗ {escape(record['reason'])}[/]")
     Console().print(table)
 
 
@@ -116,11 +117,6 @@ def _with(cell: Cell, framework: str) -> Cell:
 
 
 def _records(comparison: Comparison, prologue: certification.Prologue) -> Iterator[dict[str, Any]]:
-    """The certificate of every contrast; a worker that crashed leaves failed ones."""
+    """The certificate of every contrast, or why it has none."""
     for _, arm in comparison.contrasts:
-        record = {"comparison": comparison.id, "arm": arm.id}
-        if prologue.failed:
-            reason = str(prologue.failed.failure)
-            yield record | {"status": "failed", "reason": reason, "max_rel_error": None, "checks": []}
-        else:
-            yield record | prologue.certificates[arm.id].to_json()
+        yield {"comparison": comparison.id, "arm": arm.id} | prologue.certificates[arm.id].to_json()

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 from bench import certification, cpus, data, environment, lockstep, parity, paths, provenance, schedule, stats, store
 from bench.errors import EngineLost, InputError
 from bench.launch.provide import provide_all
-from bench.lockstep import Bench, Block, Plan
+from bench.lockstep import Bench, Block
 from bench.matrix import Matrix
+from bench.plan import Plan
 from bench.report import frames
 from bench.store import Store, StoredRun
 from bench.telemetry import Sampler
 from workloads.contract import STUB
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Container, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from bench.comparison import Comparison
@@ -176,17 +177,18 @@ def _loop(run: Run) -> bool:
             if time.monotonic() > deadline:
                 _note(run, f"{BUDGET_SPENT} of {budget.total_s:.0f} s was spent; bench run --resume measures on")
                 return False
-            _one(run, comparisons[planned.comparison], planned)
+            _one(run, comparisons[planned.comparison], planned, standing[planned.comparison].out)
 
 
-def _one(run: Run, comparison: Comparison, planned: schedule.Planned) -> None:
-    """One block, after the comparison's certificate where there is none yet."""
+def _one(run: Run, comparison: Comparison, planned: schedule.Planned, out: Mapping[str, str]) -> None:
+    """One block of the arms that are not left out, after their certificates where there are none yet."""
     bench = run.bench
-    plan = _plan(run, bench, comparison, planned)
+    left = comparison.only(arm.id for arm in comparison.arms if arm.id not in out)
+    plan = _plan(run, bench, left, planned)
     if plan is None:
         return
     run.view.begin(comparison.id, planned.block)
-    block = lockstep.measure_block(bench, comparison, planned, plan)
+    block = lockstep.measure_block(bench, left.only(plan.step_ns), planned, plan)
     _keep(run, block)
     if bench.sampler:
         bench.sampler.flush_block(store.stem(block.record()))
@@ -210,24 +212,29 @@ def _plan(run: Run, bench: Bench, comparison: Comparison, planned: schedule.Plan
     if prologue.failed:
         block = Block(planned=planned, order=tuple(arm.id for arm in comparison.arms))
         block.fail(prologue.failed.arm, prologue.failed.failure)
+        block.stop(prologue.failed.arm)
         _keep(run, block)
         return None
-    log = ""
-    if prologue.refused:
-        where = {"comparison": comparison.id, "block": planned.block, "attempt": planned.attempt}
-        log = run.store.write_log(where, prologue.refused.arm, prologue.refused.failure.log)
-    for arm, certificate in prologue.certificates.items():
-        evaluations = {
-            name: prologue.evaluations[name] for name in (comparison.baseline, arm) if name in prologue.evaluations
-        }
-        record = {"comparison": comparison.id, "baseline": comparison.baseline, "arm": arm}
-        run.store.append_certificate(record | certificate.to_json() | {"evaluations": evaluations, "log": log})
-        run.view.certified(comparison.id, arm, certificate)
+    _keep_certificates(run, comparison, planned, prologue)
     if prologue.plan:  # after the certificates: a run killed in between certifies again, and the later line counts
         lasted_s = round(time.monotonic() - began, 3)
         run.header["plans"][comparison.id] = {**prologue.plan.to_json(), "prologue_s": lasted_s}
         run.store.write_run(run.header)
     return prologue.plan
+
+
+def _keep_certificates(
+    run: Run, comparison: Comparison, planned: schedule.Planned, prologue: certification.Prologue
+) -> None:
+    """On disk, the logs of those that are left out first; then said."""
+    where = {"comparison": comparison.id, "block": planned.block, "attempt": planned.attempt}
+    logs = {name: run.store.write_log(where, name, failure.log) for name, failure in prologue.left_out.items()}
+    for arm, certificate in prologue.certificates.items():
+        sides = {"baseline": comparison.baseline, "arm": arm}
+        evaluations = {name: prologue.evaluations[name] for name in sides.values() if name in prologue.evaluations}
+        more = {"evaluations": evaluations, "log": logs.get(certificate.by or "", "")}
+        run.store.append_certificate({"comparison": comparison.id} | sides | certificate.to_json() | more)
+        run.view.certified(comparison.id, arm, certificate)
 
 
 def _keep(run: Run, block: Block) -> None:
@@ -246,33 +253,48 @@ class Stand:
     """Where a comparison stands: valid blocks, the widest half-width of its contrasts, why it is finished.
 
     remaining_s  what it should still take to the wanted half-width, by the spread so far; infinite past its limits
+    out          the arms that are not started any more, and why
     """
 
     blocks: int
     half_width: float | None
     finished: str | None
     remaining_s: float = math.inf
+    out: Mapping[str, str] = field(default_factory=dict)
 
 
 def _stand(run: Run, comparison: Comparison, stored: StoredRun) -> Stand:
     """From what is on disk alone, so that a resumed run stands where the killed one stood."""
-    own = replace(
-        stored,
-        blocks=[record for record in stored.blocks if record["comparison"] == comparison.id],
-        certificates=[record for record in stored.certificates if record["comparison"] == comparison.id],
-    )
-    if own.certificates and all(certificate["status"] == "failed" for certificate in own.certificates):
-        return Stand(blocks=0, half_width=None, finished="parity failed")
-    series = _series(run, comparison, own)
+    own = replace(stored, blocks=[record for record in stored.blocks if record["comparison"] == comparison.id])
+    out = _left_out(comparison, own)
+    series = _series(run, comparison, own, out)
     spent_s = sum(record["wall_s"] for record in own.blocks)
     budget = run.matrix.budget
+    given_up = schedule.given_up(
+        own.blocks,
+        budget,
+        arms=[arm.id for arm in comparison.arms],
+        essential=(parity.REFERENCE, comparison.baseline),
+        out=out,
+    )
     return Stand(
         blocks=min(map(len, series), default=0),
         half_width=max((stats.half_width(one) for one in series if len(one) >= 2), default=None),
-        finished=schedule.given_up(own.blocks, budget)
-        or schedule.enough(series, budget, _least(run.matrix), spent_s=spent_s),
+        finished=given_up or schedule.enough(series, budget, _least(run.matrix), spent_s=spent_s),
         remaining_s=schedule.remaining_s(series, budget, _least(run.matrix), spent_s=spent_s),
+        out=out,
     )
+
+
+def _left_out(comparison: Comparison, own: StoredRun) -> dict[str, str]:
+    """The arms that are not started any more, and why: by their certificates, and by the blocks so far."""
+    certificates = own.certificates_of(comparison.id)
+    found = {
+        arm: "parity failed" if one["status"] == "failed" else str(one["reason"])
+        for arm, one in certificates.items()
+        if one["status"] not in parity.MEASURED
+    }
+    return found | schedule.left_out(own.blocks)
 
 
 def _least(matrix: Matrix) -> int:
@@ -290,18 +312,19 @@ def _read_ratios(run: Run, stored: StoredRun) -> None:
         sync = lockstep.deciding_sync(comparison.arms[0].cell.phase)
         own = [record for record in fresh if record["comparison"] == comparison.id]
         for baseline, arm in comparison.contrasts if own else ():
-            both = [one for one in own if all(one["arms"][side.id]["status"] == "measured" for side in (baseline, arm))]
+            both = [one for one in own if {baseline.id, arm.id} <= schedule.measured(one)]
             rounds = frames.round_log_ratios(samples, comparison.id, baseline=baseline.id, arm=arm.id, sync=sync)
             for record, block in zip(both, rounds, strict=True):
                 run.ratios[store.stem(record)][arm.id] = stats.block_log_ratio(block)
 
 
-def _series(run: Run, comparison: Comparison, own: StoredRun) -> list[list[float]]:
-    """The log-ratios of every certified contrast, one value a valid block."""
-    passed = {one["arm"] for one in own.certificates if one["status"] in parity.MEASURED}
+def _series(run: Run, comparison: Comparison, own: StoredRun, out: Container[str]) -> list[list[float]]:
+    """The log-ratios of every certified contrast that is still measured, one value a valid block."""
+    certified = own.certificates_of(comparison.id).keys()
     valid = [record for record in schedule.latest(own.blocks) if schedule.valid(record)]
     rows = [run.ratios[store.stem(record)] for record in valid]
-    return [[row[arm.id] for row in rows if arm.id in row] for _, arm in comparison.contrasts if arm.id in passed]
+    arms = [arm.id for _, arm in comparison.contrasts if arm.id in certified and arm.id not in out]
+    return [[row[arm] for row in rows if arm in row] for arm in arms]
 
 
 def _threads(matrix: Matrix) -> set[int]:

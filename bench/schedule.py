@@ -26,7 +26,7 @@ Record = Mapping[str, Any]
 OTHER_SYNC_EVERY = 4  # rounds: the sync that does not decide is sampled too, less often
 ENOUGH_UNDISTURBED = 6  # attempts of a comparison, from which on disturbed ones do not count
 MAX_ATTEMPTS = 3  # of one block that keeps being spoiled
-FAILURES_IN_A_ROW = 3  # after which a comparison is given up
+FAILURES_IN_A_ROW = 3  # of one arm, after which it is not started any more
 PADDING_BYTES = 4096
 SLOW_STEP_S = 0.25  # above it a block of so many rounds would take most of a minute
 LEAST_ROUNDS, LEAST_SLOW_ROUNDS, MOST_ROUNDS = 16, 6, 40  # with 12, a slow drift of one arm is missed too often
@@ -186,19 +186,48 @@ def enough(log_ratios: Sequence[Sequence[float]], budget: Budget, least: int, *,
     return None
 
 
-def given_up(records: Sequence[Record], budget: Budget) -> str | None:
-    """Why a comparison cannot be measured, or None.
+def left_out(records: Iterable[Record]) -> dict[str, str]:
+    """The arms that are not started any more, and why: one was `unsupported`, or failed three times in a row.
+
+    What was stopped because another arm failed says nothing of an arm.
 
     records  of this comparison alone, every attempt, oldest first
     """
+    outcomes: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         for arm, outcome in record["arms"].items():
-            if outcome["status"] == "unsupported":
-                return f"{arm} is unsupported: {outcome['reason']}"
-    last = records[-FAILURES_IN_A_ROW:]
-    if len(last) == FAILURES_IN_A_ROW and all(_failed(record) for record in last):
-        return f"{FAILURES_IN_A_ROW} blocks in a row failed"
-    limit = 2 * (budget.blocks or budget.max_blocks) + FAILURES_IN_A_ROW
+            if outcome["status"] != "stopped":
+                outcomes[arm].append(outcome)
+    found = {}
+    for arm, own in outcomes.items():
+        last = own[-FAILURES_IN_A_ROW:]
+        if last[-1]["status"] == "unsupported":
+            found[arm] = f"{arm} is unsupported: {last[-1]['reason']}"
+        elif len(last) == FAILURES_IN_A_ROW and all(outcome["status"] == "failed" for outcome in last):
+            found[arm] = f"{arm} failed in {FAILURES_IN_A_ROW} blocks in a row: {last[-1]['reason']}"
+    return found
+
+
+def given_up(
+    records: Sequence[Record],
+    budget: Budget,
+    *,
+    arms: Sequence[str],
+    essential: Sequence[str],
+    out: Mapping[str, str],
+) -> str | None:
+    """Why a comparison cannot be measured, or not any further; None where it can.
+
+    records    of this comparison alone, every attempt, oldest first
+    essential  those without which there is no contrast: the baseline, and the reference
+    out        who is left out, and why: by `left_out`, or before the first block
+    """
+    for name in essential:
+        if name in out:
+            return out[name]
+    if sum(arm not in out for arm in arms) < 2:
+        return "; ".join(dict.fromkeys(out.values()))
+    limit = 2 * (budget.blocks or budget.max_blocks) + FAILURES_IN_A_ROW * (1 + len(out))
     if len(records) >= limit:
         return f"{len(records)} attempts did not give enough valid blocks"
     return None
@@ -241,7 +270,7 @@ def pending(
     Block k of every comparison comes before block k + 1 of any, up to `least` blocks. From there on each round goes to
     the half of the unfinished comparisons that are nearest to their half-width: when the time runs out, more of them
     are decided than if all had shared it to the end.
-    A spoiled block is repeated, at most 3 attempts in all; a failed one is recorded and the next block follows.
+    A spoiled block is repeated, at most 3 attempts in all; one in which an arm failed is recorded and the next follows.
 
     records      every block stored so far, in any order
     finished     comparisons that are `enough` or `given_up`
@@ -278,9 +307,13 @@ def valid(record: Record) -> bool:
 
 
 def is_whole(record: Record) -> bool:
-    """Whether no arm failed and at least two were measured: half a block never counts."""
-    statuses = [outcome["status"] for outcome in record["arms"].values()]
-    return "failed" not in statuses and statuses.count("measured") >= 2
+    """Whether a block measured at least two arms, the baseline one of them: it counts for those that it measured."""
+    return len(measured(record)) >= 2
+
+
+def measured(record: Record) -> set[str]:
+    """The arms that a block measured: those that failed in it, or were left out, are none."""
+    return {arm for arm, outcome in record["arms"].items() if outcome["status"] == "measured"}
 
 
 def whole(records: Iterable[Record]) -> list[Record]:
@@ -320,11 +353,7 @@ def _nearest(following: Mapping[str, Planned], remaining_s: Mapping[str, float])
 
 
 def _repeatable(record: Record) -> bool:
-    return bool(record["spoiled"]) and not _failed(record) and record["attempt"] + 1 < MAX_ATTEMPTS
-
-
-def _failed(record: Record) -> bool:
-    return any(outcome["status"] == "failed" for outcome in record["arms"].values())
+    return bool(record["spoiled"]) and record["attempt"] + 1 < MAX_ATTEMPTS
 
 
 def _widest(log_ratios: Sequence[Sequence[float]]) -> float:

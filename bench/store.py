@@ -3,7 +3,7 @@
 <out>/<run-id>/
 run.json        schema, matrix as resolved, environment, commit, image ids, seed, keys of the comparisons
 blocks.jsonl    one line a block with all its arms' outcomes, appended and fsynced after its samples
-parity.jsonl    one certificate a contrast
+parity.jsonl    one certificate a contrast, or why there is none; of two the later counts
 steps/          raw step times in ns, Parquet, one file a block
 telemetry/      readings of the sampler, Parquet, one file a block
 logs/           stderr of workers that failed
@@ -55,6 +55,10 @@ class StoredRun:
     run: dict[str, Any]
     blocks: list[dict[str, Any]] = field(default_factory=list)
     certificates: list[dict[str, Any]] = field(default_factory=list)
+
+    def certificates_of(self, comparison: str) -> dict[str, dict[str, Any]]:
+        """The certificate of every contrast of a comparison that has one, by its arm: of several the last counts."""
+        return {one["arm"]: one for one in self.certificates if one["comparison"] == comparison}
 
     def steps(self, block: Mapping[str, Any]) -> pd.DataFrame:
         """Raw samples of one block, columns as STEP_COLUMNS; empty when every arm failed before the first slice."""
@@ -159,7 +163,7 @@ class Store:
         _append(self.folder / "blocks.jsonl", {"schema": BLOCK_SCHEMA, **record})
 
     def append_certificate(self, record: Mapping[str, Any]) -> None:
-        """One certificate of a contrast."""
+        """One certificate of a contrast: from now on the one that counts."""
         _append(self.folder / "parity.jsonl", {"schema": PARITY_SCHEMA, **record})
 
     def write_log(self, record: Mapping[str, Any], arm: str, text: str) -> str:

@@ -50,6 +50,11 @@ class _Tally:
         self.last_cpu_ns = answer["slept_cpu_ns"]
         self.least_step_ns = min(self.least_step_ns, sum(answer["step_ns"]) / steps)
 
+    @property
+    def cpu_s(self) -> float:
+        """From its first slice's start to its last one's end."""
+        return (self.last_cpu_ns - (self.first_cpu_ns or 0)) / 1e9
+
     def stood_still(self, lasted_ns: int, cpu_ns: int | None) -> None:
         self.idle_ns += lasted_ns
         self.idle_cpu_ns = None if cpu_ns is None or self.idle_cpu_ns is None else self.idle_cpu_ns + cpu_ns
@@ -79,6 +84,7 @@ class Stretch:
             gpu=any(cell.device == "cuda" for cell in self._cells.values()),
         )
         self._idle_from: dict[str, int | None] = {}
+        self._gone_s: dict[str, float] = {}  # CPU time of arms that left
         self._began_ns = 0
 
     def begin_slice(self, arm: str) -> None:
@@ -93,6 +99,12 @@ class Stretch:
             self._tallies[other].stood_still(lasted_ns, _minus(cpu_ns, self._idle_from[other]))
         self._tallies[arm].measured(answer, steps)
 
+    def leave(self, arm: str) -> None:
+        """An arm failed: the others go on, and no fact is told of it. Its process may still be there, or not."""
+        tally, now_ns = self._tallies.pop(arm), _cpu_ns(self._clocks.pop(arm))
+        used_ns = _minus(now_ns, tally.first_cpu_ns)
+        self._gone_s[arm] = tally.cpu_s if used_ns is None else used_ns / 1e9
+
     def _cpu_ns_of_others(self, arm: str) -> dict[str, int | None]:
         return {other: _cpu_ns(clock) for other, clock in self._clocks.items() if other != arm}
 
@@ -106,11 +118,11 @@ class Stretch:
             arm: gates.ArmFacts(
                 cpus=self._cpus[arm],
                 **self._of_slices(arm),
-                peak_flops_per_s=on_gpu if cell.device == "cuda" else peak.cpu_flops_per_s(self._cpus[arm]),
+                peak_flops_per_s=on_gpu if self._cells[arm].device == "cuda" else peak.cpu_flops_per_s(self._cpus[arm]),
                 others_s=_least(others_s, self._others_s(self._cpus[arm], gained.arms[arm].busy_s)),
                 **gained.arms[arm]._asdict(),
             )
-            for arm, cell in self._cells.items()
+            for arm in self._tallies
         }
         return gates.Facts(
             seconds=gained.seconds,
@@ -120,7 +132,7 @@ class Stretch:
             gpu=gained.gpu._asdict() if gained.gpu else None,
             foreign=foreign,
             arms=arms,
-            nulls=self._watch.nulls | self._uncounted() | ({"foreign": why} if why else {}),
+            nulls=self._nulls() | self._uncounted() | ({"foreign": why} if why else {}),
         )
 
     def _all_cpus(self) -> tuple[int, ...]:
@@ -128,12 +140,14 @@ class Stretch:
 
     def _others_s(self, cpus: Collection[int], busy_s: float | None) -> float | None:
         """Of the time in which these processors ran anything, what was not of arms that may run nowhere else."""
+        used_s = self._gone_s | {arm: tally.cpu_s for arm, tally in self._tallies.items()}
         within = [arm for arm, own in self._cpus.items() if set(own) <= set(cpus)]
-        return None if busy_s is None else busy_s - sum(self._cpu_s(arm) for arm in within)
+        return None if busy_s is None else busy_s - sum(used_s[arm] for arm in within)
 
-    def _cpu_s(self, arm: str) -> float:
-        tally = self._tallies[arm]
-        return (tally.last_cpu_ns - (tally.first_cpu_ns or 0)) / 1e9
+    def _nulls(self) -> dict[str, str]:
+        """Why some counters are None; those of an arm that left are nobody's."""
+        gone = tuple(f"{arm}." for arm in self._cells.keys() - self._tallies.keys())
+        return {name: why for name, why in self._watch.nulls.items() if not name.startswith(gone)}
 
     def _foreign(self, sampler: Sampler | None) -> tuple[list[dict[str, Any]] | None, str | None]:
         """The others' programs on the arms' GPU, or None and why that is not known."""
@@ -151,7 +165,7 @@ class Stretch:
         return {
             "slice_s": tally.slice_ns / 1e9,
             "slice_cpu_s": tally.slice_cpu_ns / 1e9,
-            "cpu_s": self._cpu_s(arm),
+            "cpu_s": tally.cpu_s,
             "involuntary_switches": tally.involuntary_switches,
             "voluntary_switches": tally.voluntary_switches,
             "compilations": tally.compilations,
@@ -164,7 +178,8 @@ class Stretch:
     def _uncounted(self) -> dict[str, str]:
         """Why some figures of the arms are None."""
         found = {}
-        for arm, cell in self._cells.items():
+        for arm in self._tallies:
+            cell = self._cells[arm]
             if step_flops(cell) is None:
                 found[f"{arm}.step_flops"] = f"workload {cell.workload.name} counts no floating-point operations"
             if len(self._cells) == 1:

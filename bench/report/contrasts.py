@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import gates, schedule, stats, verdicts
 from bench.course import Course
+from bench.parity import LEFT_OUT, REFERENCE
 from bench.report import frames, words
 from bench.report.confounders import confounders
 from bench.schedule import OTHER_SYNC_EVERY
@@ -67,7 +68,7 @@ def contrasts(comparisons: Sequence[Comparison], samples: frames.Frames, run: St
             {
                 **_contrast(one, arm, own.estimate, p=p, verdict=verdict),
                 "confounders": _confounders(one, arm, run),
-                "cpu_ratio": None if bar else _told(_estimate(one, arm, samples, column="cpu_ns")),
+                "cpu_ratio": None if bar else _ratio(_estimate(one, arm, samples, column="cpu_ns")),
             }
         )
     return found
@@ -148,7 +149,7 @@ def _estimate(one: Comparison, arm: str, samples: frames.Frames, **which: Any) -
     return stats.contrast([stats.block_log_ratio(rounds) for rounds in _rounds(one, arm, samples, **which)])
 
 
-def _told(estimate: stats.Contrast) -> Json | None:
+def _ratio(estimate: stats.Contrast) -> Json | None:
     return {"ratio": estimate.ratio, "ci": list(estimate.ci) if estimate.ci else None} if estimate.ratio else None
 
 
@@ -171,18 +172,24 @@ def _cause(one: Comparison) -> str | None:
 def _barred(one: Comparison, arm: str) -> Verdict | None:
     """Why this contrast has no ratio: parity, or too little that was measured."""
     certificate = one.certificates.get(arm)
-    if certificate and certificate["status"] == "failed":
-        return Verdict(word="invalid", reason=f"parity failed: {words.clean(certificate['reason'])}")
+    if certificate and (refused := _refused(one, certificate)):
+        return refused
     if _blocks(one, arm) < 2:
         for word in ("unsupported", "failed"):
             if reason := _ended(one, arm, word):
                 return Verdict(word=word, reason=reason)
     if certificate and _may_be_measured(one, arm, certificate):
         return None
+    return _uncertified(one, arm, certificate)
+
+
+def _uncertified(one: Comparison, arm: str, certificate: Json | None) -> Verdict:
+    """No certificate: measured all the same, or not measured yet, which is no fault of the contrast."""
     reason = words.clean(certificate["reason"]) if certificate and certificate["reason"] else "parity was not checked"
-    if not one.attempts:
-        return Verdict(word="inconclusive", reason=f"not measured: {reason}")
-    return Verdict(word="invalid", reason=f"no certificate: {reason}")
+    if one.outcomes(arm, "measured"):
+        return Verdict(word="invalid", reason=f"no certificate: {reason}")
+    stopped = one.outcomes(arm, "stopped")
+    return Verdict(word="inconclusive", reason=f"not measured: {stopped[-1]['reason'] if stopped else reason}")
 
 
 def _may_be_measured(one: Comparison, arm: str, certificate: Json) -> bool:
@@ -191,20 +198,37 @@ def _may_be_measured(one: Comparison, arm: str, certificate: Json) -> bool:
     return bool(certificate["status"] == "passed" or (stub and certificate["status"] == "skipped"))
 
 
-def _ended(one: Comparison, arm: str, status: str) -> str | None:
-    """The last worker's own reason, its contrast's arms first: half a block is discarded whole."""
-    for side in dict.fromkeys([arm, one.baseline, *one.entry["arms"]]):
-        outcomes = one.outcomes(side, status)
-        if outcomes and (status == "failed" or side in {arm, one.baseline}):
-            return f"{one.labels[side]}: {words.clean(outcomes[-1].get('reason') or status)}"
+def _refused(one: Comparison, certificate: Json) -> Verdict | None:
+    """Another work was done; or nothing was proved, because a side or the reference could not, or failed."""
+    if certificate["status"] == "failed":
+        return Verdict(word="invalid", reason=f"parity failed: {words.clean(certificate['reason'])}")
+    if certificate["status"] in LEFT_OUT:
+        word = "failed" if certificate["status"] == "broken" else "unsupported"
+        return Verdict(word=word, reason=_told(one, certificate["by"], certificate["reason"]))
     return None
+
+
+def _ended(one: Comparison, arm: str, status: str) -> str | None:
+    """The last worker's own reason, of this contrast's sides or the reference: another arm's takes nobody with it."""
+    for side in (arm, one.baseline, REFERENCE):
+        outcomes = one.outcomes(side, status)
+        if outcomes:
+            return _told(one, side, outcomes[-1].get("reason") or status)
+    return None
+
+
+def _told(one: Comparison, side: str, reason: str) -> str:
+    """What a worker said, under the name that readers know its arm by."""
+    label = "the reference" if side == REFERENCE else one.labels[side]
+    return f"{label}: {words.clean(reason.removeprefix(f'{side}: '))}"
 
 
 def _parity(one: Comparison, arm: str) -> Json:
     certificate = one.certificates.get(arm)
     if certificate is None:
         return {"status": "skipped", "max_rel_error": None, "reason": "no certificate in this run"}
-    return {name: certificate.get(name) for name in ("status", "max_rel_error", "reason")}
+    status = "skipped" if certificate["status"] in LEFT_OUT else certificate["status"]
+    return {"status": status, **{name: certificate.get(name) for name in ("max_rel_error", "reason")}}
 
 
 def _confounders(one: Comparison, arm: str, run: StoredRun) -> list[str]:

@@ -133,7 +133,8 @@ def failures(summary: Json) -> list[str]:
     for one in summary["failures"][:MOST_FAILURES]:
         log = f" (log: {one['log']})" if one["log"] else ""
         kind = f"{one['kind']}: " if one["kind"] else ""
-        lines.append(words.clean(f"{one['cell']}, block {one['block']}: {kind}{one['reason']}{log}"))
+        place = "before the first block" if one["block"] is None else f"block {one['block']}"
+        lines.append(words.clean(f"{one['cell']}, {place}: {kind}{one['reason']}{log}"))
     more = len(summary["failures"]) - MOST_FAILURES
     return [*lines, f"and {more} more"] if more > 0 else lines
 

@@ -75,7 +75,7 @@ def _comparisons(run: StoredRun, samples: frames.Frames) -> list[Comparison]:
             id=name,
             entry=entry,
             attempts=[record for record in run.blocks if record["comparison"] == name],
-            certificates={one["arm"]: one for one in run.certificates if one["comparison"] == name},
+            certificates=run.certificates_of(name),
             trials=samples.trials[samples.trials["comparison"] == name],
             rules=rules,
             labels=words.arm_labels(entry["arms"], entry["compare"]),
@@ -166,7 +166,8 @@ def _add_soak(metrics: Json, nulls: dict[str, str], own: list[soaks.Soak], block
 def _add_cold(metrics: Json, nulls: dict[str, str], plan: Json, arm: str) -> None:
     """Times of the arm's first process, which found nothing compiled: once a run, never a median."""
     cold = plan.get("cold", {}).get(arm)
-    missing = "its first process found compiled code" if "cold" in plan else "the run kept no plan with cold times"
+    planned = arm in plan.get("cold", {})
+    missing = "its first process found compiled code" if planned else "the run kept no plan with cold times"
     for name in ("build_s", "first_step_s"):
         metrics[f"cold_{name}"] = cold[name] if cold else None
         if not cold:
@@ -192,6 +193,11 @@ def _too_few_steps(trials: pd.DataFrame, q: str) -> str:
 
 
 def _failures(one: Comparison) -> Iterator[Json]:
+    """Of workers in blocks; and of code that raised before the first one, whose block is null."""
+    broken = {own["by"]: own for own in one.certificates.values() if own["status"] == "broken"}
+    for side, own in broken.items():
+        place = {"cell": one.cell_id(side), "block": None, "attempt": None}
+        yield {**place, "kind": "failed", "reason": own["reason"], "log": own.get("log")}
     for record in one.attempts:
         for arm, outcome in record["arms"].items():
             if outcome["status"] == "failed":

@@ -21,8 +21,8 @@ from rich.console import Console
 from bench import certification, parity, run, schedule, stats, store
 from bench.comparison import Arm, Comparison
 from bench.console import View
-from bench.lockstep import Plan
 from bench.matrix import Budget, Matrix, Telemetry
+from bench.plan import Plan
 from bench.report import frames, summary
 from bench.schedule import SlicePlan
 from workloads.contract import STUB, Cell, Named, Value

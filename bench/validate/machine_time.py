@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import certification, cpus, data, lockstep, provenance, run, schedule, stats
 from bench.comparison import Arm, Comparison
@@ -28,11 +28,14 @@ from bench.errors import BenchError
 from bench.launch import Need
 from bench.launch.group import Group
 from bench.launch.provide import provide
-from bench.lockstep import Bench, Plan, ask
+from bench.lockstep import Bench, ask
 from bench.schedule import Planned
 from bench.validate.campaign import Quiet
 from bench.validate.frameworks import training_cell
 from bench.validate.row import Row, outcome
+
+if TYPE_CHECKING:
+    from bench.plan import Plan
 
 DESIGNS = ("one after the other", "interleaved", "lockstep")
 PROCESSES = 2  # of each arm, in each design of a cycle

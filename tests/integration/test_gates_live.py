@@ -19,8 +19,8 @@ from rich.console import Console
 from bench import certification, gates, parity, run, store
 from bench.comparison import Arm
 from bench.console import View
-from bench.lockstep import Plan
 from bench.matrix import load
+from bench.plan import Plan
 from bench.report import summary
 from bench.report.rows import facts as origins
 from bench.schedule import SlicePlan

@@ -2,80 +2,230 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import pytest
 
 from bench import certification
 from bench.comparison import Arm, Comparison
 from bench.errors import WorkerFailed
-from bench.lockstep import ArmFailed
-from bench.parity import Certificate
-from workloads.contract import Cell, Named
+from bench.parity import REFERENCE, Certificate
+from workloads.contract import Cell, Named, pack
 from workloads.linear_regression import spec
 
+if TYPE_CHECKING:
+    from bench.certification import Prologue
+
 ARMS = ("tensorflow", "pytorch")
+THREE = ("tensorflow", "tensorflow-graph", "pytorch")
 PASSED = Certificate(status="passed", reason="", max_rel_error=0.0)
+OPENED = {"open_s": 0.1, "import_s": 0.03, "data_s": 0.0, "build_s": 0.01, "first_step_s": 0.01, "pid": 1, "gpu": None,
+          "timer_ns": 50.0, "cache_empty": True}  # fmt: skip
+TRACE = {"parameter_count": 1, "inputs_sha256": "0", "losses": [1.0] * 50, "gradients": {"w": pack(np.ones(1))},
+         "weights": {"w": pack(np.ones(1))}}  # fmt: skip
+ANSWERS = {
+    "open": OPENED,
+    "parity": TRACE,
+    "warm": {"step_ns": [1_000_000] * 5, "compilations": 0},
+    "evaluate": {"steps": 3, "mse": 0.5},
+    "measure": {"start_ns": 0, "end_ns": 1_000_000},
+}
+
+Failing = Mapping[tuple[str, str], str]  # arm and verb to the kind of its failure
 
 
-@pytest.fixture
-def task() -> certification.Task:
-    """Of two arms; nothing in it starts anything."""
+def words(arm: str, verb: str) -> str:
+    return f"{arm}: it could not {verb}"
+
+
+class Workers:
+    """A group whose workers answer at once and alike, but for those that fail."""
+
+    failing: ClassVar[Failing] = {}
+    started: ClassVar[list[str]] = []
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._names.clear()
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        return tuple(self._names)
+
+    def add(self, name: str, channel: object) -> None:
+        self._names.append(name)
+        self.started.append(name)
+
+    def drop(self, name: str) -> None:
+        self._names.remove(name)
+
+    def ask(self, name: str, verb: str, **_: Any) -> dict[str, Any]:
+        (answer,) = self.ask_all({name: {}}, verb, limit_s=1.0).values()
+        if isinstance(answer, WorkerFailed):
+            raise answer
+        return answer
+
+    def ask_all(self, questions: Mapping[str, Any], verb: str, *, limit_s: float) -> dict[str, Any]:
+        assert set(questions) <= set(self._names), "one that is gone cannot be asked"
+        return {name: self._answer(name, verb) for name in questions}
+
+    def _answer(self, name: str, verb: str) -> Any:
+        kind = self.failing.get((name, verb))
+        return WorkerFailed(words(name, verb), kind=kind, log=f"log of {name}") if kind else dict(ANSWERS[verb])
+
+
+def task_of(names: tuple[str, ...], *, kind: str = "lockstep", measure: bool = True) -> certification.Task:
+    """A comparison of these arms, the first one its baseline."""
     named = Named.of("linear_regression", spec.parameters({}))
-    arms = tuple(Arm(id=name, cell=Cell(workload=named, framework=Named(name), device="cpu")) for name in ARMS)
-    comparison = Comparison(id="one", compare=("framework",), arms=arms, baseline="tensorflow")
-    nothing: Any = None
-    view: Any = type("Silent", (), {"stage": lambda *_: None, "say": lambda *_: None})()
+    cells = [Cell(workload=named, framework=Named(name.partition("-")[0]), device="cpu") for name in names]
+    arms = tuple(Arm(id=name, cell=cell) for name, cell in zip(names, cells, strict=True))
+    comparison = Comparison(id="one", compare=("framework",), arms=arms, baseline=names[0])
+    channel = SimpleNamespace(gpu=None, image=None, pid=1, scope="process")
+    launcher = SimpleNamespace(start=lambda **_: channel, data_path=lambda *_: None)
+    bench: Any = SimpleNamespace(
+        launcher=launcher, sampler=None, arm_cpus=frozenset({0}), seed=0, data=None, schedule=kind
+    )
+    view: Any = SimpleNamespace(stage=lambda *_: None, say=lambda *_: None)
     return certification.Task(
-        bench=nothing, comparison=comparison, cache=Path(), control_cpus=frozenset(), view=view, measure=True
+        bench=bench, comparison=comparison, cache=Path(), control_cpus=frozenset(), view=view, measure=measure
     )
 
 
-def failing(arm: str, kind: str) -> Any:
-    def ask(group: object, asked: str, verb: str, **_: object) -> dict[str, Any]:
-        if asked == arm:
-            raise ArmFailed(arm, WorkerFailed(f"{arm}: it diverged", kind=kind))
-        return {"steps": 3, "mse": 0.5}
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A prologue in which these workers fail."""
+    monkeypatch.setattr(certification, "Group", Workers)
+    monkeypatch.setattr(certification, "start_reference", lambda **_: None)
+    monkeypatch.setattr("bench.pilot.time.sleep", lambda _: None)
 
-    return ask
+    def begin(
+        failing: Failing, names: tuple[str, ...] = THREE, *, kind: str = "lockstep", measure: bool = True
+    ) -> Prologue:
+        monkeypatch.setattr(Workers, "failing", failing)
+        monkeypatch.setattr(Workers, "started", [])
+        return certification._prologue(task_of(names, kind=kind, measure=measure))
+
+    return begin
 
 
-def test_an_evaluation_that_fails_is_told_and_takes_no_certificate_with_it(
-    task: certification.Task, monkeypatch: pytest.MonkeyPatch
+def statuses(prologue: Prologue) -> dict[str, str]:
+    return {arm: certificate.status for arm, certificate in prologue.certificates.items()}
+
+
+KINDS = pytest.mark.parametrize("kind", ["lockstep", "serial"])
+
+
+@KINDS
+def test_where_nothing_fails_every_contrast_is_certified_and_planned_for(begun: Any, kind: str) -> None:
+    found = begun({}, kind=kind)
+    assert statuses(found) == {"tensorflow-graph": "passed", "pytorch": "passed"}
+    assert set(found.plan.step_ns) == set(THREE)
+
+
+@KINDS
+@pytest.mark.parametrize("verb", ["open", "warm", "parity", "measure"])
+@pytest.mark.parametrize(("failure", "status"), [("unsupported", "unsupported"), ("failed", "broken")])
+def test_an_arm_that_cannot_or_raises_is_left_out_and_the_others_are_certified(
+    begun: Any, kind: str, verb: str, failure: str, status: str
 ) -> None:
-    monkeypatch.setattr(certification, "ask", failing("tensorflow", "failed"))
-    prologue = certification.Prologue(certificates={"pytorch": PASSED})
-    certification._evaluate(task, None, ARMS, prologue)  # type: ignore[arg-type]
-    assert prologue.evaluations == {
-        "tensorflow": {"failed": "tensorflow: it diverged"},
+    found = begun({("pytorch", verb): failure}, kind=kind)
+    assert statuses(found) == {"tensorflow-graph": "passed", "pytorch": status}
+    certificate = found.certificates["pytorch"]
+    assert (certificate.by, certificate.reason) == ("pytorch", words("pytorch", verb))
+    assert found.left_out["pytorch"].log == "log of pytorch"
+    assert set(found.plan.step_ns) == set(found.plan.slices.steps) == {"tensorflow", "tensorflow-graph"}
+    assert found.failed is None
+
+
+def test_what_was_proved_before_an_arm_raised_stays_in_its_record(begun: Any) -> None:
+    certificate = begun({("pytorch", "measure"): "failed"}).certificates["pytorch"]
+    assert certificate.status == "broken"
+    assert certificate.checks
+    assert certificate.max_rel_error == 0.0
+
+
+@KINDS
+@pytest.mark.parametrize("verb", ["open", "warm", "parity", "measure"])
+@pytest.mark.parametrize(("failure", "status"), [("unsupported", "unsupported"), ("failed", "broken")])
+def test_a_baseline_that_cannot_or_raises_gives_every_contrast_its_reason(
+    begun: Any, kind: str, verb: str, failure: str, status: str
+) -> None:
+    found = begun({("tensorflow", verb): failure}, kind=kind)
+    assert statuses(found) == {"tensorflow-graph": status, "pytorch": status}
+    assert {one.by for one in found.certificates.values()} == {"tensorflow"}
+    assert {one.reason for one in found.certificates.values()} == {words("tensorflow", verb)}
+    assert (found.plan, found.failed) == (None, None)
+
+
+@KINDS
+@pytest.mark.parametrize("verb", ["open", "parity"])
+@pytest.mark.parametrize(("failure", "status"), [("unsupported", "unsupported"), ("failed", "broken")])
+def test_a_reference_that_cannot_or_raises_gives_every_contrast_its_reason_and_is_no_failed_parity(
+    begun: Any, kind: str, verb: str, failure: str, status: str
+) -> None:
+    found = begun({(REFERENCE, verb): failure}, kind=kind)
+    assert statuses(found) == {"tensorflow-graph": status, "pytorch": status}
+    assert {(one.by, one.reason) for one in found.certificates.values()} == {(REFERENCE, words(REFERENCE, verb))}
+    assert found.plan is None
+
+
+def test_without_a_second_arm_nothing_more_is_asked(begun: Any) -> None:
+    found = begun({("pytorch", "open"): "unsupported"}, ARMS)
+    assert statuses(found) == {"pytorch": "unsupported"}
+    assert found.plan is None
+    assert Workers.started == ["tensorflow", "pytorch"], "no reference"
+
+
+@KINDS
+@pytest.mark.parametrize("verb", ["open", "warm", "parity", "evaluate", "measure"])
+@pytest.mark.parametrize("failure", ["crashed", "hung", "oom", "garbage", "no_gpu"])
+@pytest.mark.parametrize("arm", ["tensorflow", "pytorch"])
+def test_an_arm_that_dies_is_not_left_out_and_may_be_tried_again(
+    begun: Any, kind: str, verb: str, failure: str, arm: str
+) -> None:
+    found = begun({(arm, verb): failure}, kind=kind)
+    assert (found.failed.arm, found.failed.failure.kind) == (arm, failure)
+    assert found.plan is None
+    assert not found.left_out
+
+
+def test_in_a_proof_that_is_not_repeated_a_crash_takes_its_own_record_alone(begun: Any) -> None:
+    found = begun({("pytorch", "open"): "crashed"}, measure=False)
+    assert statuses(found) == {"tensorflow-graph": "passed", "pytorch": "broken"}
+    found = begun({("pytorch", "parity"): "failed"}, measure=False)
+    assert statuses(found) == {"tensorflow-graph": "passed", "pytorch": "broken"}
+
+
+@pytest.mark.parametrize("failure", ["failed", "unsupported"])
+def test_an_evaluation_that_fails_is_told_and_takes_no_certificate_with_it(begun: Any, failure: str) -> None:
+    found = begun({("tensorflow", "evaluate"): failure}, ARMS)
+    assert found.evaluations == {
+        "tensorflow": {"failed": words("tensorflow", "evaluate")},
         "pytorch": {"steps": 3, "mse": 0.5},
     }
-    assert prologue.passed
+    assert statuses(found) == {"pytorch": "passed"}
+    assert found.plan
 
 
-def test_a_worker_that_dies_in_an_evaluation_is_a_failed_arm(
-    task: certification.Task, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(certification, "ask", failing("pytorch", "crashed"))
-    with pytest.raises(ArmFailed):
-        certification._evaluate(task, None, ARMS, certification.Prologue())  # type: ignore[arg-type]
+def test_memory_that_runs_out_is_advised_of_serial_in_lockstep_alone(begun: Any) -> None:
+    failing = {("pytorch", "warm"): "oom"}
+    assert "schedule: serial" in str(begun(failing).failed.failure)
+    assert "schedule: serial" not in str(begun(failing, kind="serial").failed.failure)
 
 
-@pytest.mark.parametrize(("certified", "refused"), [(False, True), (True, False)])
-def test_an_error_after_the_proof_is_a_failure_and_no_failed_proof(
-    task: certification.Task, monkeypatch: pytest.MonkeyPatch, certified: bool, refused: bool
-) -> None:
-    def raising(task: object, group: object, company: object, traced: object, pilot: object, prologue: Any) -> None:
-        if certified:
-            prologue.certificates["pytorch"] = PASSED
-        raise ArmFailed("pytorch", WorkerFailed("pytorch: not finite", kind="failed"))
-
-    monkeypatch.setattr(certification, "_company", raising)
-    monkeypatch.setattr(certification.lockstep, "companies", lambda *_: [ARMS])
-    nothing: Any = type("Bench", (), {"schedule": "lockstep"})()
-    prologue = certification._prologue(replace(task, bench=nothing))
-    assert (prologue.refused is not None) is refused
-    assert (prologue.failed is not None) is not refused
-    assert [one.status for one in prologue.certificates.values()] == (["failed"] if refused else ["passed"])
+def test_a_failed_proof_is_no_reason_to_call_the_arm_broken(begun: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = replace(PASSED, status="failed", reason="pytorch: float64 losses")
+    monkeypatch.setattr(certification.parity, "certify", lambda *, arm, **_: wrong if arm.arm == "pytorch" else PASSED)
+    found = begun({("pytorch", "measure"): "failed"})
+    assert found.certificates["pytorch"] == wrong
+    assert set(found.plan.step_ns) == {"tensorflow", "tensorflow-graph"}, "no time is spent on it"

@@ -205,9 +205,15 @@ def test_later_steps_are_recorded_and_not_gated() -> None:
     assert failed(certificate(arm=side("pytorch", timed=with_group(training(), "losses", "losses", early))))
 
 
-def test_a_refusal_is_a_failed_certificate_with_its_reason() -> None:
-    refused = parity.refused("pytorch: ValueError: no")
-    assert (refused.status, refused.reason, refused.max_rel_error) == ("failed", "pytorch: ValueError: no", None)
+@pytest.mark.parametrize(("unsupported", "status"), [(True, "unsupported"), (False, "broken")])
+def test_an_exception_is_no_failed_proof_and_keeps_what_was_proved(unsupported: bool, status: str) -> None:
+    reason = "pytorch: ValueError: no"
+    out = parity.left_out("pytorch", reason, unsupported=unsupported)
+    assert (out.status, out.by, out.reason, out.max_rel_error) == (status, "pytorch", reason, None)
+    assert status in parity.LEFT_OUT
+    assert status not in parity.MEASURED
+    proved = parity.Certificate(status="passed", reason="", max_rel_error=1e-15)
+    assert parity.left_out("pytorch", reason, unsupported=unsupported, before=proved).max_rel_error == 1e-15
 
 
 @pytest.mark.parametrize(

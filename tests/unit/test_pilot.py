@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from bench import pilot
-from bench.lockstep import Plan, companies
+from bench.lockstep import companies
 from bench.pilot import Pilot, steps_left
+from bench.plan import Plan
 from workloads import trial
 from workloads.contract import Cell, Named
 

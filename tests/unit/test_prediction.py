@@ -53,6 +53,9 @@ def earlier(folder: Path, matrix: Matrix, *, blocks: int = 8, spoiled: int = 0, 
     writer = Writer(folder, header)
     for one in matrix.comparisons:
         times = {arm.id: 1_000_000.0 for arm in one.arms}
+        for baseline, arm in one.contrasts:
+            sides = {"comparison": one.id, "baseline": baseline.id, "arm": arm.id}
+            writer.store.append_certificate(sides | {"status": "passed", "reason": "", "max_rel_error": 0.0})
         for number in range(blocks):
             for attempt in range(spoiled if number == 0 else 0):
                 bad = block(one.id, 0, {arm: outcome(arm) for arm in times}, attempt=attempt, spoiled=["pressed"])

@@ -492,6 +492,113 @@ def test_a_valid_block_without_samples_does_not_count(tmp_path: Path) -> None:
     assert (one["ratio"], one["blocks"]) == (None, 0)
 
 
+# --- one arm of three fails: it takes nobody with it
+
+GRAPH, THREE = "tensorflow-graph", {"tensorflow": 31e6, "tensorflow-graph": 24e6, "pytorch": 30e6}
+
+
+def three_arms(folder: Path) -> Writer:
+    run = only(TRAIN)
+    arms = {arm: cell({"name": "mnist_cnn"}, arm.partition("-")[0]) for arm in THREE}
+    arms[GRAPH]["mode"] = "graph"
+    run["comparisons"][TRAIN] |= {"compare": ["framework", "mode"], "arms": arms}
+    return Writer(folder, run)
+
+
+def of_arm(document: dict[str, Any], arm: str) -> dict[str, Any]:
+    return next(one for one in document["contrasts"] if one["arm"] == f"{TRAIN}/{arm}")
+
+
+def measured_without(writer: Writer, arm: str | None = None, count: int = 8) -> Writer:
+    times = {name: time for name, time in THREE.items() if name != arm}
+    for number in range(count):
+        writer.add(block(TRAIN, number, {name: outcome(name) for name in times}), steps(times, number))
+    return writer
+
+
+@pytest.mark.parametrize(
+    ("status", "word", "code"), [("unsupported", "unsupported", 0), ("broken", "failed", 3)]
+)  # fmt: skip
+def test_an_arm_that_was_left_out_says_why_and_the_others_keep_their_ratio(
+    tmp_path: Path, status: str, word: str, code: int
+) -> None:
+    writer = three_arms(tmp_path / "run").certified(TRAIN, arm=GRAPH, evaluations={})
+    out = {"status": status, "by": "pytorch", "reason": "pytorch: it needs a C++ compiler", "log": "logs/a.log"}
+    document = summary.summarise(measured_without(writer.certified(TRAIN, **out), "pytorch").read())
+    well, left = of_arm(document, GRAPH), of_arm(document, "pytorch")
+    assert (well["verdict"], well["blocks"]) == ("faster", 8)
+    assert (left["verdict"], left["ratio"], left["blocks"]) == (word, None, 0)
+    assert left["reason"] == "PyTorch eager: it needs a C++ compiler", "not parity failed"
+    assert left["parity"]["status"] == "skipped"
+    assert summary.exit_code(document) == code
+    for name, text in formats(document).items():
+        assert "it needs a C++ compiler" in " ".join(text.split()), name
+    told = [line for line in rows.failures(document) if "before the first block" in line]
+    assert bool(told) is (code == 3)
+    assert all("logs/a.log" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("by", "named"), [("reference", "the reference: "), ("tensorflow", "TF eager: ")]
+)  # fmt: skip
+@pytest.mark.parametrize(("status", "word"), [("unsupported", "unsupported"), ("broken", "failed")])
+def test_a_reference_or_a_baseline_that_cannot_answer_keeps_its_reason_in_every_contrast(
+    tmp_path: Path, by: str, named: str, status: str, word: str
+) -> None:
+    writer = three_arms(tmp_path / "run")
+    for arm in (GRAPH, "pytorch"):
+        writer.certified(TRAIN, arm=arm, status=status, by=by, reason=f"{by}: an answer of 646 MiB", evaluations={})
+    document = summary.summarise(writer.read())
+    told = [(one["verdict"], one["reason"], one["ratio"]) for one in document["contrasts"]]
+    assert told == [(word, f"{named}an answer of 646 MiB", None)] * 2
+    assert len(document["failures"]) == (word == "failed"), "once, not once a contrast"
+
+
+def test_a_reference_that_dies_before_every_block_is_the_reason_of_a_failed_contrast(tmp_path: Path) -> None:
+    writer = three_arms(tmp_path / "run")
+    for number in range(3):
+        arms = {arm: outcome(arm, status="stopped", reason="stopped because reference failed") for arm in THREE}
+        arms["reference"] = outcome("reference", status="failed", kind="oom", reason="reference: was killed")
+        writer.add(block(TRAIN, number, arms))
+    document = summary.summarise(writer.read())
+    assert {(one["verdict"], one["reason"]) for one in document["contrasts"]} == {
+        ("failed", "the reference: was killed")
+    }
+
+
+def test_a_block_counts_for_the_contrasts_whose_arms_it_measured(tmp_path: Path) -> None:
+    writer = three_arms(tmp_path / "run").certified(TRAIN, arm=GRAPH, evaluations={}).certified(TRAIN)
+    dead = outcome("pytorch", status="failed", kind="crashed", reason="pytorch: exit 139", log="logs/a.log")
+    for number in range(8):
+        arms = {arm: outcome(arm) for arm in THREE} | ({"pytorch": dead} if number < 3 else {})
+        writer.add(block(TRAIN, number, arms), steps(THREE, number))
+    document = summary.summarise(writer.read())
+    assert [of_arm(document, arm)["blocks"] for arm in (GRAPH, "pytorch")] == [8, 5]
+    assert [cell["blocks"] for cell in document["cells"]] == [8, 8, 5]
+    assert {one["verdict"] for one in document["contrasts"]} <= {"faster", "slower", "equivalent", "inconclusive"}
+    assert summary.exit_code(document) == 3
+
+
+def test_an_arm_that_failed_in_every_block_is_failed_by_its_own_reason_and_no_other_is(tmp_path: Path) -> None:
+    writer = three_arms(tmp_path / "run").certified(TRAIN, arm=GRAPH, evaluations={}).certified(TRAIN)
+    dead = outcome("pytorch", status="failed", kind="crashed", reason="pytorch: exit 139", log="logs/a.log")
+    writer.add(block(TRAIN, 0, {arm: outcome(arm) for arm in THREE} | {"pytorch": dead}), steps(THREE, 0))
+    document = summary.summarise(writer.read())
+    assert (of_arm(document, "pytorch")["verdict"], of_arm(document, "pytorch")["ratio"]) == ("failed", None)
+    assert of_arm(document, GRAPH)["verdict"] == "inconclusive"
+    assert of_arm(document, GRAPH)["blocks"] == 1
+
+
+def test_an_arm_that_was_only_stopped_is_not_measured_and_neither_failed_nor_invalid(tmp_path: Path) -> None:
+    dead = outcome("pytorch", status="failed", kind="crashed", reason="pytorch: exit 139", log="logs/a.log")
+    stopped = {"status": "stopped", "reason": "stopped because pytorch failed"}
+    arms = {"tensorflow": stopped, GRAPH: stopped, "pytorch": dead}
+    document = summary.summarise(three_arms(tmp_path / "run").add(block(TRAIN, 0, arms)).read())
+    assert of_arm(document, GRAPH)["verdict"] == "inconclusive"
+    assert of_arm(document, GRAPH)["reason"] == "not measured: stopped because pytorch failed"
+    assert of_arm(document, "pytorch")["verdict"] == "failed"
+
+
 # --- four arms, confounders, names
 
 

@@ -177,14 +177,54 @@ def test_a_ratio_that_is_no_number_never_counts_as_precise() -> None:
     assert schedule.enough([[*noise(0.001, 11), math.nan]], Budget(), 10) is None
 
 
-def test_gives_up_what_cannot_be_measured() -> None:
-    good, bad = record("a", 0), record("a", 1, y="failed")
-    assert schedule.given_up([good, bad, bad], Budget()) is None
-    assert schedule.given_up([good, bad, bad, bad], Budget()) == "3 blocks in a row failed"
-    assert "y is unsupported: no such mode" in (schedule.given_up([record("a", 0, y="unsupported")], Budget()) or "")
+def given_up(records: list[dict[str, Any]], budget: Budget, arms: str = "xyz") -> str | None:
+    """Of a comparison whose baseline is x, by its blocks alone."""
+    out = schedule.left_out(records)
+    return schedule.given_up(records, budget, arms=list(arms), essential=("reference", "x"), out=out)
+
+
+def test_an_arm_that_failed_in_three_blocks_in_a_row_is_not_started_any_more_and_the_others_go_on() -> None:
+    good, bad = record("a", 0, z="measured"), record("a", 1, z="failed")
+    assert schedule.left_out([good, bad, bad]) == {}
+    assert schedule.left_out([good, bad, bad, good, bad]) == {}
+    told = "z failed in 3 blocks in a row: no such mode"
+    assert schedule.left_out([good, bad, bad, bad]) == {"z": told}
+    assert schedule.left_out([good, bad, bad, bad, record("a", 4), record("a", 5)]) == {"z": told}
+    assert given_up([good, bad, bad, bad], Budget()) is None
+    assert given_up([good, bad, bad, bad], Budget(), "xz") == told
+
+
+def test_an_arm_that_said_unsupported_is_not_started_again() -> None:
+    records = [record("a", 0, z="unsupported")]
+    assert schedule.left_out(records) == {"z": "z is unsupported: no such mode"}
+    assert given_up(records, Budget()) is None
+    assert given_up(records, Budget(), "xz") == "z is unsupported: no such mode"
+
+
+def test_an_arm_that_was_stopped_because_another_failed_neither_failed_nor_did_well() -> None:
+    records = [record("a", 0, y="failed", z="stopped"), record("a", 1, y="stopped", z="failed")] * 2
+    assert schedule.left_out(records) == {}
+    assert list(schedule.left_out([*records, records[0]])) == ["y"]
+
+
+def test_without_its_baseline_or_its_reference_a_comparison_ends() -> None:
+    stopped = {"x": "stopped", "y": "stopped", "z": "stopped"}
+    for name in ("x", "reference"):
+        bad = record("a", 0, **{**stopped, name: "failed"})
+        assert given_up([bad, bad], Budget()) is None
+        assert given_up([bad, bad, bad], Budget()) == f"{name} failed in 3 blocks in a row: no such mode"
+
+
+def test_a_comparison_whose_blocks_are_spoiled_again_and_again_ends() -> None:
     spoiled = [record("a", k // 3, attempt=k % 3, spoiled=("steal",)) for k in range(9)]
-    assert schedule.given_up(spoiled[:8], Budget(blocks=3)) is None
-    assert schedule.given_up(spoiled, Budget(blocks=3)) is not None
+    assert given_up(spoiled[:8], Budget(blocks=3)) is None
+    assert given_up(spoiled, Budget(blocks=3)) is not None
+
+
+def test_what_an_arm_cost_before_it_was_left_out_shortens_no_other_s_measurement() -> None:
+    records = [record("a", block, z="failed") for block in range(3)]
+    records += [record("a", 3 + k // 3, attempt=k % 3, spoiled=("steal",)) for k in range(8)]
+    assert given_up(records, Budget(blocks=3)) is None
 
 
 # --- what is next
@@ -251,7 +291,18 @@ def test_half_a_block_never_counts() -> None:
     assert not schedule.valid(record("a", 0, spoiled=("steal",)))
     assert not schedule.valid(record("a", 0, y="failed"))
     assert not schedule.valid(record("a", 0, y="unsupported"))
-    assert schedule.valid(record("a", 0, y="unsupported", z="measured"))
+
+
+@pytest.mark.parametrize("status", ["failed", "unsupported"])
+def test_a_block_counts_for_the_arms_that_it_measured_whatever_became_of_another(status: str) -> None:
+    found = record("a", 0, y=status, z="measured")
+    assert schedule.valid(found)
+    assert schedule.measured(found) == {"x", "z"}
+
+
+def test_a_spoiled_block_is_repeated_though_an_arm_failed_in_it() -> None:
+    records = [record("a", 0, spoiled=("steal",), y="failed", z="measured")]
+    assert schedule.pending(["a"], records, finished=set(), seed=0) == (Planned(comparison="a", block=0, attempt=1),)
 
 
 # --- adaptive allocation

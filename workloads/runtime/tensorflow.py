@@ -23,9 +23,11 @@ def prepare(cell: Cell) -> None:
 
 
 def configure(cell: Cell) -> None:
-    """Set thread pools, TF32 and memory growth. Raises Unsupported: no such device."""
+    """Set thread pools, TF32 and memory growth. Raises Unsupported: no such device, too old a Keras."""
+    import keras
     import tensorflow as tf
 
+    require_keras_3(tf.__version__, keras.__version__)
     tf.config.threading.set_intra_op_parallelism_threads(cell.threads)
     tf.config.threading.set_inter_op_parallelism_threads(cell.threads)
     tf.config.experimental.enable_tensor_float_32_execution(False)
@@ -35,6 +37,15 @@ def configure(cell: Cell) -> None:
             raise Unsupported("tensorflow sees no CUDA device; choose device cpu")
         for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)
+
+
+def require_keras_3(tensorflow: str, keras: str) -> None:
+    """The twins are written for Keras 3: an older one would fail at some call or other. Raises Unsupported."""
+    if int(keras.partition(".")[0]) < 3:
+        release = ".".join(keras.split(".")[:2])
+        raise Unsupported(
+            f"TensorFlow {tensorflow} comes with Keras {release}; the twins need Keras 3, so TensorFlow 2.16 or newer"
+        )
 
 
 def set_precision(precision: str) -> None:

@@ -2,7 +2,7 @@
 
 Work, not a timed spin: the time of a step is whatever the processor takes for it, with its noise. What an arm does
 differently is known exactly and stands in its framework's parameters: `work`, `noise`, `slows` with `slows_from` and
-`slows_until`, `recompiles`.
+`slows_until`, `recompiles`, `dies_at`.
 """
 
 from __future__ import annotations

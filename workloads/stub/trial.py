@@ -10,6 +10,7 @@ import hashlib
 import math
 import os
 import random
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,6 +65,20 @@ class Program:
         return bytes(value.digest())
 
 
+@dataclass(kw_only=True)
+class Dying(Program):
+    """A program whose process ends in the midst of a block, without an answer."""
+
+    dies_at: int
+
+    def step(self, i: int) -> Any:
+        """Step i, as long as there is one."""
+        if i >= self.dies_at:
+            print(f"dies at step {i}, as it was told", file=sys.stderr, flush=True)
+            os._exit(3)
+        return super().step(i)
+
+
 class StubTrial(trial.Trial):
     """A trial whose program is a stub's; parity and evaluation do not exist."""
 
@@ -84,7 +99,10 @@ class StubTrial(trial.Trial):
         size = spec.work_bytes(named.workload.mapping, factor)
         buffer = memoryview(bytes(max(4 * size, spec.BLOCK_BYTES)))
         begins, ends = _number(given, "slows_from", 0.0), _number(given, "slows_until", math.inf)
-        program = Program(buffer=buffer, size=size, slows=slows, slows_from=begins, slows_until=ends)
+        does: dict[str, Any] = {"size": size, "slows": slows, "slows_from": begins, "slows_until": ends}
+        program = Program(buffer=buffer, **does)
+        if "dies_at" in given and os.environ.get("BENCH_PADDING"):  # before the first block nothing is padded
+            program = Dying(buffer=buffer, dies_at=int(_number(given, "dies_at", 0)), **does)
         runtime: Any = Runtime(recompiles=bool(given.get("recompiles", False)))
         module = ModuleType("stub")
         whole: Any = program
