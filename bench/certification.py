@@ -121,7 +121,7 @@ def _prologue(task: Task) -> Prologue:
             return prologue
     _tell_left_out(task.comparison, prologue)
     if task.measure and prologue.passed:
-        prologue.plan = pilot.of(prologue.measured(task.comparison)).plan(_sync(task))
+        prologue.plan = pilot.of(prologue.measured(task.comparison)).plan(_sync(task), room_s=bench.room_s)
     return prologue
 
 

@@ -51,6 +51,7 @@ class Bench:
     data: Path | None
     schedule: str = "lockstep"
     soak_s: float | None = None  # of every arm in every block; None: where something is read that needs one
+    room_s: float = 0.0  # for a block, within the matrix's budget; 0: no more than it takes
 
     def cpus_of(self, arm: Arm) -> frozenset[int]:
         """The processors of an arm."""

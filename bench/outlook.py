@@ -52,6 +52,13 @@ def shortfall(expected: Sequence[Expected], budget: Budget, *, total_s: float, l
     return f"{told}; {_remedy(expected, budget, total_s, left_s, wanted_s, longest_s)}"
 
 
+def expectation(expected: Sequence[Expected], budget: Budget, *, least: int) -> str:
+    """What the blocks should take, where the time will do; by the fewest that are wanted of each comparison."""
+    blocks = budget.blocks or min(budget.max_blocks, least)
+    wanted_s = _seconds(expected, blocks)
+    return f"blocks to come: {blocks} of each comparison, in about {max(1, round(wanted_s / 60))} min"
+
+
 def _remedy(
     expected: Sequence[Expected], budget: Budget, total_s: float, left_s: float, wanted_s: float, longest_s: float
 ) -> str:

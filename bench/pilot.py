@@ -5,10 +5,11 @@ Its first steps are taken on a worker that has just been opened: one that was as
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from bench import lockstep, schedule, warmup
@@ -17,6 +18,7 @@ from bench.plan import Plan
 
 if TYPE_CHECKING:
     from bench.launch.group import Group
+    from bench.schedule import SlicePlan
 
 FIRST_STEPS = 5
 LEAST_STEPS, MOST_STEPS = 30, 2000  # fewer cannot hold a change of level
@@ -26,6 +28,10 @@ SLOW_STEP_S = 0.1
 SLOW_STEPS, SLOW_ENOUGH_S = 15, 8.0
 QUESTIONS, SLOW_QUESTIONS = 20, 5
 COLD = ("import_s", "build_s", "first_step_s")
+STARTUP = ("import_s", "data_s", "build_s", "first_step_s")
+WARM_UPS = 2  # lengths of the longest warm-up that a block measures
+MOST_ROUNDS = 400  # of a block that is longer for its warm-up's sake
+_SLICES = 1 + 1 / schedule.OTHER_SYNC_EVERY  # of an arm in a round, on average
 
 
 @dataclass
@@ -66,22 +72,46 @@ class Pilot:
             answer = ask(group, arm, "measure", limit_s=lockstep.SLICE_LIMIT_S * 5, steps=1, settle=0, sync=sync)
             costs.append(time.monotonic_ns() - before_ns - (answer["end_ns"] - answer["start_ns"]))
 
-    def plan(self, sync: str) -> Plan:
-        """Warm-ups by change points; slices by the steps after them, the timer and the control."""
+    def plan(self, sync: str, *, room_s: float = 0.0) -> Plan:
+        """Warm-ups by change points; slices by the steps after them, the timer and the control.
+
+        A block measures each arm for twice as long as the longest warm-up, where a block may take `room_s` in all.
+        """
         warm_up = {arm: warmup.warm_up_steps(taken) for arm, taken in self.step_ns.items()}
         typical = {arm: _typical(taken, warm_up[arm].steps) for arm, taken in self.step_ns.items()}
+        step_ns = {arm: statistics.median(times) for arm, times in typical.items()}
         timer_ns = {arm: opened["timer_ns"] for arm, opened in self.opened.items()}
         control_ns = {arm: statistics.median(costs) for arm, costs in self.control_ns.items()}
+        warm_s = {arm: warm_up[arm].steps * step_ns[arm] * 1e-9 for arm in step_ns}
+        slices = schedule.slice_plan(typical, timer_ns=timer_ns, control_ns=control_ns, sync=sync, syncs=1)
+        idle_s = sum(_start_s(opened) for opened in self.opened.values()) + sum(warm_s.values())
+        round_s = sum(_round_s(slices, arm, step_ns[arm], control_ns[arm]) for arm in step_ns)
+        measured_s = min(slices.steps[arm] * step_ns[arm] * 1e-9 for arm in step_ns)
+        wanted = min(MOST_ROUNDS, math.ceil(WARM_UPS * max(warm_s.values()) / measured_s))
+        slices = replace(slices, rounds=max(slices.rounds, min(wanted, int((room_s - idle_s) / round_s))))
         return Plan(
-            slices=schedule.slice_plan(typical, timer_ns=timer_ns, control_ns=control_ns, sync=sync, syncs=1),
+            slices=slices,
             warm_steps={arm: found.steps for arm, found in warm_up.items()},
-            step_ns={arm: statistics.median(times) for arm, times in typical.items()},
+            step_ns=step_ns,
             pilot=self.step_ns,
             warm_up={arm: asdict(found) for arm, found in warm_up.items()},
             timer_ns=timer_ns,
             control_ns=self.control_ns,
             cold={arm: _cold(opened) for arm, opened in self.opened.items()},
+            block_s=round(idle_s + slices.rounds * round_s, 3),
         )
+
+
+def _start_s(opened: Mapping[str, Any]) -> float:
+    """What a worker takes until its first step; of one that compiled, which later ones need not, without that."""
+    compiled = ("build_s", "first_step_s") if opened["cache_empty"] else ()
+    return float(sum(opened[name] for name in ("start_s", *STARTUP) if name not in compiled))
+
+
+def _round_s(slices: SlicePlan, arm: str, step_ns: float, control_ns: float) -> float:
+    """What an arm's slices take in a round, with their settling, the asking and the pause before each."""
+    slice_ns = (slices.steps[arm] + slices.settle_steps) * step_ns + control_ns
+    return _SLICES * (slice_ns * 1e-9 + lockstep.QUIET_S)
 
 
 def steps_left(taken: Sequence[float]) -> int:

@@ -25,6 +25,7 @@ class Plan:
     control_ns  raw: what each of the pilot's questions and answers cost beside the step
     cold        import_s, build_s and first_step_s of the arm's first process, whose compile cache was empty;
                 None where it was not
+    block_s     what a block should take by the pilot, compiling left out; None where no pilot tells
     """
 
     slices: SlicePlan
@@ -35,6 +36,7 @@ class Plan:
     timer_ns: Mapping[str, float] = field(default_factory=dict)
     control_ns: Mapping[str, Sequence[int]] = field(default_factory=dict)
     cold: Mapping[str, Mapping[str, float] | None] = field(default_factory=dict)
+    block_s: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As kept in run.json."""
@@ -47,6 +49,7 @@ class Plan:
             "warm_steps": dict(self.warm_steps),
             "step_ns": dict(self.step_ns),
             **{name: dict(getattr(self, name)) for name in _OPTIONAL},
+            "block_s": self.block_s,
         }
 
     @classmethod
@@ -60,4 +63,10 @@ class Plan:
             control_share=plain.get("control_share", {}),
         )
         later = {name: plain.get(name, {}) for name in _OPTIONAL}
-        return cls(slices=slices, warm_steps=plain["warm_steps"], step_ns=plain["step_ns"], **later)
+        return cls(
+            slices=slices,
+            warm_steps=plain["warm_steps"],
+            step_ns=plain["step_ns"],
+            **later,
+            block_s=plain.get("block_s"),
+        )

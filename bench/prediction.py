@@ -191,7 +191,7 @@ def document(matrix: Matrix, runs: Sequence[StoredRun], *, launcher: str) -> dic
         "reason": None if total else _unknown(forecasts),
         "seconds_at_most": _at_most_s(forecasts, budget),
         "blocks": [list(pair) for pair in planned_blocks(names, budget, least, matrix.seed)],
-        "notes": [*matrix.notes, NOT_INCLUDED],
+        "notes": [*matrix.notes, *filter(None, [schedule.too_few_blocks(budget, family)]), NOT_INCLUDED],
     }
 
 

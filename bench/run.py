@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 import shutil
+import statistics
 import time
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from bench import certification, cpus, data, environment, lockstep, parity, paths, provenance, schedule, stats, store
+from bench import (
+    certification,
+    cpus,
+    data,
+    environment,
+    lockstep,
+    outlook,
+    paths,
+    provenance,
+    schedule,
+    store,
+)
 from bench.errors import EngineLost, InputError
 from bench.launch.provide import provide_all
 from bench.lockstep import Bench, Block
 from bench.matrix import Matrix
+from bench.outlook import Expected
 from bench.plan import Plan
-from bench.report import frames
+from bench.standing import fresh_ratios, stand
 from bench.store import Store, StoredRun
 from bench.telemetry import Sampler
 from workloads.contract import STUB
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from bench.comparison import Comparison
     from bench.console import View
     from bench.launch import Launcher
+    from bench.standing import Stand
 
 BUDGET_SPENT = "the budget"
+RESERVE_SHARE = 0.8  # of a budget, which blocks may fill: certificates, pilots and repeats take the rest
 
 
 @dataclass
@@ -38,6 +52,7 @@ class Run:
     """A run under way: what is fixed, and what grows.
 
     ratios  d of every contrast by stem of its block, (arms,): read once, since a stored block never changes
+    told    rounds of blocks at whose end it was said whether the time will do
     """
 
     store: Store
@@ -48,6 +63,7 @@ class Run:
     bench: Bench
     control_cpus: frozenset[int]
     ratios: dict[str, dict[str, float]] = field(default_factory=dict)
+    told: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +101,9 @@ def new(
             matrix = matrix.with_options(launcher=chosen.name)
         placement = (prepared and prepared.placement) or cpus.choose(_threads(matrix))
         header = provenance.header(place, matrix, chosen, provisions, dataset) | {"cpus": placement.to_json()}
+        if few := schedule.too_few_blocks(matrix.budget, _family(matrix)):
+            view.say(few)
+            header["notes"].append(few)
         if prepared:
             header["plans"] = {name: plan.to_json() for name, plan in prepared.plans.items()}
         writer = Store.create(folder, header)
@@ -141,6 +160,7 @@ def _carry_on(
             data=dataset.folder if dataset else None,
             schedule=matrix.schedule,
             soak_s=matrix.telemetry.soak_s,
+            room_s=_room_s(matrix),
         )
         run = Run(writer, header, matrix, launcher, view, bench, placement.control)
         if _loop(run):
@@ -159,46 +179,46 @@ def _loop(run: Run) -> bool:
     run.view.plan(list(comparisons), blocks=budget.blocks or budget.max_blocks, deadline=deadline)
     while True:
         stored = store.read(run.store.folder)
-        _read_ratios(run, stored)
-        standing = {one.id: _stand(run, one, stored) for one in run.matrix.comparisons}
-        done = {name: stand.finished for name, stand in standing.items() if stand.finished}
+        run.ratios |= fresh_ratios(stored, run.matrix.comparisons, run.ratios)
+        least = _least(run.matrix)
+        standing = {one.id: stand(one, stored, run.ratios, budget=budget, least=least) for one in comparisons.values()}
+        done = {name: one.finished for name, one in standing.items() if one.finished}
         run.view.stand(standing, done)
         due = schedule.pending(
             list(comparisons),
             stored.blocks,
             finished=done.keys(),
             seed=run.matrix.seed,
-            least=None if budget.blocks else _least(run.matrix),
-            remaining_s={name: stand.remaining_s for name, stand in standing.items()},
+            least=None if budget.blocks else least,
+            remaining_s={name: one.remaining_s for name, one in standing.items()},
         )
         if not due:
             return True
-        for planned in due:
+        unplanned = [planned for planned in due if planned.comparison not in run.header["plans"]]
+        if not unplanned:
+            _tell_outlook(run, stored, standing, left_s=deadline - time.monotonic())
+        for planned in unplanned or due:
             if time.monotonic() > deadline:
                 _note(run, f"{BUDGET_SPENT} of {budget.total_s:.0f} s was spent; bench run --resume measures on")
                 return False
-            _one(run, comparisons[planned.comparison], planned, standing[planned.comparison].out)
+            comparison, out = comparisons[planned.comparison], standing[planned.comparison].out
+            left = comparison.only(arm.id for arm in comparison.arms if arm.id not in out)
+            (_certify if unplanned else _measure)(run, left, planned)
 
 
-def _one(run: Run, comparison: Comparison, planned: schedule.Planned, out: Mapping[str, str]) -> None:
-    """One block of the arms that are not left out, after their certificates where there are none yet."""
-    bench = run.bench
-    left = comparison.only(arm.id for arm in comparison.arms if arm.id not in out)
-    plan = _plan(run, bench, left, planned)
-    if plan is None:
-        return
+def _measure(run: Run, comparison: Comparison, planned: schedule.Planned) -> None:
+    """One block of the arms that are planned for."""
+    plan = Plan.from_json(run.header["plans"][comparison.id])
     run.view.begin(comparison.id, planned.block)
-    block = lockstep.measure_block(bench, left.only(plan.step_ns), planned, plan)
+    block = lockstep.measure_block(run.bench, comparison.only(plan.step_ns), planned, plan)
     _keep(run, block)
-    if bench.sampler:
-        bench.sampler.flush_block(store.stem(block.record()))
+    if run.bench.sampler:
+        run.bench.sampler.flush_block(store.stem(block.record()))
 
 
-def _plan(run: Run, bench: Bench, comparison: Comparison, planned: schedule.Planned) -> Plan | None:
-    """The comparison's plan; on its first block this certifies and pilots. None: there is nothing to measure."""
-    known = run.header["plans"].get(comparison.id)
-    if known is not None:
-        return Plan.from_json(known)
+def _certify(run: Run, comparison: Comparison, planned: schedule.Planned) -> None:
+    """Before a comparison's first block: certificates, evaluations, the pilot, and the plan that comes of it."""
+    bench = run.bench
     began = time.monotonic()
     prologue = certification.begin(
         bench,
@@ -214,13 +234,39 @@ def _plan(run: Run, bench: Bench, comparison: Comparison, planned: schedule.Plan
         block.fail(prologue.failed.arm, prologue.failed.failure)
         block.stop(prologue.failed.arm)
         _keep(run, block)
-        return None
+        return
     _keep_certificates(run, comparison, planned, prologue)
     if prologue.plan:  # after the certificates: a run killed in between certifies again, and the later line counts
         lasted_s = round(time.monotonic() - began, 3)
         run.header["plans"][comparison.id] = {**prologue.plan.to_json(), "prologue_s": lasted_s}
         run.store.write_run(run.header)
-    return prologue.plan
+
+
+def _room_s(matrix: Matrix) -> float:
+    """What a block may take, for all that are wanted to fit into the budget with a reserve."""
+    budget = matrix.budget
+    blocks = budget.blocks or min(budget.max_blocks, _least(matrix))
+    whole_s = budget.total_s / len(matrix.comparisons)
+    return RESERVE_SHARE * min(whole_s, budget.per_comparison_s) / blocks
+
+
+def _tell_outlook(run: Run, stored: StoredRun, standing: Mapping[str, Stand], *, left_s: float) -> None:
+    """Before the first block, by the pilots, and after the first round, by its blocks: whether the time will do."""
+    expected = []
+    for one in run.matrix.comparisons:
+        found, plan = standing[one.id], run.header["plans"].get(one.id)
+        taken_s = [record["wall_s"] for record in stored.blocks if record["comparison"] == one.id]
+        block_s = statistics.fmean(taken_s) if taken_s else (plan or {}).get("block_s")
+        if not found.finished and block_s is not None:
+            contrasts = sum(arm.id not in found.out for _, arm in one.contrasts)
+            expected.append(Expected(comparison=one.id, contrasts=contrasts, blocks=found.blocks, block_s=block_s))
+    rounds = min((one.blocks for one in expected), default=0)
+    if rounds > 1 or rounds in run.told or not expected:
+        return
+    run.told.add(rounds)
+    budget = run.matrix.budget
+    short = outlook.shortfall(expected, budget, total_s=budget.total_s, left_s=left_s)
+    run.view.say(short or outlook.expectation(expected, budget, least=_least(run.matrix)))
 
 
 def _keep_certificates(
@@ -248,83 +294,14 @@ def _keep(run: Run, block: Block) -> None:
     run.view.kept(record)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stand:
-    """Where a comparison stands: valid blocks, the widest half-width of its contrasts, why it is finished.
-
-    remaining_s  what it should still take to the wanted half-width, by the spread so far; infinite past its limits
-    out          the arms that are not started any more, and why
-    """
-
-    blocks: int
-    half_width: float | None
-    finished: str | None
-    remaining_s: float = math.inf
-    out: Mapping[str, str] = field(default_factory=dict)
-
-
-def _stand(run: Run, comparison: Comparison, stored: StoredRun) -> Stand:
-    """From what is on disk alone, so that a resumed run stands where the killed one stood."""
-    own = replace(stored, blocks=[record for record in stored.blocks if record["comparison"] == comparison.id])
-    out = _left_out(comparison, own)
-    series = _series(run, comparison, own, out)
-    spent_s = sum(record["wall_s"] for record in own.blocks)
-    budget = run.matrix.budget
-    given_up = schedule.given_up(
-        own.blocks,
-        budget,
-        arms=[arm.id for arm in comparison.arms],
-        essential=(parity.REFERENCE, comparison.baseline),
-        out=out,
-    )
-    return Stand(
-        blocks=min(map(len, series), default=0),
-        half_width=max((stats.half_width(one) for one in series if len(one) >= 2), default=None),
-        finished=given_up or schedule.enough(series, budget, _least(run.matrix), spent_s=spent_s),
-        remaining_s=schedule.remaining_s(series, budget, _least(run.matrix), spent_s=spent_s),
-        out=out,
-    )
-
-
-def _left_out(comparison: Comparison, own: StoredRun) -> dict[str, str]:
-    """The arms that are not started any more, and why: by their certificates, and by the blocks so far."""
-    certificates = own.certificates_of(comparison.id)
-    found = {
-        arm: "parity failed" if one["status"] == "failed" else str(one["reason"])
-        for arm, one in certificates.items()
-        if one["status"] not in parity.MEASURED
-    }
-    return found | schedule.left_out(own.blocks)
-
-
 def _least(matrix: Matrix) -> int:
     """Blocks that every comparison gets before any is given more than another."""
-    return schedule.k_min(sum(len(one.contrasts) for one in matrix.comparisons))
+    return schedule.k_min(_family(matrix))
 
 
-def _read_ratios(run: Run, stored: StoredRun) -> None:
-    """The log-ratios of the blocks that were stored since the last time, all of them read at once."""
-    valid = [record for record in schedule.latest(stored.blocks) if schedule.valid(record)]
-    fresh = [record for record in valid if store.stem(record) not in run.ratios]
-    samples = frames.read(replace(stored, blocks=[dict(record) for record in fresh]))
-    run.ratios |= {store.stem(record): {} for record in fresh}
-    for comparison in run.matrix.comparisons:
-        sync = lockstep.deciding_sync(comparison.arms[0].cell.phase)
-        own = [record for record in fresh if record["comparison"] == comparison.id]
-        for baseline, arm in comparison.contrasts if own else ():
-            both = [one for one in own if {baseline.id, arm.id} <= schedule.measured(one)]
-            rounds = frames.round_log_ratios(samples, comparison.id, baseline=baseline.id, arm=arm.id, sync=sync)
-            for record, block in zip(both, rounds, strict=True):
-                run.ratios[store.stem(record)][arm.id] = stats.block_log_ratio(block)
-
-
-def _series(run: Run, comparison: Comparison, own: StoredRun, out: Container[str]) -> list[list[float]]:
-    """The log-ratios of every certified contrast that is still measured, one value a valid block."""
-    certified = own.certificates_of(comparison.id).keys()
-    valid = [record for record in schedule.latest(own.blocks) if schedule.valid(record)]
-    rows = [run.ratios[store.stem(record)] for record in valid]
-    arms = [arm.id for _, arm in comparison.contrasts if arm.id in certified and arm.id not in out]
-    return [[row[arm] for row in rows if arm in row] for arm in arms]
+def _family(matrix: Matrix) -> int:
+    """Contrasts of a run, over which Holm corrects."""
+    return sum(len(one.contrasts) for one in matrix.comparisons)
 
 
 def _threads(matrix: Matrix) -> set[int]:

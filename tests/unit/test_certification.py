@@ -93,7 +93,7 @@ def task_of(names: tuple[str, ...], *, kind: str = "lockstep", measure: bool = T
     channel = SimpleNamespace(gpu=None, image=None, pid=1, scope="process")
     launcher = SimpleNamespace(start=lambda **_: channel, data_path=lambda *_: None)
     bench: Any = SimpleNamespace(
-        launcher=launcher, sampler=None, arm_cpus=frozenset({0}), seed=0, data=None, schedule=kind
+        launcher=launcher, sampler=None, cpus_of=lambda arm: frozenset({0}), seed=0, data=None, schedule=kind
     )
     view: Any = SimpleNamespace(stage=lambda *_: None, say=lambda *_: None)
     return certification.Task(

@@ -58,6 +58,8 @@ def test_the_clock_ends_a_pilot_whose_mean_step_is_far_above_its_median() -> Non
 
 def opened(**changes: Any) -> dict[str, Any]:
     return {
+        "start_s": 0.1,
+        "data_s": 0.2,
         "import_s": 3.0,
         "build_s": 0.5,
         "first_step_s": 4.0,
@@ -145,3 +147,26 @@ def test_a_cell_s_compile_cache_is_its_own_and_empty_until_something_is_compiled
 
 def test_a_pair_of_readings_of_the_clock_costs_between_twenty_nanoseconds_and_five_microseconds() -> None:
     assert 20 < trial.timer_ns() < 5000
+
+
+def test_a_block_measures_twice_as_long_as_the_longest_warm_up_where_the_budget_allows() -> None:
+    """100 steps of 2 ms warm it up: 0.4 s of slices, which are there anyway; of ten times as long a warm-up, 4 s."""
+    usual, long = pilot_of(), pilot_of(settled_ns=2e7)
+    assert usual.plan("slice", room_s=60.0).slices == usual.plan("slice").slices
+    plan = long.plan("slice", room_s=60.0)
+    measured_s = plan.slices.rounds * plan.slices.steps["x"] * plan.step_ns["x"] * 1e-9
+    assert measured_s == pytest.approx(2 * plan.warm_steps["x"] * plan.step_ns["x"] * 1e-9, rel=0.1)
+    assert plan.slices.rounds > long.plan("slice").slices.rounds
+    tight = long.plan("slice", room_s=12.0)  # 3.3 s until the first step, 2 s to warm up, and a tenth a round
+    assert long.plan("slice").slices.rounds < tight.slices.rounds < plan.slices.rounds
+    assert tight.block_s == pytest.approx(12.0, rel=0.05)
+    assert long.plan("slice", room_s=1.0).slices == long.plan("slice").slices
+
+
+def test_what_a_block_should_take_counts_no_compiling_that_the_first_process_did() -> None:
+    cold, warm = (pilot_of(cache_empty=empty).plan("slice").block_s for empty in (True, False))
+    assert cold is not None
+    assert warm is not None
+    assert warm - cold == pytest.approx(4.5)
+    slices = pilot_of().plan("slice").slices
+    assert cold == pytest.approx(3.3 + 0.2 + 1.25 * slices.rounds * (slices.steps["x"] + 2) * 2e-3, rel=0.05)

@@ -138,7 +138,7 @@ def test_the_spread_of_a_plain_scenario_is_the_one_asked_for() -> None:
 
 def test_intervals_that_are_too_narrow_are_seen(monkeypatch: Patch) -> None:
     right = stats.half_width
-    monkeypatch.setattr(stats, "half_width", lambda d: 0.7 * right(d))
+    monkeypatch.setattr(stats, "half_width", lambda *given: 0.7 * right(*given))
     assert all_fail(simulation.under_the_null(runs=RUNS, cases=HARD[1:]), "coverage")
     assert all_fail(simulation.known_differences(runs=2 * RUNS, known=simulation.KNOWN[:1]), "recovery")
     assert all_fail(simulation.sequential(runs=RUNS, scenarios=[simulation.two_modes]), "coverage")

@@ -15,6 +15,7 @@ from bench.comparison import Arm, Comparison
 from bench.lockstep import ArmFailed
 from bench.matrix import Budget
 from bench.schedule import Planned
+from bench.standing import Stand, stand
 from bench.store import StoredRun
 from workloads.contract import Cell, Named
 from workloads.linear_regression import spec
@@ -42,15 +43,13 @@ def stored(certificates: list[dict[str, Any]], blocks: list[dict[str, Any]]) -> 
     return StoredRun(folder=Path(), run={}, certificates=certificates, blocks=blocks)
 
 
-def standing(comparison: Comparison, found: StoredRun, budget: Budget | None = None) -> run.Stand:
+def standing(comparison: Comparison, found: StoredRun, budget: Budget | None = None) -> Stand:
     """As the loop would see it, every block's log-ratios known: 0.1 by 0.001 a block."""
     ratios = {
         f"one.{one['block']:03d}.0": {arm: 0.1 + 0.001 * one["block"] for arm in one["arms"] if arm != "tensorflow"}
         for one in found.blocks
     }
-    matrix = SimpleNamespace(comparisons=[comparison], budget=budget or Budget(blocks=3))
-    whole: Any = SimpleNamespace(matrix=matrix, ratios=ratios)
-    return run._stand(whole, comparison, found)
+    return stand(comparison, found, ratios, budget=budget or Budget(blocks=3), least=10)
 
 
 def test_of_two_certificates_of_one_contrast_the_last_counts(comparison: Comparison) -> None:
@@ -75,8 +74,8 @@ def test_the_certificates_of_a_comparison_are_its_own_and_the_last_of_each() -> 
 def test_an_arm_that_was_left_out_does_not_hold_the_others_up(comparison: Comparison, status: str) -> None:
     certificates = [certificate("tensorflow-graph", "passed"), certificate("pytorch", status, by="pytorch")]
     blocks = [measured(number, "tensorflow", "tensorflow-graph") for number in range(3)]
-    stand = standing(comparison, stored(certificates, blocks))
-    assert (stand.blocks, stand.finished, stand.out) == (3, "all 3 blocks measured", {"pytorch": "why not"})
+    found = standing(comparison, stored(certificates, blocks))
+    assert (found.blocks, found.finished, found.out) == (3, "all 3 blocks measured", {"pytorch": "why not"})
     assert standing(comparison, stored(certificates, blocks[:2])).finished is None
 
 
@@ -89,9 +88,9 @@ def test_an_arm_that_is_given_up_midway_does_not_hold_the_others_up(comparison: 
     certificates = [certificate(arm, "passed") for arm in ARMS[1:]]
     dead = {"pytorch": outcome("pytorch", status="failed", reason="exit 3")}
     blocks = [block("one", number, {arm: outcome(arm) for arm in ARMS} | dead) for number in range(3)]
-    stand = standing(comparison, stored(certificates, blocks))
-    assert stand.finished == "all 3 blocks measured"
-    assert stand.out == {"pytorch": "pytorch failed in 3 blocks in a row: exit 3"}
+    found = standing(comparison, stored(certificates, blocks))
+    assert found.finished == "all 3 blocks measured"
+    assert found.out == {"pytorch": "pytorch failed in 3 blocks in a row: exit 3"}
 
 
 @pytest.fixture
@@ -114,12 +113,13 @@ def test_a_run_killed_between_certificate_and_plan_certifies_again_without_those
     out = standing(comparison, stored(certificates, [])).out
     whole: Any = SimpleNamespace(
         header={"plans": {}, "id": "x"},
-        bench={1: SimpleNamespace(sampler=None)},
+        bench=SimpleNamespace(sampler=None),
         control_cpus=frozenset(),
         view=None,
         store=None,
     )
-    run._one(whole, comparison, Planned(comparison="one", block=0), out)
+    left = comparison.only(arm for arm in ARMS if arm not in out)
+    run._certify(whole, left, Planned(comparison="one", block=0))
     assert begun == [["tensorflow", "tensorflow-graph"]]
 
 
@@ -130,9 +130,9 @@ def test_an_arm_that_died_before_three_blocks_is_not_started_a_fourth_time_and_t
     stopped = {arm: outcome(arm, status="stopped") for arm in ARMS}
     blocks = [block("one", number, stopped | dead) for number in range(3)]
     assert standing(comparison, stored([], blocks[:2])).out == {}
-    stand = standing(comparison, stored([], blocks))
-    assert list(stand.out) == ["pytorch"]
-    assert stand.finished is None
+    found = standing(comparison, stored([], blocks))
+    assert list(found.out) == ["pytorch"]
+    assert found.finished is None
 
 
 def test_the_failure_of_an_arm_before_the_first_block_is_a_block_in_which_the_others_were_stopped(
@@ -145,12 +145,12 @@ def test_the_failure_of_an_arm_before_the_first_block_is_a_block_in_which_the_ot
     kept: list[dict[str, Any]] = []
     whole: Any = SimpleNamespace(
         header={"plans": {}, "id": "x"},
-        bench={1: SimpleNamespace(sampler=None)},
+        bench=SimpleNamespace(sampler=None),
         control_cpus=frozenset(),
         view=SimpleNamespace(failed=lambda *_: None, kept=lambda _: None),
         store=SimpleNamespace(append_block=lambda record, _: kept.append(record), write_log=lambda *_: "logs/x"),
     )
-    run._one(whole, comparison, Planned(comparison="one", block=0), {})
+    run._certify(whole, comparison, Planned(comparison="one", block=0))
     (record,) = kept
     assert {arm: one["status"] for arm, one in record["arms"].items()} == {
         "reference": "failed", **dict.fromkeys(ARMS, "stopped")
