@@ -114,7 +114,7 @@ def test_a_run_killed_between_certificate_and_plan_certifies_again_without_those
     out = standing(comparison, stored(certificates, [])).out
     whole: Any = SimpleNamespace(
         header={"plans": {}, "id": "x"},
-        bench={1: SimpleNamespace(sampler=None)},
+        bench=SimpleNamespace(sampler=None),
         control_cpus=frozenset(),
         view=None,
         store=None,
@@ -145,7 +145,7 @@ def test_the_failure_of_an_arm_before_the_first_block_is_a_block_in_which_the_ot
     kept: list[dict[str, Any]] = []
     whole: Any = SimpleNamespace(
         header={"plans": {}, "id": "x"},
-        bench={1: SimpleNamespace(sampler=None)},
+        bench=SimpleNamespace(sampler=None),
         control_cpus=frozenset(),
         view=SimpleNamespace(failed=lambda *_: None, kept=lambda _: None),
         store=SimpleNamespace(append_block=lambda record, _: kept.append(record), write_log=lambda *_: "logs/x"),
