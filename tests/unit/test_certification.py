@@ -14,6 +14,7 @@ import pytest
 from bench import certification
 from bench.comparison import Arm, Comparison
 from bench.errors import WorkerFailed
+from bench.lockstep import Bench
 from bench.parity import REFERENCE, Certificate
 from workloads.contract import Cell, Named, pack
 from workloads.linear_regression import spec
@@ -92,9 +93,8 @@ def task_of(names: tuple[str, ...], *, kind: str = "lockstep", measure: bool = T
     comparison = Comparison(id="one", compare=("framework",), arms=arms, baseline=names[0])
     channel = SimpleNamespace(gpu=None, image=None, pid=1, scope="process")
     launcher = SimpleNamespace(start=lambda **_: channel, data_path=lambda *_: None)
-    bench: Any = SimpleNamespace(
-        launcher=launcher, sampler=None, cpus_of=lambda arm: frozenset({0}), seed=0, data=None, schedule=kind
-    )
+    stand_in: Any = launcher
+    bench = Bench(launcher=stand_in, sampler=None, arm_cpus={1: frozenset({0})}, seed=0, data=None, schedule=kind)
     view: Any = SimpleNamespace(stage=lambda *_: None, say=lambda *_: None)
     return certification.Task(
         bench=bench, comparison=comparison, cache=Path(), control_cpus=frozenset(), view=view, measure=measure
