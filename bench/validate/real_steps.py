@@ -31,7 +31,7 @@ WORKLOAD, SIZES, BATCH_SIZE = "linear_regression", {"n": 1024, "d": 512}, 1024
 MODES = {"tensorflow": ("eager", "graph", "compiled"), "pytorch": ("eager", "compiled")}
 WARM_STEPS = 300
 # By sync: steps of a turn, and pairs of turns; an interrupt in one pair moves no median of its group.
-STEPS, PAIRS = {"step": 1, "slice": 4}, {"step": 1600, "slice": 400}
+STEPS, PAIRS = {"step": 1, "slice": 2}, {"step": 1600, "slice": 800}
 GROUPS = 40
 _LIMIT_S = 300.0
 
