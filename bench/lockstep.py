@@ -309,6 +309,7 @@ def _take_turns(
 
 
 def _slice(group: Group, arm: str, plan: Plan, sync: str, stretch: Stretch) -> dict[str, Any]:
+    group.settle()
     time.sleep(QUIET_S)
     steps, settle = plan.slices.steps[arm], plan.slices.settle_steps
     limit_s = SLICE_LIMIT_S + SLICE_LIMIT_FACTOR * (steps + settle) * plan.step_ns[arm] * 1e-9
@@ -347,6 +348,7 @@ def _soak_all(bench: Bench, group: Group, arms: Sequence[Arm], plan: Plan, block
         for arm in arms:
             soak_s = lengths_s[arm.id]
             if soak_s:
+                group.settle()
                 time.sleep(BETWEEN_SOAKS_S)
                 steps = plan.slices.steps[arm.id] if deciding_sync(arm.cell.phase) == "slice" else 1
                 limit_s = SLICE_LIMIT_S + soak_s + SLICE_LIMIT_FACTOR * steps * plan.step_ns[arm.id] * 1e-9
