@@ -118,8 +118,7 @@ def make_readable(folder: Path) -> None:
 
 
 def _sources(package: Path) -> Iterator[Path]:
-    """The package's files without caches of bytecode or tools."""
-    for path in package.rglob("*"):
-        inner = path.relative_to(package).parts
-        if path.is_file() and not any(part == "__pycache__" or part.startswith(".") for part in inner):
+    """The package's Python, which is all of it that a worker reads: no prose, and no caches of tools."""
+    for path in package.rglob("*.py"):
+        if not any(part == "__pycache__" or part.startswith(".") for part in path.relative_to(package).parts):
             yield path
