@@ -69,7 +69,9 @@ def test_an_edit_of_what_measures_is_another_harness(source_tree: Callable[[], P
     assert measuring.digest(package) != measuring.digest()
 
 
-@pytest.mark.parametrize("module", ["report/table.py", "cli.py", "errors.py", "telemetry/windows.py", "validate/row.py"])
+@pytest.mark.parametrize(
+    "module", ["report/table.py", "cli.py", "errors.py", "telemetry/windows.py", "validate/row.py"]
+)
 def test_an_edit_of_what_tells_is_the_same_harness(source_tree: Callable[[], Path], module: str) -> None:
     package = source_tree() / "bench"
     with (package / module).open("a") as file:
@@ -120,8 +122,7 @@ def test_a_change_of_the_harness_or_of_the_workloads_is_refused_by_its_name(
         provenance.refuse_changes(tmp_path, before, header())
     (name,) = before["comparisons"]
     assert str(refused.value) == (
-        f"{tmp_path}: {name} cannot be resumed, because the harness's own code changed since it began; "
-        "start a new run"
+        f"{tmp_path}: {name} cannot be resumed, because the harness's own code changed since it began; start a new run"
     )
     monkeypatch.setattr(paths, "staged_worker_root", lambda: tmp_path / "other")
     with pytest.raises(InputError, match="because the harness's own code and the workloads' code changed"):
