@@ -38,6 +38,7 @@ OTHERS = {
     "telemetry.trace": "records a machine, not a run",
     "engine_errors": "words",
     "errors": "words",
+    "origin": "names the commit",
     "provenance": "makes the key",
     "paths": "where things lie",
     "store": "keeps what was measured",

@@ -1,8 +1,8 @@
 """The workers of one block: one question, one answer, within limits of time and size.
 
 One thread and one selector: while any answer is awaited, what every worker says is read. Every few seconds all of them
-hear a heartbeat, ahead of a question: later it would wake idle workers beside the one that is timed. Only where an answer
-takes so long that the others would take their harness for dead do they hear one before it.
+hear a heartbeat, ahead of a question: later it would wake idle workers beside the one that is timed. Only where an
+answer takes so long that the others would take their harness for dead do they hear one before it.
 """
 
 from __future__ import annotations
