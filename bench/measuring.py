@@ -41,6 +41,7 @@ OTHERS = {
     "origin": "names the commit",
     "provenance": "makes the key",
     "paths": "where things lie",
+    "storage": "words",
     "store": "keeps what was measured",
     "report": "is worked out again from what was kept",
     "matrix": "its result is in the key: the cells, the seed, the schedule",
