@@ -168,8 +168,8 @@ class Sampler:
 
     def _start(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        for left in self._folder.glob(LIVE.format("*")):  # by a sampler that was killed: this run is ours alone
-            left.unlink()
+        for left in [*self._folder.glob(".*.csv"), *self._folder.glob(".*.part")]:
+            left.unlink()  # by a sampler or a harness that was killed: this run is ours alone
         command = [sys.executable, "-m", "bench.telemetry.sampler", str(self._folder), str(self._hz)]
         if self._cpus is not None:
             command.append(",".join(map(str, sorted(self._cpus))))
