@@ -30,7 +30,14 @@ class EngineLost(BenchError):  # noqa: N818
 
 
 class StorageFailed(BenchError):  # noqa: N818
-    """A disk or a folder refused: it is full, has gone or may not be written to; everything finished is kept."""
+    """A disk or a folder refused: it is full, has gone or may not be written to; everything finished is kept.
+
+    `reason` is the system's word for it, without a path.
+    """
+
+    def __init__(self, message: str, *, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class ProcessRefused(BenchError):  # noqa: N818

@@ -46,7 +46,7 @@ def told(where: Path, *, remedy: str = "") -> Iterator[None]:
     except OSError as error:
         if error.errno not in _REMEDIES:
             raise
-        raise StorageFailed(sentence(error, where, remedy=remedy)) from None
+        raise StorageFailed(sentence(error, where, remedy=remedy), reason=error.strerror or str(error)) from None
 
 
 def sentence(error: OSError, where: Path | None = None, *, remedy: str = "") -> str:
