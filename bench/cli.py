@@ -21,19 +21,47 @@ FORMATS = ("table", "markdown", "csv", "json")
 def main() -> None:
     """Run the command; every BenchError becomes one sentence and its exit code, here and nowhere else."""
     try:
+        code = _code()
+        sys.stdout.flush()  # or a full disk would be told when the interpreter ends, in its own words
+    except BrokenPipeError:
+        code = _unread()
+    except OSError as error:
+        from bench.storage import sentence
+
+        _drop_output()
+        click.echo(f"bench: {sentence(error)}", err=True)
+        code = BenchError.exit_code
+    sys.exit(code)
+
+
+def _code() -> int:
+    """The exit code of the command."""
+    try:
         with _certificates():
-            code = cli.main(standalone_mode=False)
+            return int(cli.main(standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show()
-        code = error.exit_code
-    except click.Abort:
-        code = INTERRUPTED
+        return error.exit_code
     except BenchError as error:
         click.echo(f"bench: {error}", err=True)
-        code = error.exit_code
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    sys.exit(code or 0)
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 0
+
+
+def _unread() -> int:
+    """The exit code where who read along has gone, as `| head` does: nothing is said, and it is no gate that failed."""
+    _drop_output()
+    return BenchError.exit_code
+
+
+def _drop_output() -> None:
+    """What was not written goes nowhere, instead of failing once more when the interpreter ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
 
 
 def _certificates() -> contextlib.AbstractContextManager[None]:
@@ -45,7 +73,18 @@ def _certificates() -> contextlib.AbstractContextManager[None]:
     return trusting(None)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Verbs(click.Group):
+    """The verbs; click would exit with 1 where nobody reads on."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Call the verb."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            ctx.exit(_unread())
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="bench")
 def cli() -> None:
     """Compare TensorFlow with PyTorch on identical workloads: proved, in lockstep, with intervals."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.cli_support import OUT, duration_s, find_run, interruptible, the_launchers
-from bench.errors import InputError
+from bench.errors import InputError, ProcessRefused, StorageFailed
 
 if TYPE_CHECKING:
     from bench.matrix import Matrix
@@ -51,13 +51,16 @@ def validate(kind: str, only: tuple[str, ...], resume: Path | None, out: Path, s
 
     from rich.console import Console
 
+    from bench import storage
     from bench.validate import show, suite
 
-    folder = resume or suite.begin(full=kind == "full", out=out, only=only, seed=seed)
+    with storage.told(out, remedy="choose another --out"):
+        folder = resume or suite.begin(full=kind == "full", out=out, only=only, seed=seed)
     with interruptible():
         try:
-            report = suite.carry_on(folder, lambda text: click.echo(text, err=True))
-        except KeyboardInterrupt:
+            with storage.told(folder):
+                report = suite.carry_on(folder, lambda text: click.echo(text, err=True))
+        except (KeyboardInterrupt, StorageFailed, ProcessRefused):
             click.echo(f"stopped; to go on: bench validate --resume {folder}", err=True)
             raise
     if shown == "json":

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+import tarfile
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -145,15 +146,20 @@ def run_once(client: docker.DockerClient, image: str, command: list[str], **opti
 
 
 def buildkit(
-    client: docker.DockerClient, *, context: IO[bytes], tag: str, buildargs: dict[str, str], labels: dict[str, str]
-) -> bool:
+    client: docker.DockerClient, *, context: IO[bytes], tag: str, buildargs: dict[str, str], labels: dict[str, str],
+    mark: str,
+) -> bool:  # fmt: skip
     """Build without network by BuildKit, in a third of the legacy builder's time; False where this engine does not.
 
     docker-py speaks to the legacy builder only, but the engine's own interface takes the same tar for both.
     BuildKit tells its log in a format of its own: after False, the legacy builder says in words what is wrong.
+
+    context  a tar whose size, and that of whose files, is no other build's
+    mark     in a command of every stage, and in no other build's: what the build leaves in the cache is known by it
     """
     api = client.api
     settings = {"buildargs": json.dumps(buildargs), "labels": json.dumps(labels)}
+    sizes = _sizes(context)
     before = {entry["ID"] for entry in _build_cache(client)}
     with api.post(
         f"{api.base_url}/v{api.api_version}/build",
@@ -161,11 +167,64 @@ def buildkit(
         data=context, headers={"Content-Type": "application/x-tar"}, stream=True, timeout=_CALL_LIMIT_S,
     ) as answer:  # fmt: skip
         done = answer.ok and not any(b'"error' in line for line in answer.iter_lines())
-    for entry in sorted(_build_cache(client), key=lambda entry: str(entry["CreatedAt"]), reverse=True):
-        if entry["ID"] not in before and not entry["InUse"]:
-            # Gigabytes that no later build would use. The stubs know fewer filters than the engine.
-            api.prune_builds(filters={"id": entry["ID"]}, all=True)  # type: ignore[arg-type]
+    meanwhile = [entry for entry in _build_cache(client) if entry["ID"] not in before]
+    for entry in of_build(meanwhile, mark=mark, sizes=sizes):
+        # Gigabytes that no later build would use. The stubs know fewer filters than the engine.
+        api.prune_builds(filters={"id": entry["ID"]}, all=True)  # type: ignore[arg-type]
     return done
+
+
+def of_build(entries: Iterable[dict[str, Any]], *, mark: str, sizes: Collection[int]) -> list[dict[str, Any]]:
+    """The records of BuildKit's cache that are provably one build's, the newest first, so that none has children.
+
+    The engine may be somebody else's too, and says of no record whose build it was. A command's has its text, so that
+    the mark is found; what it stands on and what stands on it is the same build's. A context's has its size alone.
+
+    entries  those that appeared while it went on
+    """
+    known = {entry["ID"]: entry for entry in entries if not entry["InUse"]}
+    above: dict[str, list[str]] = {}
+    for entry in known.values():
+        for parent in _parents(entry):
+            above.setdefault(parent, []).append(entry["ID"])
+    marked = {name for name, entry in known.items() if mark in str(entry.get("Description"))}
+    ours = _reached(marked, lambda name: above.get(name, [])) | _reached(
+        marked, lambda name: _parents(known.get(name, {}))
+    )
+    ours = {name for name in ours & known.keys() if not _is_ground(known[name])}
+    ours |= {name for name, entry in known.items() if not _parents(entry) and entry.get("Size") in sizes}
+    return sorted((known[name] for name in ours), key=lambda entry: str(entry["CreatedAt"]), reverse=True)
+
+
+def _parents(entry: dict[str, Any]) -> list[str]:
+    """As engines tell it, and as those before API 1.42 do."""
+    return list(entry.get("Parents") or filter(None, [entry.get("Parent")]))
+
+
+def _is_ground(entry: dict[str, Any]) -> bool:
+    """Whether it is an image that a build stands on: other builds may too."""
+    return str(entry.get("Description")).startswith(("from local", "pulled from"))
+
+
+def _reached(names: Iterable[str], further: Callable[[str], Iterable[str]]) -> set[str]:
+    """These, and all that is to be reached from them; what is not known leads nowhere."""
+    found: set[str] = set()
+    left = list(names)
+    while left:
+        name = left.pop()
+        if name not in found:
+            found.add(name)
+            left += further(name)
+    return found
+
+
+def _sizes(context: IO[bytes]) -> set[int]:
+    """Of a tar, and of its files: how the cache's records of a context are known."""
+    with tarfile.open(fileobj=context) as tar:
+        files = sum(member.size for member in tar)
+    length = context.seek(0, os.SEEK_END)
+    context.seek(0)
+    return {length, files}
 
 
 def give_name(client: docker.DockerClient, image: str, name: str) -> None:

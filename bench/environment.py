@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import bench
+from bench import origin
 from bench.errors import WorkerFailed
 from bench.telemetry import cgroup, nvml
 from workloads.contract import STUB, Cell
@@ -22,8 +23,6 @@ from workloads.contract import STUB, Cell
 SCHEMA = "bench.environment/1"
 # The vector and matrix extensions that decide which kernels a framework picks.
 _FLAGS = re.compile(r"avx|amx|fma$|f16c$|sse4|neon|asimd|sve|bf16$|i8mm$")
-_PACKAGE = Path(bench.__file__).resolve().parents[1]
-_CODE = ("bench", "workloads", "images", "pyproject.toml")
 
 
 def describe(*, device: str, docker_engine: str | None = None, root: Path = Path("/")) -> dict[str, Any]:
@@ -50,7 +49,7 @@ def describe(*, device: str, docker_engine: str | None = None, root: Path = Path
         "docker": docker_engine,
         "python": platform.python_version(),
         "bench": bench.__version__,
-        **checkout(),
+        **origin.checkout(),
         "gpu_source": gpu_source,
         "gpus": gpus,
     }
@@ -195,37 +194,10 @@ def _detected(kind: str, root: Path) -> str | None:
     return _output(["systemd-detect-virt", kind], codes=(0, 1)) or None if root == Path("/") else None
 
 
-# ---------------------------------------------------------------- this program
-
-
-def checkout(folder: Path = _PACKAGE) -> dict[str, Any]:
-    """The commit of the checkout that runs, and whether its code differs from it; None for an installed wheel."""
-    commit = _git(folder, "rev-parse", "HEAD") if (folder / ".git").exists() else None
-    if commit is None:
-        return {"commit": None, "dirty": None}
-    changes = _git(folder, "status", "--porcelain", "--", *(name for name in _CODE if (folder / name).exists()))
-    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
-
-
-def remote(folder: Path = _PACKAGE) -> str | None:
-    """Where that checkout came from, without passwords; None for an installed wheel or a folder of this machine."""
-    found = _git(folder, "config", "--get", "remote.origin.url") if (folder / ".git").exists() else None
-    is_address = found and re.match(r"(https?|ssh|git)://|[\w.-]+@[\w.-]+:", found)
-    return re.sub(r"//[^/@\s]*@", "//", found) if found and is_address else None
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    """What git says of this very checkout, whatever GIT_DIR says, taking no lock."""
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    return _output(["git", "-C", str(folder), *arguments], environment={**variables, "GIT_OPTIONAL_LOCKS": "0"})
-
-
-def _output(
-    command: list[str], *, environment: dict[str, str] | None = None, codes: tuple[int, ...] = (0,)
-) -> str | None:
+def _output(command: list[str], *, codes: tuple[int, ...]) -> str | None:
     """What a program prints, stripped; None where it is absent, fails or hangs."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode in codes else None

@@ -29,6 +29,21 @@ class EngineLost(BenchError):  # noqa: N818
     """The container engine went away during the run: everything finished is kept, and the run can be resumed."""
 
 
+class StorageFailed(BenchError):  # noqa: N818
+    """A disk or a folder refused: it is full, has gone or may not be written to; everything finished is kept.
+
+    `reason` is the system's word for it, without a path.
+    """
+
+    def __init__(self, message: str, *, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ProcessRefused(BenchError):  # noqa: N818
+    """The machine did not start a program of bench's; everything finished is kept."""
+
+
 class WorkerFailed(BenchError):  # noqa: N818
     """A worker crashed, hung, was killed or answered nonsense; `kind` says which, `log` is the end of its stderr."""
 

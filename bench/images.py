@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import re
+import secrets
 import tarfile
 import tempfile
 import uuid
@@ -176,17 +179,18 @@ def _content(lock: Lock, base: Base) -> dict[str, str]:
 
 def _build(client: docker.DockerClient, wheels: Wheelhouse, lock: Lock, base: Base) -> Image:
     """Build, tag and label; the first stage, gigabytes with the legacy builder, is removed whatever happens."""
-    stage = f"{owner.mine()}/{uuid.uuid4().hex}"
+    mark = uuid.uuid4().hex
+    stage = f"{owner.mine()}/{mark}"
     arguments = {"BASE": base.tag, "STAGE": stage, "FLAVOUR": lock.flavour}
     labels = _content(lock, base) | oci_labels(lock, base) | {"bench.notes": json.dumps(wheels.notes)}
     try:
         with tempfile.TemporaryFile(dir=paths.cache_root()) as context:
-            _write_context(context, wheels)
+            _write_context(context, wheels, mark)
             what = f"the image of {lock.framework} {lock.version}"
             recipe: Any = {"tag": tag_of(lock), "buildargs": arguments, "labels": labels}
             if podman.is_podman(client):
                 podman.build(client, what=what, context=context, **recipe)
-            elif not buildkit(client, context=context, **recipe):
+            elif not buildkit(client, context=context, mark=mark, **recipe):
                 context.seek(0)
                 run_build(
                     client, what=what, fileobj=context, custom_context=True, network_mode="none", **recipe
@@ -206,17 +210,30 @@ def _prune(client: docker.DockerClient, which: dict[str, str]) -> None:
         client.images.prune(filters={"dangling": True, **which})
 
 
-def _write_context(context: IO[bytes], wheels: Wheelhouse) -> None:
-    """The Dockerfile, uv and the wheels as one tar, wheels read straight from the cache."""
+def _write_context(context: IO[bytes], wheels: Wheelhouse, mark: str) -> None:
+    """The Dockerfile, uv and the wheels as one tar, wheels read straight from the cache.
+
+    So that BuildKit's records of it can be told from others', a command in every stage has the mark in its text (an
+    argument's value is not told), and a file that no stage takes makes the sizes this build's own.
+    """
     uv = uv_binary()
     if uv is None:
         raise EnvironmentUnavailable("uv, which installs the wheels inside an image, is missing; pip install uv")
     with tarfile.open(fileobj=context, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        tar.add(_dockerfile(wheels.framework), "Dockerfile")
+        recipe = _dockerfile(wheels.framework).read_text(encoding="utf-8")
+        _add(tar, "Dockerfile", re.sub(r"^COPY (wheelhouse/|--from=).*$", rf"\g<0>\nRUN : {mark}", recipe, flags=re.M))
+        _add(tar, "padding", "x" * secrets.randbelow(2**20))
         tar.add(uv.resolve(), "uv")
         for path in [wheels.requirements, *sorted(wheels.path.glob("*.whl"))]:
             tar.add(path, f"wheelhouse/{path.name}")
     context.seek(0)
+
+
+def _add(tar: tarfile.TarFile, name: str, text: str) -> None:
+    data = text.encode()
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
 
 
 def tag_of(image: Image | Lock) -> str:

@@ -334,6 +334,7 @@ def _take_turns(crew: Crew, comparison: Comparison, plan: Plan) -> None:
 
 
 def _slice(group: Group, arm: str, plan: Plan, sync: str, stretch: Stretch) -> dict[str, Any]:
+    group.settle()
     time.sleep(QUIET_S)
     steps, settle = plan.slices.steps[arm], plan.slices.settle_steps
     limit_s = SLICE_LIMIT_S + SLICE_LIMIT_FACTOR * (steps + settle) * plan.step_ns[arm] * 1e-9
@@ -373,6 +374,7 @@ def _soak_all(crew: Crew, arms: Mapping[str, Arm], plan: Plan) -> None:
     with bench.sampler.soaking() if bench.sampler and any(lengths_s.values()) else nullcontext():
         for name, soak_s in lengths_s.items():
             if soak_s:
+                crew.group.settle()
                 time.sleep(BETWEEN_SOAKS_S)
                 with crew.leaving():
                     outcomes[name]["soak"] = _soak(crew.group, arms[name], plan, soak_s)

@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING
 
 import bench
-from bench import environment
+from bench import origin
 from bench.locks import NAMES
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ def oci_labels(lock: Lock, base: Base) -> dict[str, str]:
 
 def _revision() -> str:
     """The checkout's commit, with a mark where its code differs; the release, for an installed wheel."""
-    found = environment.checkout()
+    found = origin.checkout()
     return f"{found['commit']}-dirty" if found["dirty"] else found["commit"] or bench.__version__
 
 
 def _source() -> str:
-    return environment.remote() or f"pkg:pypi/tf-torch-bench@{bench.__version__}"
+    return origin.remote() or f"pkg:pypi/tf-torch-bench@{bench.__version__}"

@@ -15,6 +15,10 @@ from pathlib import Path
 
 import platformdirs
 
+from bench import storage
+
+ANOTHER_CACHE = "name another folder in BENCH_CACHE"
+
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -28,7 +32,8 @@ def cache_root() -> Path:
     """The user's cache folder for bench, made if absent; the environment variable BENCH_CACHE moves it."""
     chosen = os.environ.get("BENCH_CACHE")
     root = Path(chosen).expanduser().resolve() if chosen else Path(platformdirs.user_cache_dir("bench"))
-    root.mkdir(parents=True, exist_ok=True)
+    with storage.told(root, remedy=ANOTHER_CACHE):
+        root.mkdir(parents=True, exist_ok=True)
     return root
 
 
@@ -69,10 +74,11 @@ def _compile(folder: Path, final: Path) -> None:
 def exclusive(name: str) -> Iterator[None]:
     """Hold the lock `name` of this cache: one process or thread at a time; released when its holder dies."""
     locks = cache_root() / "locks"
-    locks.mkdir(exist_ok=True)
-    with (locks / f"{name}.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+    with storage.told(cache_root(), remedy=ANOTHER_CACHE):
+        locks.mkdir(exist_ok=True)
+        with (locks / f"{name}.lock").open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
 
 
 @contextmanager
@@ -92,17 +98,18 @@ def building(final: Path) -> Iterator[Path]:
 
     Where another process was first, its folder stays: equal names hold equal content here.
     """
-    final.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".partial-{final.name}-", dir=final.parent))
-    try:
-        yield partial
+    with storage.told(final.parent, remedy=ANOTHER_CACHE):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".partial-{final.name}-", dir=final.parent))
         try:
-            partial.rename(final)
-        except OSError:
-            if not final.is_dir():
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            yield partial
+            try:
+                partial.rename(final)
+            except OSError:
+                if not final.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def sweep(final: Path) -> None:
@@ -118,8 +125,7 @@ def make_readable(folder: Path) -> None:
 
 
 def _sources(package: Path) -> Iterator[Path]:
-    """The package's files without caches of bytecode or tools."""
-    for path in package.rglob("*"):
-        inner = path.relative_to(package).parts
-        if path.is_file() and not any(part == "__pycache__" or part.startswith(".") for part in inner):
+    """The package's Python, which is all of it that a worker reads: no prose, and no caches of tools."""
+    for path in package.rglob("*.py"):
+        if not any(part == "__pycache__" or part.startswith(".") for part in path.relative_to(package).parts):
             yield path

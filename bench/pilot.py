@@ -67,6 +67,7 @@ class Pilot:
         slow = statistics.median(self.step_ns[arm][-FIRST_STEPS:]) > SLOW_STEP_S * 1e9
         costs = self.control_ns[arm] = []
         for _ in range(SLOW_QUESTIONS if slow else QUESTIONS):
+            group.settle()
             time.sleep(lockstep.QUIET_S)  # as before every slice
             before_ns = time.monotonic_ns()
             answer = ask(group, arm, "measure", limit_s=lockstep.SLICE_LIMIT_S * 5, steps=1, settle=0, sync=sync)

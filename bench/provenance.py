@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from bench import __version__, environment, paths
+from bench import __version__, environment, measuring, paths
 from bench.errors import InputError
 from bench.launch import Need
 from bench.telemetry import nvml
@@ -45,7 +45,8 @@ def header(
     machine = environment.describe(device=_device(matrix), docker_engine=launcher.engine_version)
     images = {name: provision.to_json() for name, provision in provisions.items()}
     shared = {
-        "images": {name: {**image, "notes": None} for name, image in images.items()},  # words decide nothing
+        "images": _without_notes(images),
+        "harness": measuring.digest(),
         "workloads": paths.staged_worker_root().name,
         "data": dataset.sha256 if dataset else None,
         "machine": environment.machine_key(machine),
@@ -61,6 +62,8 @@ def header(
         "launcher": launcher.name,
         "base": place.base,
         "commit": machine.get("commit"),
+        "harness": shared["harness"],
+        "workloads": shared["workloads"],
         "seed": matrix.seed,
         "schedule": matrix.schedule,
         "matrix": matrix.resolved() | {"budget": asdict(matrix.budget)},
@@ -105,11 +108,27 @@ def refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, An
     """A record is keyed by all that it depends on: another key is another measurement."""
     for name, entry in before["comparisons"].items():
         if now["comparisons"][name]["key"] != entry["key"]:
-            parts = [part for part in ("images", "data", "launcher", "seed", "schedule") if before[part] != now[part]]
-            changed = " and ".join(parts) or "the machine or the workloads' code"
+            was, is_now = _parts(before), _parts(now)
+            changed = " and ".join(part for part in was if was[part] != is_now[part]) or "the comparison itself"
             raise InputError(
                 f"{folder}: {name} cannot be resumed, because {changed} changed since it began; start a new run"
             )
+
+
+def _parts(header: Mapping[str, Any]) -> dict[str, Any]:
+    """What goes into every key, as a sentence calls it; what a run of an earlier version did not keep is None."""
+    return {
+        **{part: header.get(part) for part in ("data", "launcher", "seed", "schedule")},
+        "images": _without_notes(header["images"]),
+        "the harness's own code": header.get("harness"),
+        "the workloads' code": header.get("workloads"),
+        "the machine": environment.machine_key(header["environment"]),
+    }
+
+
+def _without_notes(images: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Words decide nothing."""
+    return {name: {**image, "notes": None} for name, image in images.items()}
 
 
 def now() -> str:

@@ -21,9 +21,10 @@ from bench import (
     paths,
     provenance,
     schedule,
+    storage,
     store,
 )
-from bench.errors import EngineLost, InputError
+from bench.errors import EngineLost, InputError, ProcessRefused, StorageFailed
 from bench.launch.provide import provide_all
 from bench.lockstep import Bench, Block
 from bench.matrix import Matrix
@@ -53,6 +54,7 @@ class Run:
 
     ratios  d of every contrast by stem of its block, (arms,): read once, since a stored block never changes
     told    rounds of blocks at whose end it was said whether the time will do
+    noted   what was said of this run's notes
     """
 
     store: Store
@@ -64,6 +66,7 @@ class Run:
     control_cpus: frozenset[int]
     ratios: dict[str, dict[str, float]] = field(default_factory=dict)
     told: set[int] = field(default_factory=set)
+    noted: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,8 +170,6 @@ def _carry_on(
             header["finished_at"] = provenance.now()
             header["notes"] = [note for note in header["notes"] if not note.startswith(BUDGET_SPENT)]
             writer.write_run(header)
-        if sampler.fault:
-            view.say(f"telemetry stopped: {sampler.fault}")
 
 
 def _loop(run: Run) -> bool:
@@ -212,8 +213,7 @@ def _measure(run: Run, comparison: Comparison, planned: schedule.Planned) -> Non
     run.view.begin(comparison.id, planned.block)
     block = lockstep.measure_block(run.bench, comparison.only(plan.step_ns), planned, plan)
     _keep(run, block)
-    if run.bench.sampler:
-        run.bench.sampler.flush_block(store.stem(block.record()))
+    _flush(run, store.stem(block.record()))
 
 
 def _certify(run: Run, comparison: Comparison, planned: schedule.Planned) -> None:
@@ -227,8 +227,7 @@ def _certify(run: Run, comparison: Comparison, planned: schedule.Planned) -> Non
         control_cpus=run.control_cpus,
         view=run.view,
     )
-    if bench.sampler:  # whatever came of it: its readings are no block's
-        bench.sampler.flush_block(f"{comparison.id}.prologue")
+    _flush(run, f"{comparison.id}.prologue")  # whatever came of it: its readings are no block's
     if prologue.failed:
         block = Block(planned=planned, order=tuple(arm.id for arm in comparison.arms))
         block.fail(prologue.failed.arm, prologue.failed.failure)
@@ -294,6 +293,14 @@ def _keep(run: Run, block: Block) -> None:
     run.view.kept(record)
 
 
+def _flush(run: Run, name: str) -> None:
+    """Keep what the sampler read; where it has stopped, say so at once, and in the run's notes."""
+    if sampler := run.bench.sampler:
+        sampler.flush_block(name)
+        if sampler.fault:
+            _note(run, f"telemetry: {sampler.fault}")
+
+
 def _least(matrix: Matrix) -> int:
     """Blocks that every comparison gets before any is given more than another."""
     return schedule.k_min(_family(matrix))
@@ -351,7 +358,10 @@ def _dataset(matrix: Matrix, view: View) -> data.DataSet | None:
 
 
 def _note(run: Run, text: str) -> None:
-    run.view.say(text)
+    """Say it, and keep it among the run's notes: once."""
+    if text not in run.noted:
+        run.view.say(text)
+        run.noted.add(text)
     if text not in run.header["notes"]:
         run.header["notes"].append(text)
         run.store.write_run(run.header)
@@ -359,11 +369,16 @@ def _note(run: Run, text: str) -> None:
 
 @contextmanager
 def _told_how_to_resume(folder: Path, view: View) -> Iterator[None]:
-    """Whatever stops a run, an interrupt or an engine that went away: say that all is kept, and how to go on."""
+    """Whatever stops a run, be it an interrupt, a lost engine or a full disk: say that all is kept, and how to go on.
+
+    raises  StorageFailed: a disk refused, anywhere in the block
+    """
     try:
-        yield
-    except (KeyboardInterrupt, EngineLost):
-        view.say(f"stopped; every finished block is kept. To go on: bench run --resume {folder}")
+        with storage.told(folder):
+            yield
+    except (KeyboardInterrupt, EngineLost, StorageFailed, ProcessRefused):
+        if (folder / "run.json").exists():
+            view.say(f"stopped; every finished block is kept. To go on: bench run --resume {folder}")
         raise
 
 
@@ -376,7 +391,8 @@ def fresh_id() -> str:
 def compile_cache(run_id: str) -> Iterator[Path]:
     """Where compilers keep what they made, for every block of the run; gone when the run is over."""
     folder = paths.cache_root() / "compile" / run_id
-    folder.mkdir(parents=True, exist_ok=True)
+    with storage.told(folder, remedy=paths.ANOTHER_CACHE):
+        folder.mkdir(parents=True, exist_ok=True)
     try:
         with paths.held(folder):
             yield folder

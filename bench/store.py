@@ -14,11 +14,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from contextlib import contextmanager
+import shutil
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import InputError
+from bench import storage
+from bench.errors import InputError, StorageFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -67,7 +69,10 @@ class StoredRun:
         path = self.folder / "steps" / f"{stem(block)}.parquet"
         if not path.exists():
             return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in STEP_COLUMNS.items()})
-        return pd.read_parquet(path)
+        try:
+            return pd.read_parquet(path)
+        except (OSError, ValueError) as error:  # pyarrow's own are ValueErrors and OSErrors
+            raise InputError(f"{path}: cannot be read ({_line(error)}); the run folder is damaged") from None
 
     def telemetry(self, block: Mapping[str, Any]) -> Path | None:
         """The Parquet file of a block's readings, or None where nothing was sampled."""
@@ -92,9 +97,8 @@ def read(folder: Path) -> StoredRun:
 
 def last_block(folder: Path) -> tuple[int, dict[str, Any] | None]:
     """How many blocks are kept, and the last of them; the others are not read."""
-    path = folder / "blocks.jsonl"
-    *lines, _ = path.read_bytes().split(b"\n") if path.exists() else [b""]
-    return len(lines), json.loads(lines[-1]) if lines else None
+    lines = _whole_lines(folder / "blocks.jsonl")
+    return len(lines), _record(lines[-1], folder / "blocks.jsonl", len(lines), BLOCK_SCHEMA) if lines else None
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -132,20 +136,28 @@ class Store:
         if folder.exists():
             raise InputError(f"{folder}: exists already; choose another --out, or --resume it")
         try:
-            for name in ("steps", "telemetry", "logs"):
-                (folder / name).mkdir(parents=True)
+            folder.mkdir(parents=True)
         except OSError as error:
             raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another --out") from None
         store = cls(folder)
-        store.write_run(run)
-        for name in ("blocks.jsonl", "parity.jsonl"):
-            (folder / name).touch()
+        try:
+            with storage.told(folder):
+                for name in ("steps", "telemetry", "logs"):
+                    (folder / name).mkdir()
+                store.write_run(run)
+                for name in ("blocks.jsonl", "parity.jsonl"):
+                    (folder / name).touch()
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)  # nothing is in it yet, and it could not be resumed
+            raise
         return store
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder: two harnesses never write into one run."""
-        with (self.folder / ".lock").open("w") as handle:
+        with storage.told(self.folder):
+            handle = (self.folder / ".lock").open("w")
+        with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -157,10 +169,16 @@ class Store:
         replace_file(self.folder / "run.json", {"schema": RUN_SCHEMA, **run})
 
     def append_block(self, record: Mapping[str, Any], steps: list[dict[str, Any]]) -> None:
-        """Samples first, then the line that makes them count."""
+        """Samples first, then the line that makes them count; neither, where the disk refuses one of them."""
+        samples = self.folder / "steps" / f"{stem(record)}.parquet"
         if steps:
-            self._write_steps(self.folder / "steps" / f"{stem(record)}.parquet", steps)
-        _append(self.folder / "blocks.jsonl", {"schema": BLOCK_SCHEMA, **record})
+            self._write_steps(samples, steps)
+        try:
+            _append(self.folder / "blocks.jsonl", {"schema": BLOCK_SCHEMA, **record})
+        except StorageFailed:
+            with suppress(OSError):
+                samples.unlink()
+            raise
 
     def append_certificate(self, record: Mapping[str, Any]) -> None:
         """One certificate of a contrast: from now on the one that counts."""
@@ -193,49 +211,86 @@ def repair(folder: Path) -> None:
     """Cut a torn last line off both journals, so that the next append starts on a line of its own."""
     for name in ("blocks.jsonl", "parity.jsonl"):
         path = folder / name
-        data = path.read_bytes() if path.exists() else b""
+        with storage.told(folder):
+            data = path.read_bytes() if path.exists() else b""
         whole = data[: data.rfind(b"\n") + 1]
         if whole != data:
             _replace(path, whole)
 
 
 def _lines(path: Path, schema: str) -> list[dict[str, Any]]:
-    if not path.exists():
+    return [_record(line, path, number, schema) for number, line in enumerate(_whole_lines(path), start=1)]
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    """All but what follows the last newline, which is torn, or nothing."""
+    try:
+        return path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
         return []
-    records = []
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is torn, or nothing
-        try:
-            record = json.loads(line)
-        except ValueError:
-            raise InputError(f"{path}:{number}: not JSON; the run folder is damaged") from None
-        if not isinstance(record, dict) or record.get("schema") != schema:
-            raise InputError(f"{path}:{number}: schema {_schema(record)!r} is unknown; this bench reads {schema}")
-        records.append(record)
-    return records
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({_line(error)}); the run folder is damaged") from None
+
+
+def _record(line: bytes, path: Path, number: int, schema: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        raise InputError(f"{path}:{number}: not JSON; the run folder is damaged") from None
+    if not isinstance(record, dict) or record.get("schema") != schema:
+        raise InputError(f"{path}:{number}: schema {_schema(record)!r} is unknown; this bench reads {schema}")
+    return record
 
 
 def _schema(record: object) -> object:
     return record.get("schema") if isinstance(record, dict) else type(record).__name__
 
 
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]
+
+
 def _append(path: Path, record: Mapping[str, Any]) -> None:
+    """A whole line on disk, or no part of it. Raises StorageFailed."""
     line = json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
-    with path.open("ab") as handle:
-        handle.write(line)
-        handle.flush()
-        os.fsync(handle.fileno())
+    with storage.told(path.parent):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        before = os.fstat(descriptor).st_size
+        try:
+            _write(descriptor, line)
+        except BaseException:
+            with suppress(OSError):
+                os.ftruncate(descriptor, before)
+            raise
+        finally:
+            os.close(descriptor)
 
 
 def _replace(path: Path, data: bytes) -> None:
+    """The whole file on disk, or the one that was there before. Raises StorageFailed."""
     temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    with storage.told(path.parent):
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+            try:
+                _write(descriptor, data)
+            finally:
+                os.close(descriptor)
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    """All of it, and to the disk: no buffer is left that would be written once more when the file is closed."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.fsync(descriptor)

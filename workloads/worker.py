@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from workloads.contract import (
+    HEARTBEAT,
     MESSAGE_LIMIT_BYTES,
     SILENCE_LIMIT_S,
     STUB,
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from workloads.trial import Trial
 
 Verb = Callable[..., dict[str, Any]]
+
+_HEARTBEAT = HEARTBEAT.encode().rstrip(b"\n")
 
 
 def main() -> int:
@@ -68,13 +71,12 @@ def _listen(requests: queue.SimpleQueue[Request | ContractError]) -> None:
         if len(buffer) > MESSAGE_LIMIT_BYTES:
             requests.put(ContractError(f"a request of over {MESSAGE_LIMIT_BYTES} bytes"))
         for line in lines:
+            if line == _HEARTBEAT:  # it has been heard: no work beside another arm's
+                continue
             try:
-                request = Request.decode(line)
+                requests.put(Request.decode(line))
             except ContractError as error:
                 requests.put(error)
-            else:
-                if request.verb != "heartbeat":
-                    requests.put(request)
 
 
 def _answer(request: Request, verbs: dict[str, Verb]) -> Answer:

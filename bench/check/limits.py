@@ -15,6 +15,7 @@ from pathlib import Path
 from bench import paths
 from bench.check.findings import ASK_THE_HOST, Finding, Level, Machine
 from bench.environment import read_line, read_text
+from bench.errors import StorageFailed
 from bench.telemetry import cgroup
 
 GIB = 2**30
@@ -119,6 +120,8 @@ def disk(_: Machine) -> Finding:
     try:
         cache = paths.cache_root()
         room, filled = os.statvfs(cache), any((cache / "wheelhouse").glob("*"))
+    except StorageFailed as failed:
+        return say(level="fail", found=f"the cache folder cannot be used: {failed.reason}", cure=cure)
     except OSError as error:
         return say(level="fail", found=f"the cache folder cannot be used: {error.strerror}", cure=cure)
     size, files = (LATER_BYTES, LATER_FILES) if filled else (FIRST_BYTES, FIRST_FILES)

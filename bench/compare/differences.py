@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bench import environment
-from bench.report.words import clean
+from bench.report.words import clean, code
 
 if TYPE_CHECKING:
     from bench.store import StoredRun
@@ -24,7 +24,8 @@ def of_runs(before: Json, after: Json) -> list[str]:
     found = []
     if _machine(machines[0]) != _machine(machines[1]):
         found.append("another machine: nothing below is about the program alone")
-    found += _changes("commit", *(_commit(run) for run in (before, after)))
+    codes = [code(run.get("commit"), run["environment"]).removeprefix("commit ") for run in (before, after)]
+    found += _changes("commit", *codes)
     for name in _OF_THE_RUN:
         found += _changes(name, before.get(name), after.get(name))
     found += _images(before.get("images") or {}, after.get("images") or {})
@@ -67,11 +68,6 @@ def _machine(description: Json) -> str | None:
         return environment.machine_key(dict(description))
     except (KeyError, TypeError, AttributeError):
         return None
-
-
-def _commit(run: Json) -> str:
-    dirty = run["environment"].get("dirty")
-    return str(run.get("commit") or "unknown")[:12] + (" with changes" if dirty else "")
 
 
 def _images(before: Json, after: Json) -> Iterator[str]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from docker.errors import APIError
 from docker.types import LogConfig, Ulimit
 
-from bench import base_image, engine_errors, environment, foreign_image, images
+from bench import base_image, engine_errors, environment, foreign_image, images, storage
 from bench.container_engine import address, engine, one_sentence, run_once
 from bench.engine_errors import LOST, explained, went_away
 from bench.errors import EngineLost, EnvironmentUnavailable, InputError, WorkerFailed
@@ -23,7 +23,7 @@ from bench.launch import GpuRequest, Need, Progress, Provision, owner, podman, w
 from bench.launch import gpu as gpus
 from bench.launch.container import DockerChannel, Ends
 from bench.launch.reaper import Reaper, force_away, sweep, sweep_dead
-from bench.paths import staged_worker_root
+from bench.paths import ANOTHER_CACHE, staged_worker_root
 from workloads.contract import STUB
 
 if TYPE_CHECKING:
@@ -54,18 +54,29 @@ class DockerLauncher:
     ) -> None:
         """Raises EnvironmentUnavailable: no engine of this machine, or none that gives the `gpu` that is wanted."""
         self.client, self._info = _own_engine()
-        if gpu:
-            podman.refuse_gpu(self.client)
-        self.engine_version = podman.engine_version(self.client)
-        self._is_podman = podman.is_podman(self.client)
+        self._cache, self.data, self._base = cache, data, base
+        self.labels = {"bench.run": run_id, owner.LABEL: owner.mine()}
+        self.images: dict[Need, str] = {}
+        try:
+            self._begin(run_id, gpu=gpu)
+        except BaseException:
+            self.client.close()
+            raise
+
+    def _begin(self, run_id: str, *, gpu: bool) -> None:
+        """Learn what engine it is, and remove what dead runs left."""
+        with one_sentence("telling its version", self.client):
+            if gpu:
+                podman.refuse_gpu(self.client)
+            self.engine_version = podman.engine_version(self.client)
+            self._is_podman = podman.is_podman(self.client)
         self._ends = podman.Ends if self._is_podman else Ends
         self._notes = tuple(
             filter(None, [engine_errors.seccomp_note(self._info), engine_errors.limits_note(self._info)])
         )
-        self._cache, self.data, self._base, self._root = cache, data, base, staged_worker_root()
-        self.labels = {"bench.run": run_id, owner.LABEL: owner.mine()}
-        self.images: dict[Need, str] = {}
-        cache.chmod(0o1777)
+        self._root = staged_worker_root()
+        with storage.told(self._cache, remedy=ANOTHER_CACHE):
+            self._cache.chmod(0o1777)
         with suppress(*LOST):
             sweep(self.client, run_id)  # what was killed between making a container and starting it
             sweep_dead(self.client)

@@ -1,7 +1,8 @@
 """The workers of one block: one question, one answer, within limits of time and size.
 
-One thread and one selector: while any answer is awaited, what every worker says is read, and every few seconds all of
-them hear a heartbeat. Slices are far shorter than that, so none falls into a timed one.
+One thread and one selector: while any answer is awaited, what every worker says is read. Every few seconds all of them
+hear a heartbeat, ahead of a question: later it would wake idle workers beside the one that is timed. Only where an
+answer takes so long that the others would take their harness for dead do they hear one before it.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import WorkerFailed
-from workloads.contract import HEARTBEAT, MESSAGE_LIMIT_BYTES, Answer, ContractError, Request
+from workloads.contract import HEARTBEAT, MESSAGE_LIMIT_BYTES, SILENCE_LIMIT_S, Answer, ContractError, Request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from bench.launch import Channel
 
-HEARTBEAT_S = 5.0
+HEARTBEAT_S = 5.0  # since the last one, ahead of a question
+# Likewise, while an answer is awaited: half of the silence that a worker bears.
+WAITING_HEARTBEAT_S = SILENCE_LIMIT_S / 2
+HEARD_S = 0.005  # until idle workers have woken, read a heartbeat and stand still again: some 0.2 ms each
 LOG_LIMIT_BYTES = 64 * 2**10
 
 
@@ -70,6 +74,11 @@ class Group:
         """The end of what the worker wrote to stderr."""
         return self._log[arm].decode("utf-8", "replace")
 
+    def settle(self) -> None:
+        """Before anything that is timed: a heartbeat that is due goes out, and what it wakes stands still again."""
+        self._heartbeat(HEARTBEAT_S)
+        time.sleep(max(0.0, self._beat + HEARD_S - time.monotonic()))
+
     def ask(self, arm: str, verb: str, *, limit_s: float, **args: Any) -> dict[str, Any]:
         """One question to one worker. Raises WorkerFailed."""
         answer = self.ask_all({arm: args}, verb, limit_s=limit_s)[arm]
@@ -81,6 +90,7 @@ class Group:
         self, questions: Mapping[str, Mapping[str, Any]], verb: str, *, limit_s: float
     ) -> dict[str, dict[str, Any] | WorkerFailed]:
         """The same verb to several workers at once; each answers, or fails by itself."""
+        self.settle()
         waiting: dict[str, int] = {}
         answers: dict[str, dict[str, Any] | WorkerFailed] = {}
         for arm, args in questions.items():
@@ -95,13 +105,14 @@ class Group:
             if time.monotonic() > deadline:
                 words = f"gave no answer to {verb} in {limit_s:.0f} s"
                 return answers | {arm: self._failed(arm, "hung", words) for arm in waiting}
-            self._heartbeat()
-            self._read(min(HEARTBEAT_S, max(0.0, deadline - time.monotonic())))
+            self._heartbeat(WAITING_HEARTBEAT_S)
+            self._read(max(0.0, min(deadline, self._beat + WAITING_HEARTBEAT_S) - time.monotonic()))
             for arm in list(waiting):
                 outcome = self._outcome(arm, waiting[arm], verb)
                 if outcome is not None:
                     answers[arm] = outcome
                     del waiting[arm]
+        self._heartbeat(2 * HEARTBEAT_S)  # what is made of an answer that took long may take long too
         return answers
 
     def _outcome(self, arm: str, expected: int, verb: str) -> dict[str, Any] | WorkerFailed | None:
@@ -140,8 +151,9 @@ class Group:
                 self._said[arm] += out
             self._log[arm] = (self._log[arm] + err)[-LOG_LIMIT_BYTES:]
 
-    def _heartbeat(self) -> None:
-        if time.monotonic() - self._beat < HEARTBEAT_S:
+    def _heartbeat(self, after_s: float) -> None:
+        """Let all hear one, where the last is so long ago."""
+        if time.monotonic() - self._beat < after_s:
             return
         self._beat = time.monotonic()
         for channel in self._channels.values():

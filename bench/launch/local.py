@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench import paths, storage
 from bench.environment import gpu_for
 from bench.environments import environment
 from bench.errors import InputError
@@ -151,16 +152,23 @@ def start_process(
 ) -> LocalChannel:
     """A worker under the interpreter `python`; of the GPUs it sees this one alone.
 
-    cache  the run's own folder: compiled code stays in it until the run ends, scratch until its process is removed
+    cache   the run's own folder: compiled code stays in it until the run ends, scratch until its process is removed
+    raises  StorageFailed, ProcessRefused
     """
-    cache.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix="scratch-", dir=cache))
+    with storage.told(cache, remedy=paths.ANOTHER_CACHE):
+        cache.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix="scratch-", dir=cache))
     inherited = {name: os.environ[name] for name in INHERITED if name in os.environ} | {"TMPDIR": str(scratch)}
     if gpu:
         inherited["CUDA_VISIBLE_DEVICES"] = gpu.uuid
         inherited["LD_LIBRARY_PATH"] = _with_cuda(python, inherited.get("LD_LIBRARY_PATH"))
     env = worker_environment(root=str(root), cache=str(cache), padding=padding, inherited=inherited)
-    return LocalChannel([str(python), "-m", "workloads.worker"], env, scratch=scratch, gpu=gpu)
+    try:
+        return LocalChannel([str(python), "-m", "workloads.worker"], env, scratch=scratch, gpu=gpu)
+    except OSError as error:
+        shutil.rmtree(scratch, ignore_errors=True)
+        remedy = "what was removed from the cache, the next run or --resume makes again"
+        raise storage.process_refused(f"a worker with {python}", error, remedy=remedy) from None
 
 
 def _with_cuda(python: Path, before: str | None) -> str:

@@ -19,7 +19,7 @@ from contextlib import closing, suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from bench import child
+from bench import child, storage
 from bench.launch import owner
 from workloads.contract import SILENCE_LIMIT_S
 
@@ -36,14 +36,16 @@ class Reaper:
     """The harness's end of it."""
 
     def __init__(self, run_id: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.launch.reaper", run_id, owner.mine()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            env=child.environment(),
-        )
+        """Raises ProcessRefused."""
+        command = [sys.executable, "-m", "bench.launch.reaper", run_id, owner.mine()]
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                start_new_session=True, env=child.environment(),
+            )  # fmt: skip
+        except OSError as error:
+            remedy = "install bench again"
+            raise storage.process_refused(f"the reaper with {sys.executable}", error, remedy=remedy) from None
 
     def dismiss(self) -> None:
         """Nothing is left to remove."""

@@ -89,7 +89,7 @@ def facts(summary: Json) -> list[tuple[str, str]]:
         ("versions", _by_label(summary, _versions)),
         ("telemetry", _telemetry(summary)),
         ("blocks", _blocks(summary)),
-        ("run", f"{run['id']}, started {started}, commit {str(run['commit'] or 'unknown')[:12]}"),
+        ("run", f"{run['id']}, started {started}, {words.code(run['commit'], summary['environment'])}"),
     ]
     return [(heading, words.clean(text)) for heading, text in found if text]
 

@@ -40,6 +40,14 @@ _UNITS = {"batch_size": "batch ", "threads": "threads "}
 _ROW_AXES = ("workload", "framework", "mode", "phase", "batch_size")
 
 
+def code(commit: str | None, environment: Mapping[str, Any]) -> str:
+    """Which code it was: its commit, with a word where it differs from it; a plain wheel's version."""
+    if commit:
+        return f"commit {commit[:12]}" + (" with changes" if environment.get("dirty") else "")
+    version = environment.get("bench")
+    return f"version {version}" if version else "commit unknown"
+
+
 def clean(text: object) -> str:
     """One line without control characters: a worker's last words must not steer a terminal."""
     spaced = "".join(" " if character.isspace() else character for character in str(text))

@@ -144,8 +144,11 @@ class Sampler:
         try:
             return _to_parquet(Path(answer["file"]), self._folder / f"{name}.parquet", answer["meta"])
         except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors and OSErrors
-            self.fault = f"the readings of block {name} could not be kept ({error})"
+            self.fault = f"the readings of block {name} could not be kept ({getattr(error, 'strerror', None) or error})"
             return None
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(answer["file"])  # noqa: PTH108
 
     def close(self) -> None:
         """End the process; it throws away what was not flushed."""
@@ -165,8 +168,8 @@ class Sampler:
 
     def _start(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        for left in self._folder.glob(LIVE.format("*")):  # by a sampler that was killed: this run is ours alone
-            left.unlink()
+        for left in [*self._folder.glob(".*.csv"), *self._folder.glob(".*.part")]:
+            left.unlink()  # by a sampler or a harness that was killed: this run is ours alone
         command = [sys.executable, "-m", "bench.telemetry.sampler", str(self._folder), str(self._hz)]
         if self._cpus is not None:
             command.append(",".join(map(str, sorted(self._cpus))))
@@ -334,11 +337,17 @@ def _to_parquet(csv_file: Path, parquet: Path, facts: dict[str, Any]) -> Path:
     )
     table = table.sort_by("t_ns")  # GPUs are put down at once, arms together a little later
     described = table.replace_schema_metadata({_METADATA_KEY: json.dumps({"schema": SCHEMA, **facts})})
-    unfinished = parquet.with_name(f".{parquet.name}")
-    with unfinished.open("wb") as file:
-        pq.write_table(described, file, compression="zstd")
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(parquet)
+    whole = pa.BufferOutputStream()
+    pq.write_table(described, whole, compression="zstd")
+    unfinished = parquet.with_name(f".{parquet.name}.part")
+    try:
+        with unfinished.open("wb", buffering=0) as file:
+            view = memoryview(whole.getvalue())
+            while view:
+                view = view[file.write(view) :]
+            os.fsync(file.fileno())
+        unfinished.replace(parquet)
+    finally:
+        unfinished.unlink(missing_ok=True)
     csv_file.unlink()
     return parquet

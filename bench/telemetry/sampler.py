@@ -137,9 +137,9 @@ class Recorder:
 
     def close(self) -> None:
         """Leave nothing behind: an unfinished block is thrown away whole."""
-        with contextlib.suppress(OSError):
-            self._file.close()
-            os.unlink(self._current)  # noqa: PTH108
+        for step in (self._file.close, lambda: os.unlink(self._current)):  # noqa: PTH108
+            with contextlib.suppress(OSError):
+                step()
         self._packages.close()
         self.gpus.close()
 
@@ -332,15 +332,24 @@ def main(arguments: list[str]) -> int:
     folder, hz, *cpus = arguments
     if cpus:
         os.sched_setaffinity(0, {int(cpu) for cpu in cpus[0].split(",")})
-    recorder = Recorder(folder, float(hz))
-    answer({"source": recorder.gpus.source, "gpus": recorder.gpus.devices, "package_energy_null": recorder.energy_null})
     try:
-        serve(recorder, float(hz))
+        _sample(folder, float(hz))
     except BrokenPipeError:
         return 0
+    except OSError as error:  # of a reading they are nulls: here it is the file that is written
+        sys.stderr.write(f"its readings cannot be written ({error.strerror or error})\n")
+        return 3
+    return 0
+
+
+def _sample(folder: str, hz: float) -> None:
+    recorder = Recorder(folder, hz)
+    try:
+        hello = {"source": recorder.gpus.source, "gpus": recorder.gpus.devices}
+        answer({**hello, "package_energy_null": recorder.energy_null})
+        serve(recorder, hz)
     finally:
         recorder.close()
-    return 0
 
 
 if __name__ == "__main__":

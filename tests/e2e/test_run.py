@@ -383,7 +383,24 @@ def test_a_run_whose_workloads_changed_is_not_resumed(
     before = local_run.blocks()
     resumed = bench("run", "--resume", local_run.folder, tree=tree, BENCH_CACHE=str(borrowed_cache)).wait()
     assert resumed.code == 2
-    assert "cannot be resumed, because" in resumed.stderr
+    assert "cannot be resumed, because the workloads' code changed" in resumed.stderr
+    assert local_run.blocks() == before
+
+
+def test_a_run_whose_harness_changed_is_not_resumed_and_one_whose_words_changed_is(
+    bench: Start, local_run: Harness, source_tree: Copy, edit: Any, borrowed_cache: Path
+) -> None:
+    tree = source_tree()
+    before = local_run.blocks()
+    for prose in ("workloads/linear_regression/README.md", "bench/cli_support.py", "bench/report/table.py"):
+        with (tree / prose).open("a") as file:
+            file.write("\n")
+    resumed = bench("run", "--resume", local_run.folder, tree=tree, BENCH_CACHE=str(borrowed_cache)).wait()
+    assert "cannot be resumed" not in resumed.stderr, resumed.stderr
+    edit(tree / "bench/lockstep.py", "QUIET_S = 0.001", "QUIET_S = 0.002")
+    resumed = bench("run", "--resume", local_run.folder, tree=tree, BENCH_CACHE=str(borrowed_cache)).wait()
+    assert resumed.code == 2
+    assert "cannot be resumed, because the harness's own code changed since it began" in resumed.stderr
     assert local_run.blocks() == before
 
 

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from docker.errors import NotFound
+from docker.errors import DockerException, NotFound
 
 from bench import images
 from bench.container_engine import read_build
-from bench.errors import BenchError, WorkerFailed
-from bench.launch import Need, data_place, owner, reaper
+from bench.errors import BenchError, EnvironmentUnavailable, ProcessRefused, StorageFailed, WorkerFailed
+from bench.launch import Need, data_place, owner, podman, reaper
+from bench.launch import docker as docker_launcher
 from bench.launch.docker import DockerChannel, DockerLauncher
 from bench.launch.group import Group
 from bench.locks import locked_version
@@ -212,6 +213,38 @@ def test_removing_a_worker_removes_its_container_at_once(launcher: DockerLaunche
         assert len(ours(launcher)) == 1
         group.drop("pytorch")
         assert ours(launcher) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "failure", "said"),
+    [
+        (podman, "refuse_gpu", EnvironmentUnavailable("attaches none"), "attaches none"),
+        (podman, "engine_version", DockerException("went away"), "failed while telling its version"),
+        (docker_launcher, "staged_worker_root", StorageFailed("the cache is full"), "the cache is full"),
+        (docker_launcher, "Reaper", ProcessRefused("no process starts"), "no process starts"),
+        (docker_launcher, "sweep_dead", KeyboardInterrupt("now"), "now"),
+    ],
+)
+def test_a_launcher_that_cannot_begin_closes_its_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, failure: BaseException, said: str
+) -> None:
+    closed: list[bool] = []
+    real = docker_launcher._own_engine
+
+    def own_engine() -> Any:
+        client, info = real()
+        close = client.close
+        monkeypatch.setattr(client, "close", lambda: (closed.append(True), close()))
+        return client, info
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise failure
+
+    monkeypatch.setattr(docker_launcher, "_own_engine", own_engine)
+    monkeypatch.setattr(module, name, fail)
+    with pytest.raises((BenchError, KeyboardInterrupt), match=said):
+        DockerLauncher(run_id=f"{RUN}-begins", cache=tmp_path, data=None, gpu=True)
+    assert closed == [True]
 
 
 def test_closing_the_launcher_removes_what_its_groups_left(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ import pytest
 
 from bench import data, data_sources
 from bench.data_sources import DataFile, Folder, Mirror, Npm, NpzMirror
-from bench.errors import EnvironmentUnavailable, GateError
+from bench.errors import EnvironmentUnavailable, GateError, StorageFailed
 from workloads.data import read_idx
 
 Reply = Callable[[http.server.BaseHTTPRequestHandler], None]
@@ -397,7 +397,7 @@ def test_a_cache_that_cannot_be_made_is_one_sentence(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "file" / "cache"))
     for action in (lambda: data.fetch(sources=[good], files=FILES), data.require):
-        with pytest.raises(EnvironmentUnavailable, match="Not a directory; name another folder in BENCH_CACHE"):
+        with pytest.raises(StorageFailed, match=r"\(Not a directory\); .*, or name another folder in BENCH_CACHE$"):
             action()
 
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import re
 import subprocess
 import sys
+import tarfile
+import uuid
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
+from absent import absent
 
-from bench import base_image, images, locks, wheelhouse
+from bench import base_image, container_engine, images, locks, wheelhouse
 from bench.environments import environment
 from bench.errors import EnvironmentUnavailable, InputError
 from bench.images import Image, Wanted
@@ -152,7 +157,7 @@ def test_either_builder_makes_the_same_image_and_leaves_no_cache(
     client: docker.DockerClient, default_base: base_image.Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     builder: str,
 ) -> None:  # fmt: skip
-    cached = {entry["ID"] for entry in client.df().get("BuildCache") or []}
+    cached = build_cache(client)
     wheels = small_wheelhouse(tmp_path, default_base.python)
     if builder == "legacy":
         monkeypatch.setattr(images, "buildkit", lambda *_, **__: False)
@@ -163,10 +168,91 @@ def test_either_builder_makes_the_same_image_and_leaves_no_cache(
         assert (
             hardened(client, image.id, "/opt/venv/bin/python", "-c", "import small; print(small.__name__)") == "small"
         )
-        assert {entry["ID"] for entry in client.df().get("BuildCache") or []} <= cached
+        left = {name: entry for name, entry in build_cache(client).items() if name not in cached}
+        assert {(entry["Description"].strip(), entry["Size"]) for entry in left.values()} <= {("from local", 0)}
         assert client.images.list(filters={"label": "bench.stage", "dangling": True}) == []
     finally:
         client.images.remove("bench-pytorch:0.0.2-cpu", force=True)
+
+
+def build_cache(client: docker.DockerClient) -> dict[str, Any]:
+    return {entry["ID"]: entry for entry in client.df().get("BuildCache") or []}
+
+
+@pytest.mark.docker
+def test_what_somebody_else_builds_meanwhile_stays_in_the_cache(
+    client: docker.DockerClient, default_base: base_image.Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheels = small_wheelhouse(tmp_path, default_base.python)
+    listed = container_engine._build_cache
+    calls: list[set[str]] = []
+
+    def looked(client: docker.DockerClient) -> list[dict[str, Any]]:
+        """As it is asked for before a build and after it: just before the second time somebody's own build ends."""
+        if calls:
+            build_of_a_user(client, default_base.tag)
+        found = listed(client)
+        calls.append({entry["ID"] for entry in found})
+        return found
+
+    monkeypatch.setattr(container_engine, "_build_cache", looked)
+    try:
+        images._build(client, wheels, lock_of("0.0.3"), default_base)
+        before, after = calls
+        left = [entry for name, entry in build_cache(client).items() if name in after - before]
+        told = sorted(
+            entry["Description"].split(" ")[0] for entry in left if entry["Description"].strip() != "from local"
+        )
+        assert told == ["fileop", "fileop", "http", "mount"], "its context, packed and unpacked, its COPY and its RUN"
+        assert any("users own build" in entry["Description"] for entry in left)
+    finally:
+        for name in ("bench-pytorch:0.0.3-cpu", "users-own:1"):
+            client.images.remove(name, force=True)
+        for name in set(build_cache(client)) - calls[0]:
+            client.api.prune_builds(filters={"id": name}, all=True)  # type: ignore[arg-type]
+
+
+def build_of_a_user(client: docker.DockerClient, base: str) -> None:
+    """Through BuildKit, as `docker build` does it."""
+    context = io.BytesIO()
+    with tarfile.open(fileobj=context, mode="w") as tar:
+        dockerfile = f"FROM {base}\nCOPY data /data\nRUN echo users own build {uuid.uuid4().hex}\n"
+        for name, data in {"Dockerfile": dockerfile.encode(), "data": uuid.uuid4().bytes * 1000}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    api: Any = client.api
+    with api.post(
+        f"{api.base_url}/v{api.api_version}/build", params={"version": "2", "t": "users-own:1"},
+        data=context.getvalue(), headers={"Content-Type": "application/x-tar"}, stream=True,
+    ) as answer:  # fmt: skip
+        if not answer.ok or any(b'"error' in line for line in answer.iter_lines()):
+            absent("this engine has no BuildKit")
+
+
+def entry(name: str, parent: str = "", description: str = "fileop target", **more: Any) -> dict[str, Any]:
+    """A record of BuildKit's cache as the engine tells it."""
+    plain = {"ID": name, "Parent": parent, "Description": description, "InUse": False, "Size": 7, "CreatedAt": name}
+    return plain | more
+
+
+def test_a_record_is_a_builds_own_by_its_mark_by_what_it_stands_on_or_by_its_contexts_size() -> None:
+    entries = [
+        entry("0 base", description="from local "),
+        entry("1 packed", description="http url http://build-context-x", Size=1111),
+        entry("1 unpacked", Size=1000),
+        entry("2 wheels", "0 base"),
+        entry("3 mark", "2 wheels", "mount / from exec /bin/sh -c : MARK"),
+        entry("4 install", "3 mark", "mount / from exec /bin/sh -c uv venv"),
+        entry("5 theirs", "0 base", "mount / from exec /bin/sh -c make", Size=1111),
+        entry("5 theirs too", "5 theirs"),
+        entry("6 their context", Size=1001),
+        entry("7 used", "4 install", InUse=True),
+        entry("8 newer", Parents=["4 install", "unknown"], Parent=None),
+    ]
+    ours = [one["ID"] for one in container_engine.of_build(entries, mark="MARK", sizes={1000, 1111})]
+    assert ours == ["8 newer", "4 install", "3 mark", "2 wheels", "1 unpacked", "1 packed"]
+    assert container_engine.of_build(entries, mark="OTHER", sizes=set()) == []
 
 
 def small_wheelhouse(folder: Path, python: str) -> wheelhouse.Wheelhouse:

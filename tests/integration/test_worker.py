@@ -7,20 +7,33 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from bench import lockstep
 from bench.errors import WorkerFailed
+from bench.launch import group as groups
 from bench.launch.group import LOG_LIMIT_BYTES, Group
 from bench.launch.local import LocalChannel, start_process
-from workloads.contract import HEARTBEAT, MESSAGE_LIMIT_BYTES, Answer, Cell, Named, Request, unpack
+from workloads.contract import (
+    HEARTBEAT,
+    MESSAGE_LIMIT_BYTES,
+    SILENCE_LIMIT_S,
+    Answer,
+    Cell,
+    Named,
+    Request,
+    unpack,
+)
 from workloads.linear_regression import spec
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -385,6 +398,77 @@ def test_a_worker_that_hears_nothing_ends_and_one_that_hears_heartbeats_lives(
         time.sleep(0.2)
     assert silent._process.poll() == 0
     assert group.ask("heard", "warm", limit_s=30, steps=1)["step_ns"]
+
+
+class Overheard:
+    """A worker's real channel; what goes through it is put down in one list for all."""
+
+    def __init__(self, channel: LocalChannel, events: list[str]) -> None:
+        self._channel, self._events = channel, events
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._channel, name)
+
+    def send(self, data: bytes) -> None:
+        self._events.append(Request.decode(data).verb)
+        self._channel.send(data)
+
+    def receive(self, fileno: int) -> tuple[bytes, bytes] | None:
+        received = self._channel.receive(fileno)
+        self._events.append("answer")
+        return received
+
+
+class Slices:
+    """What lockstep.Stretch is told of slices, put down in that list too."""
+
+    def __init__(self, events: list[str]) -> None:
+        self._events = events
+
+    def begin_slice(self, arm: str) -> None:
+        self._events.append("begin")
+
+    def end_slice(self, arm: str, answer: Any, steps: int) -> None:
+        self._events.append("end")
+
+
+def test_no_heartbeat_falls_into_a_timed_slice_and_all_workers_hear_them_in_between(
+    root: Path, tmp_path: Path, edit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sabotage(root, "time.sleep(0.01)", edit)
+    monkeypatch.setattr(groups, "HEARTBEAT_S", 0.05)
+    plan = SimpleNamespace(
+        slices=SimpleNamespace(steps={"timed": 8, "idle": 1}, settle_steps=0), step_ns={"timed": 1e7, "idle": 1e7}
+    )
+    events: list[str] = []
+    with Group() as group:
+        for arm in ("timed", "idle"):
+            channel = start_process(Path(sys.executable), root=root, cache=tmp_path, padding=0)
+            group.add(arm, Overheard(channel, events))  # type: ignore[arg-type]
+            open_(group, arm)
+        events.clear()
+        for sync in ("step", "slice") * 10:
+            lockstep._slice(group, "timed", plan, sync, Slices(events))  # type: ignore[arg-type]
+    told = " ".join(events)
+    slices = re.findall("begin (.*?) end", told)
+    assert slices == ["measure answer"] * 20, "each took longer than what lies between two heartbeats"
+    assert told.count("heartbeat heartbeat") >= 15
+
+
+def test_idle_workers_outlive_a_slice_that_takes_longer_than_the_silence_they_bear(
+    begin: Begin, group: Group, root: Path, edit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert groups.HEARTBEAT_S < groups.WAITING_HEARTBEAT_S <= SILENCE_LIMIT_S / 2
+    edit(root / "workloads/contract.py", "SILENCE_LIMIT_S = 30.0", "SILENCE_LIMIT_S = 1.0")
+    monkeypatch.setattr(groups, "HEARTBEAT_S", 0.15)
+    monkeypatch.setattr(groups, "WAITING_HEARTBEAT_S", 0.5)
+    sabotage(root, f"os.path.exists({str(root / 'now')!r}) and time.sleep(3)", edit)
+    begin("slow")
+    begin("idle")
+    (root / "now").touch()
+    assert group.ask("slow", "measure", limit_s=30, steps=1, settle=0, sync="step")["step_ns"]
+    (root / "now").unlink()
+    assert group.ask("idle", "measure", limit_s=30, steps=1, settle=0, sync="step")["step_ns"]
 
 
 def test_removing_a_worker_takes_the_children_that_it_started_with_it(

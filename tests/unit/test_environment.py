@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -154,42 +153,3 @@ def test_a_machine_keeps_its_key_through_what_does_not_matter(changes: dict[str,
 )
 def test_another_machine_has_another_key(changes: dict[str, Any]) -> None:
     assert environment.machine_key(description(**changes)) != environment.machine_key(description())
-
-
-# ---------------------------------------------------------------- the commit
-
-
-def git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), "-c", "user.name=t", "-c", "user.email=t@example.org", *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    (tmp_path / "bench").mkdir()
-    (tmp_path / "bench/module.py").write_text("x = 1\n")
-    git(tmp_path, "init", "--quiet")
-    git(tmp_path, "add", ".")
-    git(tmp_path, "commit", "--quiet", "-m", "first")
-    return tmp_path
-
-
-def test_a_checkout_names_its_commit(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GIT_DIR", "/nonexistent")  # a hook sets it for its own repository
-    expected = {"commit": environment._git(checkout, "rev-parse", "HEAD"), "dirty": False}
-    assert expected["commit"]
-    (checkout / "runs").mkdir()
-    (checkout / "runs/run.json").write_text("a run is not code")
-    assert environment.checkout(checkout) == expected
-
-
-@pytest.mark.parametrize("file", ["module.py", "added.py"])
-def test_a_changed_or_added_file_of_code_makes_it_dirty(checkout: Path, file: str) -> None:
-    (checkout / "bench" / file).write_text("x = 2\n")
-    assert environment.checkout(checkout)["dirty"] is True
-
-
-def test_a_wheel_inside_somebody_elses_checkout_has_no_commit(checkout: Path) -> None:
-    site = checkout / "venv/site-packages"
-    site.mkdir(parents=True)
-    assert environment.checkout(site) == {"commit": None, "dirty": None}
