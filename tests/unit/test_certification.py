@@ -70,6 +70,9 @@ class Workers:
     def drop(self, name: str) -> None:
         self._names.remove(name)
 
+    def settle(self) -> None:
+        """Nobody needs a heartbeat."""
+
     def ask(self, name: str, verb: str, **_: Any) -> dict[str, Any]:
         (answer,) = self.ask_all({name: {}}, verb, limit_s=1.0).values()
         if isinstance(answer, WorkerFailed):
