@@ -95,24 +95,31 @@ def campaign(
     A contrast has, beside what `bench report` prints of it, `d`, its log ratio in every block, and their standard
     deviation, `spread`. They stand in `<out>/<name>.csv` too, one line a contrast.
     """
-    comparisons = [_comparison(f"{name}-{number:04d}", pair, launcher) for number, pair in enumerate(pairs)]
-    matrix = Matrix(
+    matrix = matrix_of(name, pairs, blocks=blocks, launcher=launcher, seed=seed)
+    given = prepared(matrix.comparisons, plan, placement)
+    stored = store.read(measured(matrix, out=out, launcher=launcher, prepared=given))
+    samples = frames.read(stored)
+    found = [one | _by_block(one, samples) for one in summary.summarise(stored)["contrasts"]]
+    _keep(out / f"{name}.csv", found)
+    return found
+
+
+def matrix_of(
+    name: str, pairs: Sequence[Pair], *, blocks: int, launcher: str, seed: int, per_comparison_s: float = _A_DAY_S
+) -> Matrix:
+    """A matrix of one comparison a pair."""
+    comparisons = tuple(_comparison(f"{name}-{number:04d}", pair, launcher) for number, pair in enumerate(pairs))
+    return Matrix(
         name=name,
         source="bench validate",
         compare=("framework",),
         baseline=None,
         cells=tuple(dict.fromkeys(arm.cell for one in comparisons for arm in one.arms)),
-        comparisons=tuple(comparisons),
-        budget=Budget(blocks=blocks, per_comparison_s=_A_DAY_S, total_s=_A_DAY_S),
+        comparisons=comparisons,
+        budget=Budget(blocks=blocks, per_comparison_s=per_comparison_s, total_s=_A_DAY_S),
         seed=seed,
         telemetry=Telemetry(soak_s=0.0),
     )
-    folder = measured(matrix, out=out, launcher=launcher, prepared=_prepared(comparisons, plan, placement))
-    stored = store.read(folder)
-    samples = frames.read(stored)
-    found = [one | _by_block(one, samples) for one in summary.summarise(stored)["contrasts"]]
-    _keep(out / f"{name}.csv", found)
-    return found
 
 
 def measured(matrix: Matrix, *, out: Path, launcher: str, prepared: run.Prepared | None = None) -> Path:
@@ -141,7 +148,8 @@ def _comparison(id_: str, pair: Pair, launcher: str) -> Comparison:
     return Comparison(id=id_, compare=("framework",), arms=arms, baseline="baseline")
 
 
-def _prepared(comparisons: Sequence[Comparison], turns: Turns, placement: Placement | None) -> run.Prepared:
+def prepared(comparisons: Sequence[Comparison], turns: Turns, placement: Placement | None = None) -> run.Prepared:
+    """What spares stubs their prologues: the same plan for all, and the certificate of a stub."""
     names = ("baseline", "arm")
     plan = Plan(
         slices=SlicePlan(steps=dict.fromkeys(names, turns.steps), settle_steps=SETTLE, rounds=turns.rounds),

@@ -1,7 +1,8 @@
-"""Whether a user gets the right word, quiet and beside other programs: runs of four contrasts, as `quick` has them.
+"""Whether a user gets the right word, quiet and beside other programs: contrasts judged by fours, as `quick` has them.
 
-One run holds a difference of 10, 25 and 100 % more work and the same work on both sides, eight blocks each, judged as
-any run is: Holm over its four contrasts, drift and disturbance asked. The load is the validation's own.
+Of four, one does the same work on both sides and three 10, 25 and 100 % more on one, eight blocks each, judged as any
+run is: Holm over the four, drift and disturbance asked. Each equal pair is judged once more by itself, where nothing is
+corrected and most is claimed. The load is the validation's own.
 """
 
 from __future__ import annotations
@@ -9,40 +10,46 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench import cpus, stats
+from bench import cpus, stats, store
+from bench.report import summary
 from bench.validate import load
-from bench.validate.campaign import USUAL, Pair, campaign, noisy
+from bench.validate.campaign import USUAL, Pair, matrix_of, measured, noisy, prepared
 from bench.validate.row import Row, at_least, at_most, not_above, not_below
 
-FACTORS = (1.10, 1.25, 2.00)
-BLOCKS = 8
-RUNS = {False: 1, True: 100}  # of four contrasts under each load, quick and full
+if TYPE_CHECKING:
+    from bench.store import StoredRun
+
+FACTORS = (1.0, 1.10, 1.25, 2.00)
+BLOCKS, LONGEST_S = 8, 20.0  # of a contrast, as `quick` limits it: beside a busy process every block is repeated
+SETS = {False: 1, True: 50}  # of four contrasts under each load, quick and full
 LEAST = {"quiet": 0.95, "beside bursts of 25 % on every CPU": 0.95, "beside a busy process on the arms' CPU": 0.80}
 PAIRED_SD = 0.01
+
+Contrast = Mapping[str, Any]
 
 
 def rows(*, full: bool, launcher: str, out: Path, seed: int) -> Iterator[Row]:
     """The right word, and the wrong ones of equal arms, under each load."""
     placement = cpus.choose([1])
-    null: list[Mapping[str, Any]] = []
+    equal: list[Contrast] = []
     for number, (name, least) in enumerate(LEAST.items()):
         with _load(number, placement):
-            found = _runs(f"usable{number}", full=full, launcher=launcher, out=out, seed=seed, placement=placement)
-        different = [one for index, one in enumerate(found) if index % (len(FACTORS) + 1)]
+            stored = _measured(f"usable{number}", full=full, launcher=launcher, out=out, seed=seed, placement=placement)
+        found = [one for four in _in_groups(stored, len(FACTORS)) for one in four[1:]]
         if number:  # equal arms in quiet are what the part `same` is about
-            null += [one for index, one in enumerate(found) if not index % (len(FACTORS) + 1)]
-        hits = sum(one["verdict"] == "slower" for one in different)
+            equal += [one for (one, *_) in _in_groups(stored, 1)[:: len(FACTORS)]]
+        hits = sum(one["verdict"] == "slower" for one in found)
         judge = at_least if full else not_below
         title = f"10, 25 and 100 % more work called slower in {BLOCKS} blocks, {name}"
-        yield judge(title, hits, len(different), least, wanted=len(different), detail=_words(different))
-    wrong = sum(one["verdict"] in ("faster", "slower") for one in null)
+        yield judge(title, hits, len(found), least, wanted=len(found), detail=_words(found))
+    wrong = sum(one["verdict"] in ("faster", "slower") for one in equal)
     ceiling = at_most if full else not_above
-    yield ceiling(
-        "equal arms called faster or slower, under both loads", wrong, len(null), stats.ALPHA, detail=_words(null)
-    )
+    title = "equal arms called faster or slower, under both loads"
+    yield ceiling(title, wrong, len(equal), stats.ALPHA, detail=_words(equal))
 
 
 def _load(number: int, placement: cpus.Placement) -> AbstractContextManager[Any]:
@@ -50,19 +57,33 @@ def _load(number: int, placement: cpus.Placement) -> AbstractContextManager[Any]
     return (nullcontext(), load.bursts(), load.pinned(arms))[number]
 
 
-def _runs(
-    name: str, *, full: bool, launcher: str, out: Path, seed: int, placement: cpus.Placement
-) -> list[Mapping[str, Any]]:
-    """The contrasts of run after run, four each: equal arms, then those with more work."""
-    pairs = [Pair(baseline=noisy(PAIRED_SD), arm=noisy(PAIRED_SD, work=factor)) for factor in (1.0, *FACTORS)]
-    found: list[Mapping[str, Any]] = []
-    for run in range(RUNS[full]):
-        how: dict[str, Any] = {"launcher": launcher, "out": out, "seed": seed + run, "placement": placement}
-        found += campaign(f"{name}-{run}", pairs, blocks=BLOCKS, plan=USUAL, **how)
-    return found
+def _measured(name: str, *, full: bool, launcher: str, out: Path, seed: int, placement: cpus.Placement) -> StoredRun:
+    """One run of as many contrasts as are wanted."""
+    pairs = [Pair(baseline=noisy(PAIRED_SD), arm=noisy(PAIRED_SD, work=factor)) for factor in FACTORS] * SETS[full]
+    matrix = matrix_of(name, pairs, blocks=BLOCKS, launcher=launcher, seed=seed, per_comparison_s=LONGEST_S)
+    given = prepared(matrix.comparisons, USUAL, placement)
+    return store.read(measured(matrix, out=out, launcher=launcher, prepared=given))
 
 
-def _words(contrasts: Sequence[Mapping[str, Any]]) -> str:
+def _in_groups(stored: StoredRun, size: int) -> list[list[Contrast]]:
+    """The contrasts of so many comparisons at a time, each group judged as if it were a run of its own."""
+    names = list(stored.run["comparisons"])
+    groups = [names[start : start + size] for start in range(0, len(names), size)]
+    return [summary.summarise(_only(stored, group))["contrasts"] for group in groups]
+
+
+def _only(stored: StoredRun, names: Sequence[str]) -> StoredRun:
+    """The run as if it had held these comparisons alone."""
+    own = {name: stored.run["comparisons"][name] for name in names}
+    return replace(
+        stored,
+        run={**stored.run, "comparisons": own},
+        blocks=[record for record in stored.blocks if record["comparison"] in own],
+        certificates=[record for record in stored.certificates if record["comparison"] in own],
+    )
+
+
+def _words(contrasts: Sequence[Contrast]) -> str:
     """How often each verdict was given, and how many carried a caveat."""
     counted = Counter(str(one["verdict"]).replace("_", " ") for one in contrasts)
     told = ", ".join(f"{count} {word}" for word, count in counted.most_common()) or "nothing was measured"
