@@ -65,7 +65,7 @@ def _wide(table: Sequence[Row]) -> Table:
     grid = _grid()
     named = heads(table) is None
     baseline, arm = heads(table) or ("baseline", "arm")
-    grid.add_column("workload", overflow="fold", min_width=min(20, max(len(row.workload) for row in table)))
+    grid.add_column("workload", overflow="fold", min_width=_widest_name(table))
     grid.add_column("phase" if not any(row.mode for row in table) else "phase\nmode", overflow="fold")
     rates = () if named else (f"{baseline}\nitems/s", f"{arm}\nitems/s")
     unit = "ms a step\nitems/s" if named else "ms a step"
@@ -98,7 +98,7 @@ def _with_rates(row: Row, *, named: bool = True) -> list[Text]:
 def _narrow(table: Sequence[Row]) -> Table:
     grid = _grid()
     baseline, arm = heads(table) or ("baseline", "arm")
-    grid.add_column("workload", overflow="fold")
+    grid.add_column("workload", overflow="fold", min_width=_widest_name(table))
     for name in (f"{baseline}\nms a step", f"{arm}\nms a step", "ratio"):
         grid.add_column(Text(name, justify="right"), justify="right", overflow="fold")
     grid.add_column("verdict\nparity", overflow="fold")
@@ -109,6 +109,11 @@ def _narrow(table: Sequence[Row]) -> Table:
         verdict = _stack(_verdict(row), _parity(row, short=True))
         grid.add_row(_stack(Text(row.workload, style="bold"), about), *arms, _ratio(row), verdict, end_section=True)
     return grid
+
+
+def _widest_name(table: Sequence[Row]) -> int:
+    """Of the workloads' names, without parameters: what a column must hold unfolded."""
+    return max(len(row.workload.partition(" ")[0]) for row in table)
 
 
 def _grid() -> Table:
