@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from bench.stats import Numbers, p_equal
 
-PARTS = ("in its first third", "in its middle third", "in its last third")
-BEFORE, BEYOND = "at the first step of its warm-up", "two thirds of a block further on"
+PARTS = ("in their first third", "in their middle third", "in their last third")
+BEFORE, BEYOND = "at the first step of the warm-up", "two thirds of a block further on"
 BEYOND_BLOCKS = 2 / 3
 BOUND = 0.95  # one-sided, of each third
 DRAWN_ON_BOUND = 0.975  # where a line is followed: at 95 %, 4 to 7 % of drifts were called a difference (simulated)

@@ -6,7 +6,7 @@ record says why.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -31,6 +31,7 @@ from typing import Any
 # to match it, so that only the involuntary switches beyond the voluntary ones are somebody else's. Pressure on the
 # whole machine's processors says nothing of the arms, and a loop of fsync on another one (pressure on disks 6 to 8 %)
 # changed nothing: these two are recorded and not judged.
+FAULTS = ("compilation", "too fast")  # causes: what was timed was not the work, or not all of it
 LEAST_S = 0.020  # of any time: /proc/stat moves in ticks of 10 ms, and another process' one turn takes 4
 WAITING_SHARE = 0.30  # of an arm's slices, and as much of one processor used by others
 UNEQUAL_SHARE = 0.05  # of its slices, between two arms
@@ -139,6 +140,17 @@ def reasons(stretches: Sequence[Facts]) -> list[str]:
 def cause(reason: str) -> str:
     """The words that all reasons of one kind begin with."""
     return reason.partition(":")[0]
+
+
+def disturbances(reasons: Sequence[str]) -> list[str]:
+    """The reasons that say a block was disturbed: what they did to a ratio, other figures may tell."""
+    return [reason for reason in reasons if cause(reason) not in FAULTS]
+
+
+def faulty(reasons: Sequence[str], arms: Iterable[str]) -> dict[str, str]:
+    """The arms that were measured wrongly, and how: nothing else of that block could bear their times out."""
+    told = [reason for reason in reasons if cause(reason) in FAULTS]
+    return {arm: reason for arm in arms for reason in told if reason.partition(": ")[2].startswith(f"{arm} ")}
 
 
 def _of_machine(facts: Facts) -> Iterator[str]:

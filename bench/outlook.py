@@ -45,10 +45,9 @@ def shortfall(expected: Sequence[Expected], budget: Budget, *, total_s: float, l
     each = min(_affordable(expected, budget, left_s), needed)
     count = sum(one.contrasts for one in expected)
     contrasts = "1 contrast" if count == 1 else f"{count} contrasts"
-    told = (
-        f"the time will hold about {each} {'block' if each == 1 else 'blocks'} a comparison, where any difference of "
-        f"{contrasts} takes {needed}"
-    )
+    claim = stats.blocks_to_claim(count)
+    wanted = f"any difference of {contrasts} takes {claim}" if needed == claim else f"the matrix asks for {needed}"
+    told = f"the time will hold about {each} {'block' if each == 1 else 'blocks'} a comparison, where {wanted}"
     return f"{told}; {_remedy(expected, budget, total_s, left_s, wanted_s, longest_s)}"
 
 
@@ -56,7 +55,8 @@ def expectation(expected: Sequence[Expected], budget: Budget, *, least: int) -> 
     """What the blocks should take, where the time will do; by the fewest that are wanted of each comparison."""
     blocks = budget.blocks or min(budget.max_blocks, least)
     wanted_s = _seconds(expected, blocks)
-    return f"blocks to come: {blocks} of each comparison, in about {max(1, round(wanted_s / 60))} min"
+    left = max(0, blocks - min(one.blocks for one in expected))
+    return f"blocks to come: {left} of each comparison, in about {max(1, round(wanted_s / 60))} min"
 
 
 def _remedy(

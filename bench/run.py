@@ -118,8 +118,11 @@ def new(
     return folder
 
 
-def resume(folder: Path, *, view: View) -> Path:
-    """Go on where a run stopped. Raises InputError where what it measured is no longer the same."""
+def resume(folder: Path, *, view: View, placement: cpus.Placement | None = None) -> Path:
+    """Go on where a run stopped. Raises InputError where what it measured is no longer the same.
+
+    placement  where arms and harness run; None: chosen anew
+    """
     stored = store.read(folder)
     header = {key: value for key, value in stored.run.items() if key != "schema"}
     matrix = Matrix.from_resolved(header["matrix"])
@@ -136,7 +139,7 @@ def resume(folder: Path, *, view: View) -> Path:
         chosen, provisions = provide_all(matrix.launchers, matrix, place, view)
         stack.callback(chosen.close)
         provenance.refuse_changes(folder, header, provenance.header(place, matrix, chosen, provisions, dataset))
-        placement = _placed_anew(writer, header, matrix)
+        placement = _placed_anew(writer, header, placement or cpus.choose(_threads(matrix)))
         with _told_how_to_resume(folder, view):
             _carry_on(writer, header, matrix, chosen, dataset, placement, view)
     return folder
@@ -254,7 +257,8 @@ def _tell_outlook(run: Run, stored: StoredRun, standing: Mapping[str, Stand], *,
     expected = []
     for one in run.matrix.comparisons:
         found, plan = standing[one.id], run.header["plans"].get(one.id)
-        taken_s = [record["wall_s"] for record in stored.blocks if record["comparison"] == one.id]
+        own = (record for record in stored.blocks if record["comparison"] == one.id)
+        taken_s = [record["wall_s"] for record in own if schedule.is_whole(record)]
         block_s = statistics.fmean(taken_s) if taken_s else (plan or {}).get("block_s")
         if not found.finished and block_s is not None:
             contrasts = sum(arm.id not in found.out for _, arm in one.contrasts)
@@ -315,12 +319,11 @@ def _threads(matrix: Matrix) -> set[int]:
     return {arm.cell.threads for one in matrix.comparisons for arm in one.arms}
 
 
-def _placed_anew(writer: Store, header: dict[str, Any], matrix: Matrix) -> cpus.Placement:
+def _placed_anew(writer: Store, header: dict[str, Any], placement: cpus.Placement) -> cpus.Placement:
     """Where a resumed run goes on: another process may be on its processors now. Where it was, its blocks tell."""
-    placement = cpus.choose(_threads(matrix))
     before, now = header.get("cpus"), placement.to_json()
     if before and before["arms"] != now["arms"]:
-        moved = (f"{cpus.named(own['arms'][str(max(_threads(matrix)))])}" for own in (before, now))
+        moved = (f"{cpus.named(own['arms'][str(max(placement.arms))])}" for own in (before, now))
         header["notes"].append(f"resumed at {provenance.now()}: arms moved from {' to '.join(moved)}")
     header["cpus"] = now
     writer.write_run(header)

@@ -11,20 +11,20 @@ import math
 import operator
 import random
 import statistics
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
-from bench import stats
+from bench import gates, stats
 
 Item = TypeVar("Item")
 Record = Mapping[str, Any]
 
 OTHER_SYNC_EVERY = 4  # rounds: the sync that does not decide is sampled too, less often
-ENOUGH_UNDISTURBED = 6  # attempts of a comparison, from which on disturbed ones do not count
+ENOUGH_UNDISTURBED = 6  # attempts, from which on disturbed ones do not count
 MAX_ATTEMPTS = 3  # of one block that keeps being spoiled
 FAILURES_IN_A_ROW = 3  # of one arm, after which it is not started any more
 PADDING_BYTES = 4096
@@ -307,13 +307,14 @@ def valid(record: Record) -> bool:
 
 
 def is_whole(record: Record) -> bool:
-    """Whether a block measured at least two arms, the baseline one of them: it counts for those that it measured."""
+    """Whether a block measured at least two arms: it counts for those that it measured."""
     return len(measured(record)) >= 2
 
 
 def measured(record: Record) -> set[str]:
-    """The arms that a block measured: those that failed in it, or were left out, are none."""
-    return {arm for arm, outcome in record["arms"].items() if outcome["status"] == "measured"}
+    """The arms that a block measured: those that failed in it, were left out, or were measured wrongly are none."""
+    arms = {arm for arm, outcome in record["arms"].items() if outcome["status"] == "measured"}
+    return arms - gates.faulty(record["spoiled"], arms).keys()
 
 
 def whole(records: Iterable[Record]) -> list[Record]:
@@ -323,14 +324,13 @@ def whole(records: Iterable[Record]) -> list[Record]:
 
 
 def counting(records: Iterable[Record]) -> list[Record]:
-    """The whole attempts from which ratios and figures are taken: of a comparison the undisturbed ones, or all of them.
+    """Of these whole attempts, those from which figures are taken: the undisturbed ones, or all where they are too few.
 
-    With fewer than ENOUGH_UNDISTURBED, disturbed attempts are better than no answer: what they may have done to a claim
-    is asked by `bench.verdicts`.
+    Disturbed attempts are better than no answer: what they may have done to a claim is asked by `bench.verdicts`.
     """
-    every = whole(records)
-    undisturbed = Counter(record["comparison"] for record in every if not record["spoiled"])
-    return [one for one in every if not one["spoiled"] or undisturbed[one["comparison"]] < ENOUGH_UNDISTURBED]
+    every = list(records)
+    undisturbed = [record for record in every if not gates.disturbances(record["spoiled"])]
+    return undisturbed if len(undisturbed) >= ENOUGH_UNDISTURBED else every
 
 
 def _following(comparison: str, records: Sequence[Record]) -> Planned:

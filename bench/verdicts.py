@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 AGREEING_SHARE = 0.5  # of the claimed |log ratio|: by less do the estimates of a disturbed contrast differ
 DIFFERENCE, PLAIN, EQUALITY = "difference", "plain difference", "equality"
-_MORE = "raise blocks or the budget in the matrix"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +27,7 @@ class Rules:
 
     target  wanted half-width of log ratio        family  contrasts of the run, Holm's m
     names   of baseline and arm, as readers know them
+    remedy  what gives more blocks; or why there will be none
     """
 
     target: float = 0.01
@@ -35,6 +35,7 @@ class Rules:
     alpha: float = stats.ALPHA
     theta: float = stats.THETA
     names: tuple[str, str] = ("the baseline", "the arm")
+    remedy: str = "raise blocks or the budget in the matrix"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +113,9 @@ def judge(evidence: Evidence, *, corrected: Corrected, rules: Rules) -> Verdict:
     if estimate.fault:
         return Verdict(word="failed", reason=estimate.fault)
     if estimate.ratio is None or estimate.half_width is None:
-        return Verdict(word="inconclusive", reason=f"{_blocks(estimate.blocks)}: an interval takes at least 2; {_MORE}")
+        return Verdict(
+            word="inconclusive", reason=f"{_blocks(estimate.blocks)}: an interval takes at least 2; {rules.remedy}"
+        )
     refusals = {claim: _refusal(claim, evidence, rules) for claim in _claims(estimate, corrected, rules)}
     standing = [claim for claim, refusal in refusals.items() if refusal is None]
     refused = next(filter(None, refusals.values()), None)
@@ -124,7 +127,7 @@ def judge(evidence: Evidence, *, corrected: Corrected, rules: Rules) -> Verdict:
         word, reason = evidence.drift.verdict, _drifting(evidence.drift, rules)
     else:
         word, reason = "inconclusive", _undecided(estimate, rules)
-    return Verdict(word=word, reason=reason, caveats=tuple(_caveats(standing, evidence, rules)))
+    return Verdict(word=word, reason=reason, caveats=tuple(_caveats(standing, evidence, corrected, rules)))
 
 
 def _claims(estimate: Contrast, corrected: Corrected, rules: Rules) -> Iterator[str]:
@@ -140,37 +143,46 @@ def _claims(estimate: Contrast, corrected: Corrected, rules: Rules) -> Iterator[
 
 def _refusal(claim: str, evidence: Evidence, rules: Rules) -> tuple[str, str] | None:
     """Word and reason, where a disturbance or a drift may have made this claim."""
-    disturbance, course = evidence.disturbance, evidence.course
-    if disturbance and not _borne_out(claim, evidence.estimate, disturbance, rules):
-        return "invalid", _disagreeing(evidence.estimate, disturbance)
-    sign = math.log(evidence.estimate.ratio or 1.0)
+    estimate, course = evidence.estimate, evidence.course
+    if evidence.disturbance and (objection := _objection(claim, estimate, evidence.disturbance, rules)):
+        advice = "stop what else runs (bench check names it) and measure again"
+        return "invalid", f"{_claim(claim, estimate, rules)}, but {objection}: {advice}"
     if claim == EQUALITY:
         failing = course.failing_equality(math.log1p(rules.theta)) if course else []
     else:
-        failing = course.failing_difference(sign) if course else []
+        failing = course.failing_difference(math.log(estimate.ratio or 1.0)) if course else []
     if not failing:
         return None
-    told = f"{_claim(claim, evidence.estimate, rules)} over whole blocks, yet not {' nor '.join(failing)}"
-    if evidence.drift.mean is None:
-        return "inconclusive", told
-    word = evidence.drift.verdict or "inconclusive"
-    return word, f"{told}: {_drifting(evidence.drift, rules)}; more time a comparison makes its blocks longer"
+    told = f"{_claim(claim, estimate, rules)} over whole blocks, yet that is not sure {' nor '.join(failing)}"
+    if evidence.drift.shown:
+        return evidence.drift.verdict or "inconclusive", f"{told}: {_drifting(evidence.drift, rules)}"
+    return "inconclusive", f"{told}; more blocks would tell: {rules.remedy}"
 
 
-def _borne_out(claim: str, estimate: Contrast, disturbance: Disturbance, rules: Rules) -> bool:
-    """Whether every attempt and the CPU's own clock say the same."""
-    others = [disturbance.every, *([disturbance.cpu] if disturbance.cpu else [])]
-    intervals = [one.ci for one in (estimate, *others)]
-    ratios = [one.ratio for one in (estimate, *others)]
-    if None in intervals or None in ratios:
-        return False
-    if claim == EQUALITY:  # none may say that it is none
-        return all(low < 1 + rules.theta and high > 1 / (1 + rules.theta) for low, high in filter(None, intervals))
-    logs = [math.log(ratio) for ratio in ratios if ratio]
-    one_side = all(low > 1 for low, _ in filter(None, intervals)) or all(
-        high < 1 for _, high in filter(None, intervals)
+def _objection(claim: str, estimate: Contrast, disturbance: Disturbance, rules: Rules) -> str | None:
+    """What speaks against a claim beside a disturbance; None where every attempt and CPU time bear it out."""
+    others = {"every attempt": disturbance.every} if disturbance.every.blocks != estimate.blocks else {}
+    if disturbance.cpu:
+        others["CPU time"] = disturbance.cpu
+    if not others:
+        return "every block was disturbed and nothing else can bear it out"
+    return next(
+        (told for name, other in others.items() if (told := _against(claim, estimate, name, other, rules))), None
     )
-    return one_side and max(logs) - min(logs) < AGREEING_SHARE * abs(logs[0])
+
+
+def _against(claim: str, estimate: Contrast, name: str, other: Contrast, rules: Rules) -> str | None:
+    """What another estimate of a disturbed contrast says against the claim."""
+    if other.ratio is None or other.ci is None or estimate.ratio is None:
+        return f"{name} says nothing"
+    if claim == EQUALITY:
+        within = 1 / (1 + rules.theta) < other.ratio < 1 + rules.theta
+        return None if within else f"{name} puts them {_percent(abs(other.ratio - 1))} apart"
+    claimed, found = math.log(estimate.ratio), math.log(other.ratio)
+    if not (other.ci[0] > 1 if claimed > 0 else other.ci[1] < 1):
+        return f"{name} does not show it"
+    apart = abs(found - claimed) >= AGREEING_SHARE * abs(claimed)
+    return f"by {name} the difference is another one" if apart else None
 
 
 def _claimed(standing: Sequence[str], estimate: Contrast, corrected: Corrected, rules: Rules) -> tuple[str, str]:
@@ -189,7 +201,7 @@ def _p(standing: Sequence[str], corrected: Corrected) -> str:
     return f"p = {p:.2g}" if p >= 0.001 else "p < 0.001"
 
 
-def _caveats(standing: Sequence[str], evidence: Evidence, rules: Rules) -> Iterator[Caveat]:
+def _caveats(standing: Sequence[str], evidence: Evidence, corrected: Corrected, rules: Rules) -> Iterator[Caveat]:
     estimate, drift, disturbance = evidence.estimate, evidence.drift, evidence.disturbance
     if disturbance:
         yield Caveat(
@@ -206,7 +218,8 @@ def _caveats(standing: Sequence[str], evidence: Evidence, rules: Rules) -> Itera
             f"{_between(estimate.plain_ci)}, beyond 10 %; a smaller difference takes "
             f"{stats.blocks_to_claim(rules.family, rules.alpha)} blocks"
         )
-        yield Caveat(kind="short", text=text, figures={"blocks": estimate.blocks, "ci_99": list(estimate.plain_ci)})
+        figures = {"blocks": estimate.blocks, "ci_99": list(estimate.plain_ci), "p_t_holm": corrected.p_t}
+        yield Caveat(kind="short", text=text, figures=figures)
 
 
 def _estimates(estimate: Contrast, disturbance: Disturbance) -> dict[str, Any]:
@@ -248,13 +261,13 @@ def _undecided(estimate: Contrast, rules: Rules) -> str:
         plain = (
             "can claim a difference of over 10 % alone" if estimate.blocks >= stats.PLAIN_BLOCKS else "claim nothing"
         )
-        return f"{told}; {_blocks(estimate.blocks)} {plain}, any other takes {enough}: {_MORE}"
+        return f"{told}; {_blocks(estimate.blocks)} {plain}, any other takes {enough}: {rules.remedy}"
     target = rules.target if half > rules.target else half / 2
     needed = stats.blocks_needed(estimate.spread, target) if estimate.spread and target > 0 else None
     if needed is None:
         return f"{told}; blocks scatter too much for any number of them: bench check says what makes this machine noisy"
     more = max(1, needed - estimate.blocks)
-    return f"{told}; about {more} more {'block' if more == 1 else 'blocks'} give ± {_percent(target)}: {_MORE}"
+    return f"{told}; about {more} more {'block' if more == 1 else 'blocks'} give ± {_percent(target)}: {rules.remedy}"
 
 
 def _drifting(moved: Drift, rules: Rules) -> str:
@@ -270,7 +283,7 @@ def _drifting(moved: Drift, rules: Rules) -> str:
 
 
 def _disturbed(estimate: Contrast, disturbance: Disturbance) -> str:
-    whole = estimate.blocks == disturbance.attempts
+    whole = estimate.blocks == disturbance.every.blocks
     parts = [f"ratio {_told(estimate)} in {'all of them' if whole else 'the undisturbed ones'}"]
     if not whole:
         parts.append(f"{_told(disturbance.every)} in every attempt")
@@ -278,11 +291,6 @@ def _disturbed(estimate: Contrast, disturbance: Disturbance) -> str:
         parts.append(f"{_told(disturbance.cpu)} in CPU time")
     many = f"{disturbance.disturbed} of {_blocks(disturbance.attempts)}"
     return f"{many} disturbed ({disturbance.cause}); {', '.join(parts)}"
-
-
-def _disagreeing(estimate: Contrast, disturbance: Disturbance) -> str:
-    advice = "stop what else runs (bench check names it) and measure again"
-    return f"{_disturbed(estimate, disturbance)}: these do not agree, so that nothing is claimed; {advice}"
 
 
 def _told(one: Contrast) -> str:

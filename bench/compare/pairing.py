@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import pandas as pd
 
 from bench.compare import differences
 from bench.errors import InputError
@@ -92,10 +93,16 @@ class Lone:
 
 def session(run: StoredRun) -> Session:
     """Read a run: one log time a block, the mean over its rounds, so that differences of arms are the report's d."""
-    rounds = frames.read(run).rounds
+    read = frames.read(run)
+    rounds = read.rounds
     phases = {name: next(iter(one["arms"].values()))["phase"] for name, one in run.run["comparisons"].items()}
     deciding = {name: frames.SYNC[frames.DECIDES[phase]] for name, phase in phases.items()}
-    rows = rounds[(rounds["sync"] == rounds["comparison"].map(deciding)) & rounds["counts"].astype(bool)]
+    own = [frames.counting(trials, [str(arm)]) for (_, arm), trials in read.trials.groupby(["comparison", "arm"])]
+    of_trial = ["comparison", "block", "attempt", "arm"]
+    counted = pd.concat(own) if own else read.trials
+    places = pd.MultiIndex.from_frame(counted[of_trial])
+    rows = rounds[rounds["sync"] == rounds["comparison"].map(deciding)]
+    rows = rows[pd.MultiIndex.from_frame(rows[of_trial]).isin(places)]
     with np.errstate(all="ignore"):
         rows = rows.assign(**{column: np.log(rows[column].astype(float)) for column in (WALL, CPU)})
     means = rows.groupby(["comparison", "arm", "block", "attempt"])[[WALL, CPU]].mean()

@@ -60,9 +60,12 @@ def contrasts(comparisons: Sequence[Comparison], samples: frames.Frames, run: St
         for (one, arm), bar in zip(pairs, barred, strict=True)
     ]
     corrected = verdicts.correct([found.estimate for found in evidence])
+    family = sum(p.p is not None for p in corrected)
     found = []
     for (one, arm), bar, own, p in zip(pairs, barred, evidence, corrected, strict=True):
-        rules = replace(one.rules, names=(one.labels[one.baseline], one.labels[arm]))
+        rules = replace(one.rules, family=family, names=(one.labels[one.baseline], one.labels[arm]))
+        if why := _no_more(one, arm):
+            rules = replace(rules, remedy=why)
         verdict = bar or verdicts.judge(own, corrected=p, rules=rules)
         found.append(
             {
@@ -86,10 +89,12 @@ def _contrast(one: Comparison, arm: str, estimate: stats.Contrast, *, p: Correct
         "half_width": estimate.half_width,
         "p": estimate.p,
         "p_holm": p.p,
+        "p_t_holm": p.p_t,
         "p_equal_holm": p.p_equal,
         "blocks": estimate.blocks,
-        "blocks_repeated": _disturbed(one),
-        "repeated_because": _cause(one),
+        "blocks_repeated": len(_spoiled(one, arm)),
+        "repeated_because": _cause([reason for record in _spoiled(one, arm) for reason in record["spoiled"]]),
+        "sides": {side: _figures(one, arm, name) for side, name in (("baseline", one.baseline), ("arm", arm))},
         "verdict": verdict.word,
         "reason": verdict.reason,
         "caveats": [caveat.to_json() for caveat in verdict.caveats],
@@ -109,29 +114,50 @@ def _evidence(one: Comparison, arm: str, samples: frames.Frames) -> Evidence:
 
 
 def _disturbance(one: Comparison, arm: str, samples: frames.Frames) -> Disturbance | None:
-    disturbed = _disturbed(one)
-    if not disturbed:
+    found = [reasons for record in _holding(one, arm) if (reasons := gates.disturbances(record["spoiled"]))]
+    if not found:
         return None
     cells = [one.entry["arms"][side] for side in (one.baseline, arm)]
     is_time = all(cell["device"] != "cuda" and cell["threads"] == 1 for cell in cells)
+    every = _estimate(one, arm, samples, every_attempt=True)
     return Disturbance(
-        disturbed=disturbed,
-        attempts=len(schedule.whole(one.attempts)),
-        cause=_cause(one) or "",
-        every=_estimate(one, arm, samples, every_attempt=True),
+        disturbed=len(found),
+        attempts=every.blocks,
+        cause=_cause([reason for reasons in found for reason in reasons]) or "",
+        every=every,
         cpu=_estimate(one, arm, samples, column="cpu_ns", every_attempt=True) if is_time else None,
     )
 
 
 def _warm_up(one: Comparison, arm: str) -> float:
     """The longer warm-up of the two, in lengths of what was measured of it in a block; 0 where no plan tells."""
-    shares = [0.0]
-    for side in (one.baseline, arm):
-        for record, outcome in ((record, record["arms"].get(side, {})) for record in one.attempts):
+    longest = 0.0
+    for record in _holding(one, arm):
+        for side in (one.baseline, arm):
+            outcome = record["arms"][side]
             slices = record.get("rounds", 0) * (1 + 1 / OTHER_SYNC_EVERY)
             steps = slices * (outcome.get("slice_steps", 0) + outcome.get("settle_steps", 0))
-            shares.append(outcome.get("warm_steps", 0) / steps if steps else 0.0)
-    return max(shares)
+            longest = max(longest, outcome.get("warm_steps", 0) / steps if steps else 0.0)
+    return longest
+
+
+def _figures(one: Comparison, arm: str, side: str) -> Json:
+    """A side's step time and throughput in the very blocks that the ratio is of: medians with their intervals."""
+    counted = frames.counting(one.trials, [one.baseline, arm])
+    own = counted[counted["arm"] == side]
+    return {name: _figure(stats.cell_figure(own[name].to_numpy())) for name in ("step_ms", "items_per_s")}
+
+
+def _figure(found: stats.Figure | None) -> Json:
+    if found is None:
+        return {"median": None, "ci": None}
+    return {"median": found.median, "ci": list(found.ci) if found.ci else None}
+
+
+def _no_more(one: Comparison, arm: str) -> str | None:
+    """Why no more blocks will be measured: an arm that was left out midway."""
+    left_out = schedule.left_out(one.attempts)
+    return next((left_out[side] for side in (arm, one.baseline) if side in left_out), None)
 
 
 def _metric(one: Comparison) -> str:
@@ -154,19 +180,37 @@ def _ratio(estimate: stats.Contrast) -> Json | None:
 
 
 def _blocks(one: Comparison, arm: str) -> int:
-    """Of those that count, the ones that hold both arms."""
-    own = one.trials[one.trials["arm"].isin([one.baseline, arm])]
-    return int((own.groupby(["block", "attempt"]).size() == 2).sum())
+    """Those that count and hold both arms."""
+    return len(frames.counting(one.trials, [one.baseline, arm])) // 2
 
 
-def _disturbed(one: Comparison) -> int:
-    return sum(1 for record in schedule.whole(one.attempts) if record["spoiled"])
+def _holding(one: Comparison, arm: str) -> list[schedule.Record]:
+    """The whole attempts in which both arms were measured."""
+    return [record for record in schedule.whole(one.attempts) if {one.baseline, arm} <= schedule.measured(record)]
 
 
-def _cause(one: Comparison) -> str | None:
-    """What disturbed most blocks; None where nothing disturbed one."""
-    causes = Counter(cause for record in one.attempts for cause in {*map(gates.cause, record["spoiled"])})
+def _spoiled(one: Comparison, arm: str) -> list[Json]:
+    """The attempts of both arms that a gate spoiled, whatever it found."""
+    ends = (
+        (record, [record["arms"].get(side, {}).get("status") for side in (one.baseline, arm)])
+        for record in one.attempts
+    )
+    return [record for record, statuses in ends if record["spoiled"] and statuses == ["measured", "measured"]]
+
+
+def _cause(reasons: Sequence[str]) -> str | None:
+    """What most of these say; None of none."""
+    causes = Counter(map(gates.cause, reasons))
     return min(causes, key=lambda cause: (-causes[cause], cause), default=None)
+
+
+def _faulty(one: Comparison, arm: str) -> Verdict | None:
+    """How a side was measured wrongly, where too few other blocks are left."""
+    found = [wrong for record in one.attempts if (wrong := gates.faulty(record["spoiled"], [arm, one.baseline]))]
+    if not found:
+        return None
+    sentence = words.clean(next(iter(found[-1].values())))
+    return Verdict(word="invalid", reason=f"{len(found)} of {len(one.attempts)} blocks cannot count: {sentence}")
 
 
 def _barred(one: Comparison, arm: str) -> Verdict | None:
@@ -178,6 +222,8 @@ def _barred(one: Comparison, arm: str) -> Verdict | None:
         for word in ("unsupported", "failed"):
             if reason := _ended(one, arm, word):
                 return Verdict(word=word, reason=reason)
+        if wrong := _faulty(one, arm):
+            return wrong
     if certificate and _may_be_measured(one, arm, certificate):
         return None
     return _uncertified(one, arm, certificate)

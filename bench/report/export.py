@@ -14,7 +14,10 @@ from bench.report.soaks import FIGURES
 if TYPE_CHECKING:
     from bench.report.rows import Json
 
-CONTRAST_COLUMNS = ("metric", "ratio", "ci_low", "ci_high", "half_width", "p", "p_holm", "blocks", "blocks_repeated")
+CONTRAST_COLUMNS = (
+    *("metric", "ratio", "ci_low", "ci_high", "half_width", "p", "p_holm", "p_t_holm", "p_equal_holm"),
+    *("blocks", "blocks_repeated"),
+)
 CPU_COLUMNS = ("cpu_ratio", "cpu_ci_low", "cpu_ci_high")
 JUDGED_COLUMNS = ("verdict", "reason", "caveats", "parity", "parity_max_rel_error", "confounders")
 AXES = ("phase", "mode", "batch_size", "precision", "device", "threads", "division", "launcher")
@@ -53,7 +56,7 @@ def csv_text(summary: Json) -> str:
     for one in summary["contrasts"]:
         for side in ("baseline", "arm"):
             plain = {"run": summary["run"]["id"], "contrast": one["id"], "comparison": one["comparison"], "side": side}
-            row = {**plain, **dict(_cell(cells[one[side]])), **dict(_contrast(one))}
+            row = {**plain, **dict(_cell(cells[one[side]])), **dict(_side(one["sides"][side])), **dict(_contrast(one))}
             writer.writerow({name: _safe(value) for name, value in row.items()})
     return out.getvalue()
 
@@ -80,6 +83,13 @@ def _cell(cell: Json) -> Iterator[tuple[str, Any]]:
     yield from ((name, metrics[name]) for name in (*SCALARS, "joules_per_item"))
     soak = metrics["soak"] or {}
     yield from ((name, soak.get(name.removeprefix("soak_"), {}).get("median")) for name in SOAKED)
+
+
+def _side(own: Json) -> Iterator[tuple[str, Any]]:
+    """Step time and throughput of the blocks that the ratio is of; the cell's other figures are of all of its own."""
+    for name, figure in own.items():
+        yield name, figure["median"]
+        yield from _ends(name, figure["ci"])
 
 
 def _contrast(one: Json) -> Iterator[tuple[str, Any]]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from bench import schedule, stats, store
+from bench import gates, schedule, stats
 from bench.report import words
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ SYNC = {"throughput": "slice", "latency": "step"}
 _CHUNK = 128  # blocks read at once: some 50 MB
 _KEY = ["comparison", "block", "attempt", "arm"]
 _TURN = ["trial", "sync", "round"]
-ROUND_COLUMNS = [*_KEY, "counts", "sync", "round", "step_ns", "cpu_ns"]
+ROUND_COLUMNS = [*_KEY, "sync", "round", "step_ns", "cpu_ns"]
 BY_SYNC = {sync: f"{sync}_step_ms" for sync in SYNC.values()}
 TRIAL_FIGURES = ["step_ms", *BY_SYNC.values(), "p90", "p99", "steps", "items_per_s", "cpu_ms", "cpu_percent"]
 OUTCOME_FIGURES = [*words.STARTUP, "peak_memory_bytes"]
@@ -31,13 +30,12 @@ _DECIDED = ("cpu_ms", "steps_per_s")  # figures of either sync, of which a row s
 
 @dataclass(frozen=True, kw_only=True)
 class Frames:
-    """What the blocks of a run hold.
+    """What the whole blocks of a run hold, every attempt: `counting` tells from which of them figures are taken.
 
-    rounds  of every attempt whose arms were measured: comparison, block, attempt, arm, counts (whether figures are
-            taken from it: `schedule.counting`), sync, round, step_ns (of one step), cpu_ns (of one step)
-    trials  of those that count: comparison, block, attempt, arm, then TRIAL_FIGURES and OUTCOME_FIGURES; NaN where not
-            measured. step_ms and items_per_s are of the sync that decides (SYNC), BY_SYNC's of either, percentiles of
-            steps timed one by one
+    rounds  comparison, block, attempt, arm, sync, round, step_ns (of one step), cpu_ns (of one step)
+    trials  comparison, block, attempt, arm, disturbed, then TRIAL_FIGURES and OUTCOME_FIGURES; NaN where not measured.
+            step_ms and items_per_s are of the sync that decides (SYNC), BY_SYNC's of either, percentiles of steps timed
+            one by one
     """
 
     rounds: pd.DataFrame
@@ -45,12 +43,11 @@ class Frames:
 
 
 def read(run: StoredRun) -> Frames:
-    """The frames of a run; half a block never counts, a disturbed one where there are too few others."""
+    """The frames of a run: half a block, and one that was measured wrongly, are no part of them."""
     blocks = schedule.whole(run.blocks)
-    counting = {store.stem(record) for record in schedule.counting(run.blocks)}
     cells = {name: entry["arms"] for name, entry in run.run["comparisons"].items()}
-    columns = [*_KEY, "counts", "batch_size", "decides", *OUTCOME_FIGURES]
-    trials = pd.DataFrame(_outcomes(blocks, cells, counting), columns=columns)
+    columns = [*_KEY, "disturbed", "batch_size", "decides", *OUTCOME_FIGURES]
+    trials = pd.DataFrame(_outcomes(blocks, cells), columns=columns)
     numbers = {key: number for number, key in enumerate(_keys(trials))}
     rounds, figures = [], []
     for start in range(0, len(blocks), _CHUNK):
@@ -60,9 +57,20 @@ def read(run: StoredRun) -> Frames:
             rounds.append(turns)
             figures.append(_figures(samples, turns))
     trials = _with_figures(trials, figures)
-    rounds_frame = _named(rounds, trials)
-    counted = trials[trials["counts"].astype(bool)].drop(columns=["counts"]).reset_index(drop=True)
-    return Frames(rounds=rounds_frame, trials=counted)
+    return Frames(rounds=_named(rounds, trials), trials=trials)
+
+
+def counting(trials: pd.DataFrame, arms: Sequence[str], *, every_attempt: bool = False) -> pd.DataFrame:
+    """The trials of these arms in the attempts that hold all of them and count.
+
+    trials         of one comparison
+    every_attempt  the disturbed ones too; else the rule of `schedule.counting`
+    """
+    own = trials[trials["arm"].isin(arms)]
+    own = own[own.groupby(["block", "attempt"])["arm"].transform("size") == len(set(arms))]
+    undisturbed = own[~own["disturbed"].astype(bool)]
+    enough = len(undisturbed) >= schedule.ENOUGH_UNDISTURBED * len(set(arms))
+    return undisturbed if enough and not every_attempt else own
 
 
 def round_log_ratios(
@@ -75,15 +83,17 @@ def round_log_ratios(
     column: str = "step_ns",
     every_attempt: bool = False,
 ) -> list[stats.Numbers]:
-    """log(t_baseline / t_arm), one array of rounds in order of time for each block that holds both arms.
+    """log(t_baseline / t_arm), one array of rounds in order of time for each block that holds both arms and counts.
 
-    every_attempt  the disturbed ones too; else those that count
+    every_attempt  the disturbed ones too
     """
     rows = frames.rounds
     rows = rows[rows["comparison"] == comparison]  # first, and alone: a run holds very many rounds
     rows = rows[(rows["sync"] == sync) & rows["arm"].isin([baseline, arm])]
-    if not every_attempt:
-        rows = rows[rows["counts"].astype(bool)]
+    trials = frames.trials[frames.trials["comparison"] == comparison]
+    counted = counting(trials, [baseline, arm], every_attempt=every_attempt)
+    places = pd.MultiIndex.from_frame(counted[["block", "attempt"]].drop_duplicates())
+    rows = rows[pd.MultiIndex.from_frame(rows[["block", "attempt"]]).isin(places)]
     if rows.empty:
         return []
     wide = rows.pivot(index=["block", "attempt", "round"], columns="arm", values=column).sort_index()
@@ -96,17 +106,19 @@ def round_log_ratios(
 
 
 def _outcomes(
-    blocks: Sequence[Mapping[str, Any]],
-    cells: Mapping[str, Mapping[str, Mapping[str, Any]]],
-    counting: AbstractSet[str],
+    blocks: Sequence[Mapping[str, Any]], cells: Mapping[str, Mapping[str, Mapping[str, Any]]]
 ) -> Iterator[dict[str, Any]]:
     """One row a measured arm; `decides` is the kind of slice that its metric is taken from."""
     for record in blocks:
+        measured = schedule.measured(record)
         for arm, outcome in record["arms"].items():
-            if outcome["status"] == "measured":
+            if arm in measured:
                 cell = cells[record["comparison"]][arm]
                 key = {**{name: record[name] for name in _KEY[:-1]}, "arm": arm}
-                how = {"counts": store.stem(record) in counting, "decides": SYNC[DECIDES[cell["phase"]]]}
+                how = {
+                    "disturbed": bool(gates.disturbances(record["spoiled"])),
+                    "decides": SYNC[DECIDES[cell["phase"]]],
+                }
                 yield {
                     **key,
                     **how,
@@ -204,13 +216,13 @@ def _with_figures(trials: pd.DataFrame, figures: Sequence[pd.DataFrame]) -> pd.D
         joined[name] = joined[columns["slice"]].where(joined["decides"] == "slice", joined[columns["step"]])
     joined["items_per_s"] = joined["steps_per_s"] * joined["batch_size"].astype(float)
     numbers = [*TRIAL_FIGURES, *OUTCOME_FIGURES]
-    return joined[[*_KEY, "counts", *numbers]].astype(dict.fromkeys(numbers, float))
+    return joined[[*_KEY, "disturbed", *numbers]].astype(dict.fromkeys(numbers, float))
 
 
 def _named(rounds: Sequence[pd.DataFrame], trials: pd.DataFrame) -> pd.DataFrame:
     """Rounds with the names of their trial instead of its number; cpu_ns of one step."""
     if not rounds:
         return pd.DataFrame(columns=ROUND_COLUMNS)
-    rows = pd.concat(rounds, ignore_index=True).join(trials[[*_KEY, "counts"]], on="trial")
+    rows = pd.concat(rounds, ignore_index=True).join(trials[_KEY], on="trial")
     rows["cpu_ns"] = rows["cpu_ns"] / rows["steps"]
     return rows[ROUND_COLUMNS]

@@ -57,10 +57,10 @@ def _comparisons(table: Sequence[Row]) -> str:
 
 
 def _numbers(row: Row) -> list[str]:
-    one, cells = row.contrast, (row.baseline["metrics"], row.arm["metrics"])
+    one, sides = row.contrast, [row.contrast["sides"][side] for side in ("baseline", "arm")]
     cpu = one["cpu_ratio"] or {"ratio": None, "ci": None}
-    steps = [_figure(cell["step_ms"]["median"], cell["step_ms"]["ci"]) for cell in cells]
-    rates = [_figure(cell["items_per_s"]["median"], cell["items_per_s"]["ci"], words.rate) for cell in cells]
+    steps = [_figure(own["step_ms"]["median"], own["step_ms"]["ci"]) for own in sides]
+    rates = [_figure(own["items_per_s"]["median"], own["items_per_s"]["ci"], words.rate) for own in sides]
     ratios = [_figure(part["ratio"], part["ci"], words.ratio) for part in (one, cpu)]
     p = words.NOTHING if one["p_holm"] is None else f"{one['p_holm']:.2g}"
     marks = words.caveat_marks(one["caveats"])

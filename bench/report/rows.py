@@ -233,14 +233,17 @@ def _versions(cell: Json) -> str | None:
 def _blocks(summary: Json) -> str:
     counts = sorted({one["blocks"] for one in summary["contrasts"]})
     each = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else "0"
-    repeated = {one["comparison"]: (one["repeated_because"], one["blocks_repeated"]) for one in summary["contrasts"]}
+    disturbed: dict[str, tuple[int, str]] = {}
+    for one in summary["contrasts"]:
+        found = (one["blocks_repeated"], str(one["repeated_because"]))
+        disturbed[one["comparison"]] = max(found, disturbed.get(one["comparison"], (0, "")))
     causes: Counter[str] = Counter()
-    for cause, count in repeated.values():
+    for count, cause in disturbed.values():
         causes.update({cause: count} if count else {})
     because = f" (mostly {causes.most_common(1)[0][0]})" if causes else ""
     failed = len(summary["failures"])
     trials = "1 trial" if failed == 1 else f"{failed} trials"
-    return f"{each} a contrast; {causes.total()} repeated{because}, {trials} failed"
+    return f"{each} a contrast; {causes.total()} disturbed{because}, {trials} failed"
 
 
 def _trained(summary: Json) -> dict[str, list[Json]]:

@@ -76,7 +76,7 @@ class Soaks:
 def read(run: StoredRun) -> Soaks:
     """The soaks of a run; blocks without one are not opened."""
     found = Soaks()
-    for record in schedule.counting(run.blocks):
+    for record in _counting(run):
         path = run.telemetry(record)
         soaked = {arm: one["soak"] for arm, one in record["arms"].items() if one.get("soak")}
         if not soaked:
@@ -98,6 +98,13 @@ def read(run: StoredRun) -> Soaks:
             one = _soak(block, soak, arm, arms[arm], record["arms"][arm].get("gpu"))
             found.of.setdefault((record["comparison"], arm), []).append(one)
     return found
+
+
+def _counting(run: StoredRun) -> list[Mapping[str, Any]]:
+    """Comparison by comparison."""
+    whole = schedule.whole(run.blocks)
+    own = ([record for record in whole if record["comparison"] == name] for name in run.run["comparisons"])
+    return [record for records in own for record in schedule.counting(records)]
 
 
 class _Block:

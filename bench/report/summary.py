@@ -92,7 +92,7 @@ def _telemetry(told: Json, soaked: soaks.Soaks) -> Json:
 
 
 def _cell(one: Comparison, arm: str, run: StoredRun, soaked: soaks.Soaks) -> Json:
-    trials = one.trials[one.trials["arm"] == arm]
+    trials = frames.counting(one.trials, [arm])
     measured = one.outcomes(arm, "measured")
     failed = one.outcomes(arm, "failed")
     last = measured[-1] if measured else (failed or [{}])[-1]

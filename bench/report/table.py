@@ -86,7 +86,8 @@ def _steps(row: Row, *, named: bool) -> list[Text]:
 
 
 def _rates(row: Row) -> list[Text]:
-    return [Text(words.rate(cell["metrics"]["items_per_s"]["median"])) for cell in (row.baseline, row.arm)]
+    sides = (row.contrast["sides"][side] for side in ("baseline", "arm"))
+    return [Text(words.rate(own["items_per_s"]["median"])) for own in sides]
 
 
 def _with_rates(row: Row, *, named: bool = True) -> list[Text]:
@@ -128,7 +129,7 @@ def _with_ends(table: Sequence[Row]) -> list[tuple[Row, bool]]:
 
 def _step(row: Row, side: str, named: bool) -> Text:
     cell: Mapping[str, Any] = getattr(row, side)
-    figure = cell["metrics"]["step_ms"]
+    figure = row.contrast["sides"][side]["step_ms"]
     style = "bold" if row.ahead == cell["label"] else ""
     label = [Text(cell["label"], style="italic")] if named else []
     return _stack(*label, Text(words.number(figure["median"]), style=style), _dim(words.interval(figure["ci"])))

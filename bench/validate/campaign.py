@@ -128,7 +128,7 @@ def measured(matrix: Matrix, *, out: Path, launcher: str, prepared: run.Prepared
     for folder in sorted(path.parent for path in out.glob(f"{matrix.name}-2*/run.json")):
         if store.read(folder).run["finished_at"]:
             return folder
-        return run.resume(folder, view=view)
+        return run.resume(folder, view=view, placement=prepared.placement if prepared else None)
     return run.new(matrix, launchers=[launcher], out=out, base=None, view=view, prepared=prepared)
 
 

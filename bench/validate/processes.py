@@ -118,8 +118,14 @@ def _false_positives(contrasts: Sequence[Contrast], *, full: bool, wanted: int, 
 
 
 def _measured(contrasts: Sequence[Contrast]) -> list[Contrast]:
-    """Those that the machine did not spoil too often to be judged."""
-    return [one for one in contrasts if one["p"] is not None]
+    """Those of which no disturbed block counts: what the machine did is no evidence of the harness."""
+    return [one for one in contrasts if one["p"] is not None and not _counts_disturbed(one)]
+
+
+def _counts_disturbed(one: Contrast) -> bool:
+    """Whether too few of its blocks were undisturbed for these alone to count."""
+    told = next((caveat["figures"] for caveat in one["caveats"] if caveat["kind"] == "disturbed"), None)
+    return told is not None and one["blocks"] == told["attempts"]
 
 
 def _slowed(factor: float, blocks: int, wanted: int, place: Mapping[str, Any]) -> list[Contrast]:
@@ -162,7 +168,7 @@ def _is_found(one: Contrast) -> bool:
 
 def _recovery(contrasts: Sequence[tuple[Contrast, float]], *, full: bool, where: str = "") -> Row:
     """Whether the intervals cover what was injected."""
-    measured = [(one["ci"], truth) for one, truth in contrasts if one["ci"]]
+    measured = [(one["ci"], truth) for one, truth in contrasts if one["ci"] and not _counts_disturbed(one)]
     hits = sum(ci[0] <= truth <= ci[1] for ci, truth in measured)
     judge = at_least if full else not_below
     return judge(f"the interval covers the injected ratio{where}", hits, len(measured), COVERED)

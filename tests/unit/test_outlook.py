@@ -8,7 +8,7 @@ import pytest
 
 from bench import schedule
 from bench.matrix import Budget
-from bench.outlook import Expected, shortfall
+from bench.outlook import Expected, expectation, shortfall
 
 # As a newcomer tried it: five arms, two workloads, five minutes, two blocks each, eight times "inconclusive".
 LINEAR = Expected(comparison="linear", contrasts=4, blocks=0, block_s=25.0)
@@ -52,7 +52,16 @@ def test_a_limit_of_one_comparison_is_seen_too() -> None:
 def test_fewer_blocks_than_could_claim_anything_are_held_to_what_was_asked() -> None:
     budget = replace(BUDGET, blocks=2)
     assert shortfall([LINEAR, CNN], budget, total_s=300.0, left_s=170.0) is None
-    assert "takes 2" in str(shortfall([LINEAR, CNN], budget, total_s=300.0, left_s=160.0))
+    text = str(shortfall([LINEAR, CNN], budget, total_s=300.0, left_s=160.0))
+    assert "where the matrix asks for 2" in text
+    assert "any difference" not in text
+
+
+def test_what_is_to_come_counts_what_is_there() -> None:
+    have = [replace(LINEAR, blocks=1), replace(CNN, blocks=1)]
+    assert expectation(have, replace(BUDGET, blocks=8), least=10) == (
+        "blocks to come: 7 of each comparison, in about 10 min"
+    )
 
 
 @pytest.mark.parametrize(

@@ -112,18 +112,9 @@ SHAPE = {
         "by_sync",
     ],
     "contrast": [
-        *("id", "comparison", "baseline", "arm", "metric", "ratio", "ci", "half_width", "p", "p_holm", "p_equal_holm"),
-        *(
-            "blocks",
-            "caveats",
-            "blocks_repeated",
-            "repeated_because",
-            "verdict",
-            "reason",
-            "parity",
-            "confounders",
-            "cpu_ratio",
-        ),
+        *("id", "comparison", "baseline", "arm", "metric", "ratio", "ci", "half_width", "sides", "cpu_ratio", "parity"),
+        *("p", "p_holm", "p_t_holm", "p_equal_holm", "blocks", "blocks_repeated", "repeated_because"),
+        *("verdict", "reason", "caveats", "confounders"),
     ],
 }
 
@@ -407,6 +398,82 @@ def test_disturbed_blocks_that_say_the_same_are_a_caveat_and_no_refusal(tmp_path
     assert caveat["figures"]["counted"]["ratio"] == one["ratio"]
     for name, text in formats(document).items():
         assert "disturbed" in text, name
+
+
+RETRACED = "compilation: pytorch compiled 3 times while it was timed (limit 0)"
+TOO_FAST = "too fast: pytorch would have done 900 GFLOP/s where its device does 100 at most (limit 4 times that)"
+
+
+@pytest.mark.parametrize("reason", [RETRACED, TOO_FAST])
+def test_what_was_measured_wrongly_is_no_nuisance_and_never_counts(tmp_path: Path, reason: str) -> None:
+    """Every figure of such a block agrees with every other, and all are wrong."""
+    writer, times = Writer(tmp_path / "run", only(TRAIN)).certified(TRAIN), COMPARISONS[TRAIN][2]
+    for number in range(8):
+        writer.add(whole_block(TRAIN, number, spoiled=[reason, "steal: much"]), steps(times, number))
+    document = summary.summarise(writer.read())
+    one = contrast(document)
+    assert (one["verdict"], one["ratio"]) == ("invalid", None)
+    assert one["reason"].startswith(f"8 of 8 blocks cannot count: {reason}")
+    assert summary.exit_code(document) == 3
+
+
+def test_a_block_that_was_measured_wrongly_is_repeated_and_changes_nothing(
+    tmp_path: Path, document: dict[str, Any]
+) -> None:
+    writer = Writer(tmp_path / "run").certified(TRAIN).measured(TRAIN, 8)
+    times = {"tensorflow": 9_000_000, "pytorch": 9_000}
+    writer.add(whole_block(TRAIN, 8, spoiled=[RETRACED]), steps(times, 8))
+    one = contrast(summary.summarise(writer.read()))
+    assert (one["ratio"], one["caveats"]) == (contrast(document)["ratio"], [])
+
+
+def with_a_third() -> dict[str, Any]:
+    """A comparison of TRAIN's two arms and a third, as quick as PyTorch."""
+    run = only(TRAIN)
+    arms = run["comparisons"][TRAIN]["arms"]
+    arms["third"] = {**arms["pytorch"], "framework": {"name": "pytorch", "version": "2.12.1"}}
+    return run
+
+
+def test_each_contrast_counts_the_blocks_that_hold_its_own_arms(tmp_path: Path) -> None:
+    """The third dies in half of the blocks, none of which anything disturbed: it has no part in those of the others."""
+    writer = Writer(tmp_path / "run", with_a_third()).certified(TRAIN).certified(TRAIN, arm="third")
+    times = COMPARISONS[TRAIN][2] | {"third": COMPARISONS[TRAIN][2]["pytorch"]}
+    for number in range(8):
+        arms = {arm: outcome(arm) for arm in times}
+        dead = number < 6
+        if dead:
+            arms["third"] = outcome("third", status="failed", reason="exit 3")
+        spoiled = ["waiting: long"] if number == 1 else []
+        rows = [row for row in steps(times, number) if not (dead and row["arm"] == "third")]
+        writer.add(block(TRAIN, number, arms, spoiled=spoiled), rows)
+    found = {one["arm"].rpartition("/")[2]: one for one in summary.summarise(writer.read())["contrasts"]}
+    assert (found["pytorch"]["blocks"], found["pytorch"]["blocks_repeated"]) == (7, 1)
+    assert [caveat["kind"] for caveat in found["pytorch"]["caveats"]] == ["disturbed"]
+    assert (found["third"]["blocks"], found["third"]["blocks_repeated"], found["third"]["caveats"]) == (2, 0, [])
+    sides = {name: one["sides"]["baseline"]["step_ms"]["median"] for name, one in found.items()}
+    assert sides["pytorch"] != sides["third"]
+    assert sides["third"] / found["third"]["sides"]["arm"]["step_ms"]["median"] == pytest.approx(
+        found["third"]["ratio"], rel=0.02
+    )
+
+
+def test_an_arm_that_is_given_up_midway_says_why_instead_of_asking_for_more_time(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "run", only(TRAIN)).certified(TRAIN).measured(TRAIN, 2)
+    for number in range(2, 5):
+        writer.add(crashed(number))
+    one = contrast(summary.summarise(writer.read()))
+    assert one["verdict"] == "inconclusive"
+    assert "pytorch failed in 3 blocks in a row: exit 139" in one["reason"]
+    assert "raise blocks" not in one["reason"]
+
+
+def test_a_block_that_was_cut_short_lengthens_no_warm_up(tmp_path: Path) -> None:
+    """As many warm-up steps before one round as before twelve: a line drawn back over them would deny what is there."""
+    writer = Writer(tmp_path / "run", only(TRAIN)).certified(TRAIN).measured(TRAIN, 8, drift={"pytorch": 0.006})
+    stopped = {arm: outcome(arm, status="stopped", warm_steps=3000) for arm in ("tensorflow", "pytorch")}
+    writer.add(block(TRAIN, 8, stopped | {"tensorflow": outcome("tensorflow", status="failed")}, rounds=1))
+    assert contrast(summary.summarise(writer.read()))["verdict"] == "faster"
 
 
 def test_a_claim_that_disturbed_blocks_contradict_is_invalid_and_keeps_its_ratio(tmp_path: Path) -> None:

@@ -93,6 +93,25 @@ def test_an_arm_that_is_given_up_midway_does_not_hold_the_others_up(comparison: 
     assert found.out == {"pytorch": "pytorch failed in 3 blocks in a row: exit 3"}
 
 
+def test_a_prologue_that_failed_says_nothing_of_how_long_a_block_takes(comparison: Comparison) -> None:
+    """It is kept as a block of no length, and nothing can be divided by that."""
+    stopped = {arm: outcome(arm, status="stopped") for arm in ARMS}
+    crashed = block("one", 0, stopped | {"pytorch": outcome("pytorch", status="failed", reason="oom")}, wall_s=0.0)
+    said: list[str] = []
+    whole: Any = SimpleNamespace(
+        matrix=SimpleNamespace(comparisons=[comparison], budget=Budget(blocks=8, total_s=60.0)),
+        header={"plans": {"one": {"block_s": 20.0}}},
+        told=set(),
+        view=SimpleNamespace(say=said.append),
+    )
+    found = stored([], [crashed])
+    run._tell_outlook(whole, found, {"one": standing(comparison, found)}, left_s=50.0)
+    (text,) = said
+    assert text.startswith("the time will hold about 2 blocks a comparison")
+    run._tell_outlook(whole, found, {"one": standing(comparison, found)}, left_s=40.0)
+    assert len(said) == 1, "once before the first block"
+
+
 @pytest.fixture
 def begun(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The arms of every prologue that is begun; none comes to anything."""

@@ -121,11 +121,16 @@ def test_goals_on_a_share_are_held_by_the_end_of_the_interval_that_they_name() -
 
 def contrast(**changed: Any) -> dict[str, Any]:
     """10 % more work in eight calm blocks, found."""
-    return {"p": 0.008, "ratio": 0.91, "blocks": 8, "spread": 0.01, "verdict": "slower"} | changed
+    calm = {"p": 0.008, "ratio": 0.91, "blocks": 8, "spread": 0.01, "verdict": "slower", "caveats": []}
+    return calm | changed
+
+
+def beside_others(disturbed: int, attempts: int) -> list[dict[str, Any]]:
+    return [{"kind": "disturbed", "text": "", "figures": {"disturbed": disturbed, "attempts": attempts}}]
 
 
 def test_power_is_judged_where_all_blocks_were_calm_and_none_of_them_was_lost() -> None:
-    spoiled = contrast(p=None, ratio=None, verdict="invalid")  # more than a fifth of its blocks
+    spoiled = contrast(blocks=12, p=0.3, caveats=beside_others(9, 12))  # nine of the twelve that count
     noisy_one, short = contrast(spread=0.02, p=0.2), contrast(blocks=5, p=0.0625)
     row = processes._power(1.1, 8, [contrast(), contrast(), spoiled, noisy_one, short], 0.999, wanted=2)
     assert (row.n, row.value, row.outcome) == (2, 1.0, "passed")
@@ -136,6 +141,15 @@ def test_power_is_judged_where_all_blocks_were_calm_and_none_of_them_was_lost() 
     assert processes._power(1.1, 8, [spoiled], 0.999, wanted=2).outcome == "undecided", "nothing was looked at"
     few = processes._power(1.1, 8, [contrast(), contrast(), noisy_one], 0.999, wanted=40)
     assert (few.outcome, few.value) == ("undecided", 1.0), "two calm contrasts are no forty"
+
+
+def test_contrasts_of_which_disturbed_blocks_count_are_no_evidence_of_the_harness() -> None:
+    repeated = contrast(p=0.01, blocks=8, blocks_repeated=4, caveats=beside_others(4, 12))  # left out, and repeated
+    counted = contrast(p=0.01, blocks=12, blocks_repeated=9, caveats=beside_others(9, 12))
+    row = processes._false_positives([repeated, counted, counted], full=False, wanted=1)
+    assert (row.n, row.value) == (1, 1.0)
+    covered = processes._recovery([(one | {"ci": (0.5, 0.6)}, 1.0) for one in (repeated, counted)], full=False)
+    assert covered.n == 1
 
 
 def test_false_positives_in_full_are_held_by_both_ends() -> None:

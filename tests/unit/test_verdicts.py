@@ -256,7 +256,23 @@ def test_what_fails_is_named_by_its_place() -> None:
     course = Course.of(late)
     assert course.failing_difference(1.0)[0] == PARTS[0]
     reason = judged_rounds(late).reason
-    assert f"yet not {PARTS[0]}" in reason or "within a block" in reason
+    assert f"not sure {PARTS[0]}" in reason
+
+
+def test_a_third_that_is_too_uncertain_is_not_blamed_on_a_drift_that_is_not_there() -> None:
+    estimate = stats.contrast(D10)
+    uncertain = np.array([[d, d + 0.5 * (-1) ** k, d] for k, d in enumerate(D10)])
+    steady = stats.Drift(mean=0.0004, ci=(-0.012, 0.013))
+    evidence = Evidence(estimate=estimate, drift=steady, course=Course(thirds=uncertain))
+    found = verdicts.judge(evidence, corrected=uncorrected(estimate), rules=Rules(names=NAMES))
+    assert found.word == "inconclusive"
+    assert "yet that is not sure in their middle third; more blocks would tell: raise blocks" in found.reason
+    assert "slows" not in found.reason
+
+
+def test_where_no_more_blocks_will_come_the_reason_says_why() -> None:
+    found = judged(WIDE, remedy="pytorch failed in 3 blocks in a row: exit 3")
+    assert found.reason.endswith("pytorch failed in 3 blocks in a row: exit 3")
 
 
 def test_a_line_is_followed_to_the_warm_up_and_past_the_end() -> None:
@@ -309,18 +325,34 @@ def test_a_claim_that_every_attempt_and_the_cpu_bear_out_stands_with_its_figures
 
 
 @pytest.mark.parametrize(
-    ("every", "cpu"),
+    ("every", "cpu", "objection"),
     [
-        ([0.0, 0.01, -0.01, 0.02, -0.02, 0.1, 0.12, 0.11], None),  # every attempt shows less than half
-        (D10, [0.0, 0.01, -0.01, 0.005, 0.002, -0.004]),  # the CPU's own clock shows nothing
-        (D10, [0.30, 0.31, 0.29, 0.30, 0.32, 0.28]),  # … or thrice as much
-        (D10, [-value for value in D10]),  # … or the other side
+        ([0.0, 0.01, -0.01, 0.02, -0.02, 0.1, 0.12, 0.11], None, "every attempt does not show it"),
+        ([*D10, *[0.01, 0.015, 0.02, 0.012] * 4], None, "by every attempt the difference is"),
+        (D10, [0.0, 0.01, -0.01, 0.005, 0.002, -0.004], "CPU time does not show it"),
+        (D10, [0.30, 0.31, 0.29, 0.30, 0.32, 0.28], "by CPU time the difference is another one"),
+        (D10, [-value for value in D10], "CPU time does not show it"),
+        (D10, None, "every block was disturbed and nothing else can bear it out"),
     ],
 )
-def test_a_claim_that_a_disturbance_may_have_made_is_invalid(every: list[float], cpu: list[float] | None) -> None:
+def test_a_claim_that_a_disturbance_may_have_made_is_invalid(
+    every: list[float], cpu: list[float] | None, objection: str
+) -> None:
     found = disturbed(D10, every, cpu)
     assert found.word == "invalid"
+    assert objection in found.reason
     assert "stop what else runs" in found.reason
+
+
+EQUAL = [0.002, -0.003, 0.001, 0.004, -0.002, 0.0, 0.003, -0.001, 0.002, -0.002]
+
+
+@pytest.mark.parametrize(("cpu", "word"), [(0.001, "equivalent"), (0.03, "invalid")])
+def test_equivalence_must_be_borne_out_too(cpu: float, word: str) -> None:
+    found = disturbed(EQUAL, [*EQUAL, 0.004, 0.003], [value + cpu for value in EQUAL])
+    assert found.word == word
+    if word == "invalid":
+        assert "CPU time puts them 3.1 % apart" in found.reason
 
 
 def test_nothing_claimed_is_nothing_refused() -> None:
