@@ -258,10 +258,8 @@ def _undecided(estimate: Contrast, rules: Rules) -> str:
     told = f"{arm} is anything from {low_high} times as fast as {baseline} (± {_percent(half)})"
     enough = stats.blocks_to_claim(rules.family, rules.alpha)
     if estimate.blocks < enough:
-        plain = (
-            "can claim a difference of over 10 % alone" if estimate.blocks >= stats.PLAIN_BLOCKS else "claim nothing"
-        )
-        return f"{told}; {_blocks(estimate.blocks)} {plain}, any other takes {enough}: {rules.remedy}"
+        plain = "only a plain difference, of over 10 %" if estimate.blocks >= stats.PLAIN_BLOCKS else "nothing"
+        return f"{told}; {_blocks(estimate.blocks)} can claim {plain}, any difference takes {enough}: {rules.remedy}"
     target = rules.target if half > rules.target else half / 2
     needed = stats.blocks_needed(estimate.spread, target) if estimate.spread and target > 0 else None
     if needed is None:

@@ -12,6 +12,7 @@ from synthetic_run import block, outcome
 from bench import run
 from bench.certification import Prologue
 from bench.comparison import Arm, Comparison
+from bench.cpus import Placement
 from bench.lockstep import ArmFailed
 from bench.matrix import Budget
 from bench.schedule import Planned
@@ -110,6 +111,19 @@ def test_a_prologue_that_failed_says_nothing_of_how_long_a_block_takes(compariso
     assert text.startswith("the time will hold about 2 blocks a comparison")
     run._tell_outlook(whole, found, {"one": standing(comparison, found)}, left_s=40.0)
     assert len(said) == 1, "once before the first block"
+
+
+def test_a_run_that_goes_on_elsewhere_says_so_and_a_given_place_is_kept() -> None:
+    """The validation's load is pinned to its arms' processor: a resumed part must not flee it."""
+    place = Placement(arms={1: frozenset({3})}, control=frozenset({0}), idle=frozenset(), topology="known", why="given")
+    written: list[dict[str, Any]] = []
+    writer: Any = SimpleNamespace(write_run=written.append)
+    header: dict[str, Any] = {"cpus": {**place.to_json(), "arms": {"1": [2]}}, "notes": []}
+    assert run._placed_anew(writer, header, place) is place
+    assert written == [header]
+    assert header["cpus"]["arms"] == {"1": [3]}
+    (note,) = header["notes"]
+    assert note.endswith("arms moved from CPU 2 to CPU 3")
 
 
 @pytest.fixture

@@ -124,8 +124,8 @@ def test_inconclusive_says_what_it_may_be_and_how_many_more_blocks_it_takes() ->
 
 def test_too_few_blocks_say_how_many_would_do() -> None:
     reason = judged([0.01, -0.02, 0.03, 0.0], family=4).reason
-    assert "4 blocks can claim a difference of over 10 % alone, any other takes 8" in reason
-    assert "any other takes 6" in judged([0.01, -0.02]).reason
+    assert "4 blocks can claim only a plain difference, of over 10 %, any difference takes 8" in reason
+    assert "2 blocks can claim nothing, any difference takes 6" in judged([0.01, -0.02]).reason
 
 
 # --- few blocks
