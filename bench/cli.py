@@ -23,11 +23,13 @@ def main() -> None:
     try:
         code = _code()
         sys.stdout.flush()  # or a full disk would be told when the interpreter ends, in its own words
-    except BrokenPipeError:
-        code = _unread()
     except OSError as error:
-        from bench.storage import sentence
+        from bench.storage import is_refusal, sentence
 
+        if isinstance(error, BrokenPipeError) and _is_unread():
+            sys.exit(_unread())
+        if not is_refusal(error):
+            raise
         _drop_output()
         click.echo(f"bench: {sentence(error)}", err=True)
         code = BenchError.exit_code
@@ -55,6 +57,15 @@ def _unread() -> int:
     """The exit code where who read along has gone, as `| head` does: nothing is said, and it is no gate that failed."""
     _drop_output()
     return BenchError.exit_code
+
+
+def _is_unread() -> bool:
+    """Whether it is the output that nobody reads any more."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def _drop_output() -> None:

@@ -138,7 +138,8 @@ def read(usable: Iterable[int], *, root: Path = Path("/")) -> Topology:
     """Those of these processors that are online."""
     folder = root / "sys/devices/system/cpu"
     online = cpu_numbers(read_line(folder / "online"))
-    numbers = sorted(usable if online is None else online & frozenset(usable))
+    own = frozenset(usable)
+    numbers = sorted((own if online is None else online & own) or own)  # a container's view of `online` may be made up
     cores = {cpu: _core(folder / f"cpu{cpu}/topology") for cpu in numbers}
     isolated = cpu_numbers(read_line(folder / "isolated")) or frozenset()
     nodes, kinds = _nodes(root), _kinds(numbers, root)

@@ -260,6 +260,7 @@ def remove(bench: Bench, group: Group, arm: str) -> None:
 
 
 def _started(bench: Bench, group: Group, arm: Arm, padding: int) -> Channel:
+    group.settle()  # nobody beats while an engine starts a container
     try:
         channel = bench.launcher.start(cell=arm.cell, cpus=bench.cpus_of(arm), padding=padding)
     except WorkerFailed as failure:

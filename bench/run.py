@@ -139,7 +139,9 @@ def resume(folder: Path, *, view: View, placement: cpus.Placement | None = None)
         chosen, provisions = provide_all(matrix.launchers, matrix, place, view)
         stack.callback(chosen.close)
         provenance.refuse_changes(folder, header, provenance.header(place, matrix, chosen, provisions, dataset))
-        placement = _placed_anew(writer, header, placement or cpus.choose(_threads(matrix)))
+        placement = placement or cpus.choose(_threads(matrix))
+        if not header["finished_at"]:
+            _note_place(writer, header, placement)
         with _told_how_to_resume(folder, view):
             _carry_on(writer, header, matrix, chosen, dataset, placement, view)
     return folder
@@ -319,7 +321,7 @@ def _threads(matrix: Matrix) -> set[int]:
     return {arm.cell.threads for one in matrix.comparisons for arm in one.arms}
 
 
-def _placed_anew(writer: Store, header: dict[str, Any], placement: cpus.Placement) -> cpus.Placement:
+def _note_place(writer: Store, header: dict[str, Any], placement: cpus.Placement) -> None:
     """Where a resumed run goes on: another process may be on its processors now. Where it was, its blocks tell."""
     before, now = header.get("cpus"), placement.to_json()
     if before and before["arms"] != now["arms"]:
@@ -327,7 +329,6 @@ def _placed_anew(writer: Store, header: dict[str, Any], placement: cpus.Placemen
         header["notes"].append(f"resumed at {provenance.now()}: arms moved from {' to '.join(moved)}")
     header["cpus"] = now
     writer.write_run(header)
-    return placement
 
 
 def _resolve_devices(matrix: Matrix) -> Matrix:

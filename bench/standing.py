@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from bench import parity, schedule, stats, store
+from bench.errors import InputError
 from bench.report import frames
 
 if TYPE_CHECKING:
@@ -82,6 +83,10 @@ def fresh_ratios(stored: StoredRun, comparisons: Sequence[Comparison], known: Co
         for baseline, arm in comparison.contrasts if own else ():
             both = [one for one in own if {baseline.id, arm.id} <= schedule.measured(one)]
             rounds = frames.round_log_ratios(samples, comparison.id, baseline=baseline.id, arm=arm.id, sync=sync)
+            if len(rounds) < len(both):
+                raise InputError(
+                    f"{stored.folder}: samples of a kept block of {comparison.id} are missing; it is damaged"
+                )
             for record, block in zip(both, rounds, strict=True):
                 found[store.stem(record)][arm.id] = stats.block_log_ratio(block)
     return found

@@ -38,7 +38,7 @@ _NO_ROOM = (errno.EAGAIN, errno.ENOMEM)
 def told(where: Path, *, remedy: str = "") -> Iterator[None]:
     """Raises StorageFailed for whatever a disk refuses inside the block; what else fails stays what it is.
 
-    where   the folder or file that is named where the error names none
+    where   the folder or file that is named, unless the error names one outside of it
     remedy  what may be done beside that which mends the cause
     """
     try:
@@ -49,10 +49,16 @@ def told(where: Path, *, remedy: str = "") -> Iterator[None]:
         raise StorageFailed(sentence(error, where, remedy=remedy), reason=error.strerror or str(error)) from None
 
 
+def is_refusal(error: OSError) -> bool:
+    """Whether a disk or the machine's limits refused something, and no program is at fault."""
+    return error.errno in _REMEDIES
+
+
 def sentence(error: OSError, where: Path | None = None, *, remedy: str = "") -> str:
     """What was refused, why, and what to do."""
     named = error.filename if isinstance(error.filename, str | os.PathLike) else None
-    place = where or named or "a file or the output"
+    outside = where and named and not Path(named).absolute().is_relative_to(where.absolute())
+    place = named if outside else where or named or "a file or the output"
     advice = [one for one in (_REMEDIES.get(error.errno or 0), remedy) if one]
     return f"{place}: cannot be used ({error.strerror or error})" + (f"; {', or '.join(advice)}" if advice else "")
 

@@ -112,7 +112,7 @@ class Group:
                 if outcome is not None:
                     answers[arm] = outcome
                     del waiting[arm]
-        self._heartbeat(2 * HEARTBEAT_S)  # what is made of an answer that took long may take long too
+        self._heartbeat(HEARTBEAT_S)  # what is made of an answer that took long may take long too
         return answers
 
     def _outcome(self, arm: str, expected: int, verb: str) -> dict[str, Any] | WorkerFailed | None:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from bench import storage
 from bench.errors import BenchError
 from bench.validate import busy
 
@@ -44,13 +45,16 @@ def pinned(cpu: int) -> Iterator[int]:
 def _busy(cpu: int, share: float, period_s: float, seed: int) -> Iterator[int]:
     """A process of its own session: an interrupt is the harness's business, which ends it."""
     program = [sys.executable, "-I", "-S", str(Path(busy.__file__))]
-    process = subprocess.Popen(
-        [*program, str(os.getpid()), str(cpu), str(share), str(period_s), f"{seed}/{cpu}"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
+    try:
+        process = subprocess.Popen(
+            [*program, str(os.getpid()), str(cpu), str(share), str(period_s), f"{seed}/{cpu}"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise storage.process_refused(f"a load on CPU {cpu}", error, remedy="see bench check") from None
     try:
         assert process.stdout
         assert process.stderr
@@ -58,6 +62,8 @@ def _busy(cpu: int, share: float, period_s: float, seed: int) -> Iterator[int]:
             said = process.stderr.read().decode("utf-8", "replace").strip().splitlines()[-1:]
             raise BenchError(f"no load on CPU {cpu}: {' '.join(said) or 'the process ended'}; see bench check")
         yield process.pid
+        if process.poll() is not None:
+            raise BenchError(f"the load on CPU {cpu} ended before the measurement beside it; measure again")
     finally:
         process.kill()
         process.communicate()

@@ -42,7 +42,7 @@ SLOWING = 0.03  # of one arm, through every block
 # Half of the contrasts would pass a paired SD of 1.5 % if just that were injected: the machine adds its own.
 INJECTED_SD = 0.005
 DRIFT_BLOCKS = 10
-QUICK_SLOWING = 3  # contrasts of each kind of drift
+QUICK_SLOWING = 2  # contrasts of each kind of drift
 # Steps of the whole life of an arm of a LONG block are measured after WARM others; a third of them takes so much more.
 _WARM_LONG = Turns(rounds=LONG.rounds, steps=LONG.steps, warm=LONG.measured_steps)
 _STEPS = LONG.measured_steps
@@ -53,6 +53,7 @@ SLOWING_ARMS: dict[str, tuple[dict[str, Value], Turns]] = {
     "only-midway": ({"slows": _STEEP, "slows_from": _STEPS // 3, "slows_until": 2 * _STEPS // 3}, LONG),
     "after-a-long-warm-up": ({"slows": round(SLOWING * 1000 / _STEPS, 6)}, _WARM_LONG),
 }
+WORSE_TITLE, SHARED_TITLE = "25 % more work and a drift: slower", "both arms slow alike: refused or marked"
 CLAIMED = ("faster", "slower")
 UNSTEADY = ("degrading", "no_steady_state")
 SPOILED_SHARE = 0.2  # of the contrasts of a row, those that the machine may take away
@@ -182,7 +183,7 @@ def drifts(*, full: bool, launcher: str, out: Path, seed: int) -> Iterator[Row]:
         pairs = [Pair(baseline=noisy(), arm=noisy() | knobs)] * count
         seen = _whole(campaign(f"drift-{name}", pairs, blocks=DRIFT_BLOCKS, plan=turns, **place), DRIFT_BLOCKS)
         claimed = sum(one["verdict"] in CLAIMED for one in seen)
-        title = f"one arm slows by {percent(SLOWING)}, {name.replace('-', ' ')}: called faster or slower"
+        title = _slowing_title(name)
         ceiling = at_most if full else not_above
         yield ceiling(title, claimed, len(seen), stats.ALPHA, wanted=_left(count), detail=_words(seen))
     knobs, turns = SLOWING_ARMS["through-the-block"]
@@ -192,16 +193,23 @@ def drifts(*, full: bool, launcher: str, out: Path, seed: int) -> Iterator[Row]:
     hits = sum(one["verdict"] == "slower" for one in seen)
     marked = sum("drift" in _kinds(one) for one in seen)
     detail = f"{_words(seen)}; {marked} with the caveat drift"
-    title = "25 % more work and a drift: slower"
+    title = WORSE_TITLE
     judge = at_least if full else not_below
     yield judge(title, hits, len(seen), 0.95, wanted=_left(count), detail=detail)
     shared = [Pair(baseline=noisy() | knobs, arm=noisy() | knobs)] * count
     both = _whole(campaign("drift-shared", shared, blocks=DRIFT_BLOCKS, plan=turns, **place), DRIFT_BLOCKS)
     hits = sum(one["verdict"] in UNSTEADY or "drift" in _kinds(one) for one in both)
     detail = f"{_words(both)}; no more often than steady arms"
-    yield not_above(
-        "both arms slow alike: refused or marked", hits, len(both), FALSE_DRIFT, wanted=_left(count), detail=detail
-    )
+    yield not_above(SHARED_TITLE, hits, len(both), FALSE_DRIFT, wanted=_left(count), detail=detail)
+
+
+def drift_titles() -> list[str]:
+    """The names of the rows on drifts."""
+    return [*map(_slowing_title, SLOWING_ARMS), WORSE_TITLE, SHARED_TITLE]
+
+
+def _slowing_title(name: str) -> str:
+    return f"one arm slows by {percent(SLOWING)}, {name.replace('-', ' ')}: called faster or slower"
 
 
 def _kinds(one: Contrast) -> set[str]:

@@ -75,7 +75,7 @@ def row(launcher: LocalLauncher, cell: Cell, own: frozenset[int], seed: int) -> 
     except WorkerFailed as failure:
         if failure.kind != "unsupported":
             raise
-        goal, left_out = f"TOST within ± {100 * EQUAL:g} %", f"left out: {failure}"
+        goal, left_out = f"TOST within ± {100 * EQUAL:g} %", f"left out: {failure}; with it this would decide"
         return Row(name=name, n=0, value=None, ci=None, goal=goal, outcome="undecided", unit="ratio", detail=left_out)
     return judged(name, found, sync)
 

@@ -140,7 +140,7 @@ def share(
 ) -> Row:
     """A share with its exact interval against a goal of `low` to `high`; `holds` is the goal's own criterion."""
     if n == 0:
-        nothing = f"nothing was measured; {CALMER}"
+        nothing = f"{detail}; nothing of it can be judged; {CALMER}" if detail else f"nothing was measured; {CALMER}"
         return Row(name=name, n=0, value=None, ci=None, goal=goal, outcome="undecided", detail=nothing)
     ci = clopper_pearson(hits, n)
     found = outcome(holds, ci, low=low, high=high, enough=n >= wanted)

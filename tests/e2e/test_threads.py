@@ -77,6 +77,9 @@ def test_a_resumed_run_looks_anew_and_says_where_its_arms_went(run: Path) -> Non
     header = json.loads((run / "run.json").read_text())
     moved = header["cpus"] | {"arms": {"1": [USABLE[0]], "2": [USABLE[0], 4095]}}
     (run / "run.json").write_text(json.dumps(header | {"cpus": moved}))
+    assert bench("run", "--resume", run).returncode in (0, 3)
+    assert store.read(run).run["cpus"] == moved, "it was finished: nothing ran anywhere else"
+    (run / "run.json").write_text(json.dumps(header | {"cpus": moved, "finished_at": None}))
     done = bench("run", "--resume", run)
     assert done.returncode in (0, 3), done.stderr
     now = store.read(run).run

@@ -11,15 +11,18 @@ from typing import Any
 
 import pytest
 
+from bench.validate import usable
+from bench.validate.processes import drift_titles
+
 BENCH = (sys.executable, "-m", "bench")
 # Every one of these is measured on any machine that CI may run on; a noisy one may leave it undecided.
 ANYWHERE = (
     "A/A false positives",
     "10 % more work found in 6 blocks",
     "the interval covers the injected ratio",
-    "one arm slows by 3 % through a block",
-    "… and is called faster or slower",
-    "both arms slow alike",
+    *drift_titles(),
+    *usable.TITLES.values(),
+    usable.EQUAL_TITLE,
     "observer: cost of the loop on an empty step, sync step",
     "observer: cost of the loop on an empty step, sync slice",
     "observer: a step in the harness against a bare one",

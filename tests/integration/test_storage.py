@@ -325,12 +325,12 @@ def test_a_run_says_at_once_what_became_of_its_sampler_and_keeps_that_in_its_not
     made = Store.create(tmp_path / "run", {"notes": []})
     going: Any = SimpleNamespace(store=made, header={"notes": []}, view=SimpleNamespace(say=said.append), noted=set())
     with Sampler(made.folder, 50) as sampler:
-        bench: Any = SimpleNamespace(sampler=sampler)
-        run._flush(going, bench, "first")
+        going.bench = SimpleNamespace(sampler=sampler)
+        run._flush(going, "first")
         assert said == []
         shutil.rmtree(made.folder / "telemetry")
         for _ in range(3):
-            run._flush(going, bench, "second")
+            run._flush(going, "second")
     assert [one for one in said if "No such file or directory" in one] == said
     assert len(said) == len(set(said)) >= 1
     assert store.read(made.folder).run["notes"] == said

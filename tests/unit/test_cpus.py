@@ -292,13 +292,15 @@ def loop_on_the_last_cpu() -> Any:
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU: there is no other")
 def test_arms_keep_off_a_cpu_where_a_process_is_pinned(loop_on_the_last_cpu: int) -> None:
+    calm: list[bool] = []
     for _ in range(5):
         (found,) = choose([1]).arms[1]
         if found != loop_on_the_last_cpu:
             return
-        shares = cpus.busy_shares(0.5)
-        assert min(shares.values()) > 0.5, f"CPU {found} was chosen beside a loop, of {shares}"
-    pytest.skip("neighbours keep every CPU busy: there is no calm one")
+        calm.append(min(cpus.busy_shares(0.5).values()) <= 0.5)
+    if not all(calm):
+        pytest.skip("neighbours keep every CPU busy: there is no calm one")
+    pytest.fail(f"CPU {found} was chosen beside a loop, five times")
 
 
 def test_without_looking_nobody_sleeps_and_the_last_are_taken(

@@ -119,7 +119,7 @@ def test_a_run_that_goes_on_elsewhere_says_so_and_a_given_place_is_kept() -> Non
     written: list[dict[str, Any]] = []
     writer: Any = SimpleNamespace(write_run=written.append)
     header: dict[str, Any] = {"cpus": {**place.to_json(), "arms": {"1": [2]}}, "notes": []}
-    assert run._placed_anew(writer, header, place) is place
+    run._note_place(writer, header, place)
     assert written == [header]
     assert header["cpus"]["arms"] == {"1": [3]}
     (note,) = header["notes"]
