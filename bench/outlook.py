@@ -6,14 +6,17 @@ source  the blocks without which Wilcoxon cannot survive Holm: `stats.blocks_to_
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from bench import stats
+from bench import schedule, stats
 
 if TYPE_CHECKING:
-    from bench.schedule import Budget
+    from bench.comparison import Comparison
+    from bench.schedule import Budget, Record
+    from bench.standing import Stand
 
 RESERVE = 1.1  # of what is suggested: blocks of one comparison do not all take the same time
 
@@ -26,6 +29,24 @@ class Expected:
     contrasts: int
     blocks: int
     block_s: float
+
+
+def expected(
+    comparisons: Sequence[Comparison],
+    standing: Mapping[str, Stand],
+    plans: Mapping[str, Mapping[str, Any]],
+    records: Sequence[Record],
+) -> list[Expected]:
+    """The comparisons that are not finished, as far as their blocks, or else their pilots, tell how long one is."""
+    found = []
+    for one in comparisons:
+        stand, own = standing[one.id], (record for record in records if record["comparison"] == one.id)
+        taken_s = [record["wall_s"] for record in own if schedule.is_whole(record)]
+        block_s = statistics.fmean(taken_s) if taken_s else plans.get(one.id, {}).get("block_s")
+        if not stand.finished and block_s is not None:
+            contrasts = sum(arm.id not in stand.out for _, arm in one.contrasts)
+            found.append(Expected(comparison=one.id, contrasts=contrasts, blocks=stand.blocks, block_s=block_s))
+    return found
 
 
 def shortfall(expected: Sequence[Expected], budget: Budget, *, total_s: float, left_s: float) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import shutil
-import statistics
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -28,7 +27,6 @@ from bench.errors import EngineLost, InputError, ProcessRefused, StorageFailed
 from bench.launch.provide import provide_all
 from bench.lockstep import Bench, Block
 from bench.matrix import Matrix
-from bench.outlook import Expected
 from bench.plan import Plan
 from bench.standing import fresh_ratios, stand
 from bench.store import Store, StoredRun
@@ -36,7 +34,7 @@ from bench.telemetry import Sampler
 from workloads.contract import STUB
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from bench.comparison import Comparison
@@ -200,16 +198,35 @@ def _loop(run: Run) -> bool:
         )
         if not due:
             return True
+        left = {name: one.only(arm.id for arm in one.arms if arm.id not in standing[name].out)
+                for name, one in comparisons.items()}  # fmt: skip
         unplanned = [planned for planned in due if planned.comparison not in run.header["plans"]]
+        if unplanned and _in_time(run, _certify, unplanned, left, deadline, begun=bool(run.header["plans"])):
+            continue
         if not unplanned:
             _tell_outlook(run, stored, standing, left_s=deadline - time.monotonic())
-        for planned in unplanned or due:
-            if time.monotonic() > deadline:
-                _note(run, f"{BUDGET_SPENT} of {budget.total_s:.0f} s was spent; bench run --resume measures on")
-                return False
-            comparison, out = comparisons[planned.comparison], standing[planned.comparison].out
-            left = comparison.only(arm.id for arm in comparison.arms if arm.id not in out)
-            (_certify if unplanned else _measure)(run, left, planned)
+        planned = [one for one in due if one.comparison in run.header["plans"]]
+        if not _in_time(run, _measure, planned, left, deadline, begun=bool(stored.blocks)) or unplanned:
+            _note(run, f"{BUDGET_SPENT} of {budget.total_s:.0f} s was spent; bench run --resume measures on")
+            return False
+
+
+def _in_time(
+    run: Run,
+    step: Callable[[Run, Comparison, schedule.Planned], None],
+    due: Sequence[schedule.Planned],
+    left: Mapping[str, Comparison],
+    deadline: float,
+    *,
+    begun: bool,
+) -> bool:
+    """One step after the other, as long as there is time; the first of a run however short its time is."""
+    for planned in due:
+        if time.monotonic() > deadline and begun:
+            return False
+        step(run, left[planned.comparison], planned)
+        begun = True
+    return True
 
 
 def _measure(run: Run, comparison: Comparison, planned: schedule.Planned) -> None:
@@ -256,15 +273,7 @@ def _room_s(matrix: Matrix) -> float:
 
 def _tell_outlook(run: Run, stored: StoredRun, standing: Mapping[str, Stand], *, left_s: float) -> None:
     """Before the first block, by the pilots, and after the first round, by its blocks: whether the time will do."""
-    expected = []
-    for one in run.matrix.comparisons:
-        found, plan = standing[one.id], run.header["plans"].get(one.id)
-        own = (record for record in stored.blocks if record["comparison"] == one.id)
-        taken_s = [record["wall_s"] for record in own if schedule.is_whole(record)]
-        block_s = statistics.fmean(taken_s) if taken_s else (plan or {}).get("block_s")
-        if not found.finished and block_s is not None:
-            contrasts = sum(arm.id not in found.out for _, arm in one.contrasts)
-            expected.append(Expected(comparison=one.id, contrasts=contrasts, blocks=found.blocks, block_s=block_s))
+    expected = outlook.expected(run.matrix.comparisons, standing, run.header["plans"], stored.blocks)
     rounds = min((one.blocks for one in expected), default=0)
     if rounds > 1 or rounds in run.told or not expected:
         return

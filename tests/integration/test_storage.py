@@ -405,7 +405,7 @@ def test_a_reader_that_has_read_enough_ends_a_verb_without_a_word(finished: Path
 def test_a_validation_whose_disk_is_full_says_how_to_go_on(
     disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def measured(part: str, folder: Path, facts: Any) -> Iterator[Any]:
+    def measured(part: str, folder: Path, facts: Any, progress: Any) -> Iterator[Any]:
         fill(disk)
         yield from ()
         (folder / "rows.csv").write_text("x" * MIB)
