@@ -388,7 +388,11 @@ def _told_how_to_resume(folder: Path, view: View) -> Iterator[None]:
     """
     try:
         with storage.told(folder):
-            yield
+            try:
+                yield
+            except InputError:  # its own run.json cannot be read any more
+                (folder / "run.json").stat()
+                raise
     except (KeyboardInterrupt, EngineLost, StorageFailed, ProcessRefused):
         if (folder / "run.json").exists():
             view.say(f"stopped; every finished block is kept. To go on: bench run --resume {folder}")

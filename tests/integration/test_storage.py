@@ -22,7 +22,7 @@ from absent import absent
 from synthetic_run import whole_run
 
 from bench import cli, run, store
-from bench.errors import ProcessRefused, StorageFailed
+from bench.errors import InputError, ProcessRefused, StorageFailed
 from bench.launch import local
 from bench.launch.local import start_process
 from bench.store import Store
@@ -197,6 +197,17 @@ def test_a_run_folder_that_is_removed_meanwhile_stops_the_run_with_one_sentence(
     with Sampler(tmp_path / "elsewhere"):
         pass  # what could not be found where it was, the next sampler there removes
     whole(tmp_path / "elsewhere")
+
+
+def test_a_run_whose_folder_went_between_two_blocks_is_refused_by_the_disk_and_not_by_the_user(tmp_path: Path) -> None:
+    """Whether a read or a write meets it first is chance."""
+    view: Any = SimpleNamespace(say=pytest.fail)
+    gone = tmp_path / "gone"
+    with pytest.raises(StorageFailed, match="it was moved or removed"), run._told_how_to_resume(gone, view):
+        store.read(gone)
+    Store.create(tmp_path / "here", {})
+    with pytest.raises(InputError, match="another reason"), run._told_how_to_resume(tmp_path / "here", view):
+        raise InputError("another reason")
 
 
 def test_a_run_that_has_no_room_to_begin_leaves_no_folder(disk: Path, tmp_path: Path) -> None:
