@@ -6,6 +6,7 @@ before the next one starts. Lockstep is one company of all arms, serial is compa
 
 from __future__ import annotations
 
+import itertools
 import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -312,7 +313,10 @@ def _warm(group: Group, arm: str, plan: Plan, block: Block) -> None:
 
 
 def _take_turns(crew: Crew, comparison: Comparison, plan: Plan) -> None:
-    """Round after round, every arm's slice in a shuffled order; the other sync's slice follows every few rounds."""
+    """Round after round, every arm's slice in a shuffled order; every few rounds once more round in the other sync.
+
+    Never two slices of an arm in a row, where there is another: the second would find its caches as it left them.
+    """
     bench, block, company = crew.bench, crew.block, crew.names
     if not company:
         return
@@ -323,12 +327,11 @@ def _take_turns(crew: Crew, comparison: Comparison, plan: Plan) -> None:
     stretch = Stretch(crew.group, arms, cpus={arm.id: bench.cpus_of(arm) for arm in arms}, compilations=compiled)
     for number, turn in enumerate(schedule.turns(company, block.planned, plan.slices.rounds, bench.seed)):
         syncs = (sync, other) if number % OTHER_SYNC_EVERY == OTHER_SYNC_EVERY - 1 else (sync,)
-        for position, arm in enumerate(turn):
+        for turn_sync, (position, arm) in itertools.product(syncs, enumerate(turn)):
             if arm in crew.names:
                 with crew.leaving(stretch):
-                    for turn_sync in syncs:
-                        answer = _slice(crew.group, arm, plan, turn_sync, stretch)
-                        block.samples += rows(answer, arm, number, position, turn_sync, plan.slices.steps[arm])
+                    answer = _slice(crew.group, arm, plan, turn_sync, stretch)
+                    block.samples += rows(answer, arm, number, position, turn_sync, plan.slices.steps[arm])
         block.rounds = number + 1
     if crew.names:
         block.stretches.append(stretch.facts(bench.sampler))
