@@ -92,7 +92,8 @@ def _rates(row: Row) -> list[Text]:
 
 def _with_rates(row: Row, *, named: bool = True) -> list[Text]:
     return [
-        _stack(step, _dim(f"{rate.plain}/s")) for step, rate in zip(_steps(row, named=named), _rates(row), strict=True)
+        _stack(step, _dim("" if rate.plain == words.NOTHING else f"{rate.plain}/s"))
+        for step, rate in zip(_steps(row, named=named), _rates(row), strict=True)
     ]
 
 
