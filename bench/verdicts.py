@@ -58,7 +58,6 @@ class Disturbance:
     """
 
     disturbed: int
-    attempts: int
     cause: str
     every: Contrast
     cpu: Contrast | None
@@ -231,7 +230,7 @@ def _estimates(estimate: Contrast, disturbance: Disturbance) -> dict[str, Any]:
         else {"ratio": one.ratio, "ci": list(one.ci) if one.ci else None, "blocks": one.blocks}
         for name, one in told.items()
     }
-    return {"disturbed": disturbance.disturbed, "attempts": disturbance.attempts, **figures}
+    return {"disturbed": disturbance.disturbed, "attempts": disturbance.every.blocks, **figures}
 
 
 # --- sentences
@@ -287,7 +286,7 @@ def _disturbed(estimate: Contrast, disturbance: Disturbance) -> str:
         parts.append(f"{_told(disturbance.every)} in every attempt")
     if disturbance.cpu:
         parts.append(f"{_told(disturbance.cpu)} in CPU time")
-    many = f"{disturbance.disturbed} of {_blocks(disturbance.attempts)}"
+    many = f"{disturbance.disturbed} of {_blocks(disturbance.every.blocks)}"
     return f"{many} disturbed ({disturbance.cause}); {', '.join(parts)}"
 
 

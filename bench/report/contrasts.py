@@ -119,12 +119,10 @@ def _disturbance(one: Comparison, arm: str, samples: frames.Frames) -> Disturban
         return None
     cells = [one.entry["arms"][side] for side in (one.baseline, arm)]
     is_time = all(cell["device"] != "cuda" and cell["threads"] == 1 for cell in cells)
-    every = _estimate(one, arm, samples, every_attempt=True)
     return Disturbance(
         disturbed=len(found),
-        attempts=every.blocks,
         cause=_cause([reason for reasons in found for reason in reasons]) or "",
-        every=every,
+        every=_estimate(one, arm, samples, every_attempt=True),
         cpu=_estimate(one, arm, samples, column="cpu_ns", every_attempt=True) if is_time else None,
     )
 

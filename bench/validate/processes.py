@@ -48,10 +48,10 @@ _WARM_LONG = Turns(rounds=LONG.rounds, steps=LONG.steps, warm=LONG.measured_step
 _STEPS = LONG.measured_steps
 _STEEP = round(3 * SLOWING * 1000 / _STEPS, 6)
 SLOWING_ARMS: dict[str, tuple[dict[str, Value], Turns]] = {
-    "through-the-block": ({"slows": round(SLOWING * 1000 / _STEPS, 6)}, LONG),
-    "only-late": ({"slows": _STEEP, "slows_from": 2 * _STEPS // 3}, LONG),
-    "only-midway": ({"slows": _STEEP, "slows_from": _STEPS // 3, "slows_until": 2 * _STEPS // 3}, LONG),
-    "after-a-long-warm-up": ({"slows": round(SLOWING * 1000 / _STEPS, 6)}, _WARM_LONG),
+    "through the block": ({"slows": round(SLOWING * 1000 / _STEPS, 6)}, LONG),
+    "only late": ({"slows": _STEEP, "slows_from": 2 * _STEPS // 3}, LONG),
+    "only midway": ({"slows": _STEEP, "slows_from": _STEPS // 3, "slows_until": 2 * _STEPS // 3}, LONG),
+    "after a long warm-up": ({"slows": round(SLOWING * 1000 / _STEPS, 6)}, _WARM_LONG),
 }
 WORSE_TITLE, SHARED_TITLE = "25 % more work and a drift: slower", "both arms slow alike: refused or marked"
 CLAIMED = ("faster", "slower")
@@ -178,15 +178,15 @@ def _recovery(contrasts: Sequence[tuple[Contrast, float]], *, full: bool, where:
 def drifts(*, full: bool, launcher: str, out: Path, seed: int) -> Iterator[Row]:
     """An arm that alone slows is not called slower for it; what is slower besides is; both slowing is the machine's."""
     place: dict[str, Any] = {"launcher": launcher, "out": out, "seed": seed}
-    for name, (knobs, turns) in SLOWING_ARMS.items():
+    for number, (name, (knobs, turns)) in enumerate(SLOWING_ARMS.items()):
         count = 60 if full else QUICK_SLOWING
         pairs = [Pair(baseline=noisy(), arm=noisy() | knobs)] * count
-        seen = _whole(campaign(f"drift-{name}", pairs, blocks=DRIFT_BLOCKS, plan=turns, **place), DRIFT_BLOCKS)
+        seen = _whole(campaign(f"drift{number}", pairs, blocks=DRIFT_BLOCKS, plan=turns, **place), DRIFT_BLOCKS)
         claimed = sum(one["verdict"] in CLAIMED for one in seen)
         title = _slowing_title(name)
         ceiling = at_most if full else not_above
         yield ceiling(title, claimed, len(seen), stats.ALPHA, wanted=_left(count), detail=_words(seen))
-    knobs, turns = SLOWING_ARMS["through-the-block"]
+    knobs, turns = SLOWING_ARMS["through the block"]
     count = 60 if full else QUICK_SLOWING
     worse = [Pair(baseline=noisy(), arm=noisy(work=1.25) | knobs)] * count
     seen = _whole(campaign("drift-and-more", worse, blocks=DRIFT_BLOCKS, plan=turns, **place), DRIFT_BLOCKS)
@@ -209,7 +209,7 @@ def drift_titles() -> list[str]:
 
 
 def _slowing_title(name: str) -> str:
-    return f"one arm slows by {percent(SLOWING)}, {name.replace('-', ' ')}: called faster or slower"
+    return f"one arm slows by {percent(SLOWING)}, {name}: called faster or slower"
 
 
 def _kinds(one: Contrast) -> set[str]:

@@ -95,7 +95,7 @@ numbers = st.floats(-400, 400, allow_nan=False)
 def test_nothing_that_leaves_is_nan_or_infinite(d: list[float]) -> None:
     found = stats.contrast(d)
     moved = stats.drift([d, d])
-    beside = Disturbance(disturbed=1, attempts=2, cause="steal", every=found, cpu=found)
+    beside = Disturbance(disturbed=1, cause="steal", every=found, cpu=found)
     evidence = Evidence(estimate=found, drift=moved, course=Course.of([d, d]), disturbance=beside)
     verdict = verdicts.judge(evidence, corrected=uncorrected(found), rules=Rules())
     json.dumps([asdict(found), asdict(verdict)], allow_nan=False)
@@ -303,7 +303,7 @@ def disturbed(
 ) -> Verdict:
     estimate = stats.contrast(d)
     beside = Disturbance(
-        disturbed=count, attempts=len(every), cause="waiting", every=stats.contrast(every),
+        disturbed=count, cause="waiting", every=stats.contrast(every),
         cpu=None if cpu is None else stats.contrast(cpu),
     )  # fmt: skip
     evidence = Evidence(estimate=estimate, disturbance=beside)
