@@ -30,22 +30,24 @@ from workloads.contract import Cell, Named
 ARMS = ("stub", "stub-work1.05")
 
 
-def measured(folder: Path, *, launcher: str = "local", blocks: int = 1, rounds: int = 40, more: str = "") -> Any:
-    """A run of two stubs, as stored, with slices of some 5 ms; no prologue comes before its first block."""
+def measured(
+    folder: Path, *, launcher: str = "local", blocks: int = 1, rounds: int = 40, steps: int = 25, more: str = ""
+) -> Any:
+    """A run of two stubs, as stored, with steps of some 0.2 ms; no prologue comes before its first block."""
     matrix_file = folder / "gated.yaml"
     frameworks = f"[{{name: stub{more}}}, {{name: stub, work: 1.05}}]"
     matrix_file.write_text(
         f"name: gated\naxes: {{workload: [stub], framework: {frameworks}}}\nbudget: {{blocks: {blocks}}}\n"
     )
-    return of(matrix_file, launcher=launcher, rounds=rounds)
+    return of(matrix_file, launcher=launcher, rounds=rounds, steps=steps)
 
 
-def of(matrix_file: Path, *, launcher: str, rounds: int) -> Any:
+def of(matrix_file: Path, *, launcher: str, rounds: int, steps: int = 25) -> Any:
     matrix = load(str(matrix_file))
     (comparison,) = matrix.comparisons
     names = [arm.id for arm in comparison.arms]
     plan = Plan(
-        slices=SlicePlan(steps=dict.fromkeys(names, 25), settle_steps=2, rounds=rounds),
+        slices=SlicePlan(steps=dict.fromkeys(names, steps), settle_steps=2, rounds=rounds),
         warm_steps=dict.fromkeys(names, 10),
         step_ns=dict.fromkeys(names, 200_000.0),
     )
@@ -81,7 +83,7 @@ while True: pass"""
 
 def test_a_busy_loop_on_the_arms_core_spoils_every_attempt_and_is_told_beside_the_ratio(tmp_path: Path) -> None:
     with loop_on_the_arms_core(tmp_path / "runs"):
-        stored = measured(tmp_path)
+        stored = measured(tmp_path, rounds=10, steps=250)  # a slice of 5 ms mostly ends before the kernel takes turns
     assert [record["attempt"] for record in stored.blocks][:3] == [0, 1, 2]
     for record in stored.blocks:
         assert "waiting" in causes(record), record["gates"]
