@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from bench.parity import Certificate
+    from bench.schedule import Planned
 
 LOG_LINES = 3
 
@@ -84,12 +85,14 @@ class View:
                 self._plain(f"{name}: {done[name]}")
             row.blocks, row.half_width = standing[name].blocks, standing[name].half_width
 
-    def begin(self, comparison: str, block: int) -> None:
-        """A block begins."""
-        row = self._rows[comparison]
-        row.state = f"measuring block {block + 1}"
+    def begin(self, planned: Planned) -> None:
+        """A block begins, or one that was spoiled begins again."""
+        row = self._rows[planned.comparison]
+        again = f" again, attempt {planned.attempt + 1}" if planned.attempt else ""
+        row.state = f"measuring block {planned.block + 1}{again}"
+        so_far = f"{row.blocks} of at most {self._most} so far"
         width, left = _width(row.half_width), _time(self._left_s())
-        self._plain(f"{comparison}: block {block + 1} of at most {self._most}, {width}, {left} left")
+        self._plain(f"{planned.comparison}: block {planned.block + 1}{again} ({so_far}), {width}, {left} left")
 
     def certified(self, comparison: str, arm: str, certificate: Certificate) -> None:
         """A contrast's certificate, good or bad."""
@@ -111,8 +114,10 @@ class View:
         row = self._rows[record["comparison"]]
         row.walls_s.append(record["wall_s"])
         row.blocks += 1
-        for reason in record["spoiled"]:
-            self.say(f"{record['comparison']}: block {record['block'] + 1} was spoiled and is repeated: {reason}")
+        if record["spoiled"]:
+            first, *others = record["spoiled"]
+            more = f" (and {len(others)} more)" if others else ""
+            self.say(f"{record['comparison']}: block {record['block'] + 1} was spoiled: {first}{more}")
 
     def _plain(self, text: str) -> None:
         if not self.console.is_terminal:

@@ -232,7 +232,7 @@ def _in_time(
 def _measure(run: Run, comparison: Comparison, planned: schedule.Planned) -> None:
     """One block of the arms that are planned for."""
     plan = Plan.from_json(run.header["plans"][comparison.id])
-    run.view.begin(comparison.id, planned.block)
+    run.view.begin(planned)
     block = lockstep.measure_block(run.bench, comparison.only(plan.step_ns), planned, plan)
     _keep(run, block)
     _flush(run, store.stem(block.record()))
