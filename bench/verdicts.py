@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bench import stats
+from bench.report import words
 from bench.stats import Contrast, Drift, Interval
 
 if TYPE_CHECKING:
@@ -245,8 +246,8 @@ def _claim(claim: str, estimate: Contrast, rules: Rules) -> str:
         return f"{arm} and {baseline} are as fast within {_percent(rules.theta)} (ratio {_between((low, high))})"
     quicker = estimate.ratio > 1
     quick, slow = (arm, baseline) if quicker else (baseline, arm)
-    size = max(estimate.ratio, 1 / estimate.ratio)
-    return f"{quick} is {_times(size)} times as fast as {slow} ({_between(_oriented(estimate, quicker))}, 95 % sure)"
+    times = words.ratio(max(estimate.ratio, 1 / estimate.ratio))
+    return f"{quick} is {times} times as fast as {slow} ({_between(_oriented(estimate, quicker))}, 95 % sure)"
 
 
 def _undecided(estimate: Contrast, rules: Rules) -> str:
@@ -259,12 +260,22 @@ def _undecided(estimate: Contrast, rules: Rules) -> str:
     if estimate.blocks < enough:
         plain = "only a plain difference, of over 10 %" if estimate.blocks >= stats.PLAIN_BLOCKS else "nothing"
         return f"{told}; {_blocks(estimate.blocks)} can claim {plain}, any difference takes {enough}: {rules.remedy}"
+    told += _no_claim_alone(estimate, rules)
     target = rules.target if half > rules.target else half / 2
     needed = stats.blocks_needed(estimate.spread, target) if estimate.spread and target > 0 else None
     if needed is None:
         return f"{told}; blocks scatter too much for any number of them: bench check says what makes this machine noisy"
     more = max(1, needed - estimate.blocks)
     return f"{told}; about {more} more {'block' if more == 1 else 'blocks'} give ± {_percent(target)}: {rules.remedy}"
+
+
+def _no_claim_alone(estimate: Contrast, rules: Rules) -> str:
+    """Why an interval that leaves out 1 is no claim; empty where it holds 1."""
+    if not estimate.ci or estimate.ci[0] <= 1 <= estimate.ci[1]:
+        return ""
+    if _below(estimate.p, rules.alpha):
+        return f": alone it would be a difference, but among {rules.family} contrasts chance shows some like it"
+    return ": the paired t test calls that a difference, Wilcoxon's signed ranks do not"
 
 
 def _drifting(moved: Drift, rules: Rules) -> str:
@@ -293,7 +304,7 @@ def _disturbed(estimate: Contrast, disturbance: Disturbance) -> str:
 def _told(one: Contrast) -> str:
     if one.ratio is None:
         return "no ratio"
-    return f"{_times(one.ratio)} ({_between(one.ci)})" if one.ci else _times(one.ratio)
+    return f"{words.ratio(one.ratio)} ({_between(one.ci)})" if one.ci else words.ratio(one.ratio)
 
 
 def _oriented(estimate: Contrast, quicker: bool) -> Interval:
@@ -302,12 +313,7 @@ def _oriented(estimate: Contrast, quicker: bool) -> Interval:
 
 
 def _between(ends: Interval) -> str:
-    return f"{_times(ends[0])} to {_times(ends[1])}"
-
-
-def _times(value: float) -> str:
-    """A ratio: three decimals near 1, three digits far from it."""
-    return f"{value:.3f}" if 0.1 <= value < 10 else f"{value:.3g}"
+    return f"{words.ratio(ends[0])} to {words.ratio(ends[1])}"
 
 
 def _below(p: float | None, limit: float) -> bool:

@@ -112,6 +112,14 @@ def test_the_reason_names_the_quicker_side_whichever_it_is() -> None:
     assert faster.startswith("PyTorch is 1.113 times as fast as TF (1.10")
 
 
+@pytest.mark.parametrize(
+    ("ratio", "written"),
+    [(2, "2.000 times"), (21, "21.0 times"), (1230, "1,230 times")],  # not 21, nor 1.23e+03
+)
+def test_factors_are_written_as_the_table_writes_them(ratio: float, written: str) -> None:
+    assert f"PyTorch is {written} as fast" in judged([math.log(ratio) + value - 0.107 for value in D10]).reason
+
+
 def test_inconclusive_says_what_it_may_be_and_how_many_more_blocks_it_takes() -> None:
     estimate = stats.contrast(WIDE)
     assert estimate.spread is not None
@@ -120,6 +128,20 @@ def test_inconclusive_says_what_it_may_be_and_how_many_more_blocks_it_takes() ->
     reason = judged(WIDE).reason
     assert reason.startswith("PyTorch is anything from 0.975 to 1.028 times as fast as TF (± 2.6 %)")
     assert f"about {needed - 10} more blocks give ± 1 %" in reason
+
+
+@pytest.mark.parametrize(
+    ("d", "family", "why"),
+    [
+        ([0.03, 0.05, 0.01, 0.06, 0.02, 0.04, -0.01, 0.03, 0.05, 0.02], 20, "but among 20 contrasts chance shows"),
+        ([-0.011, 0.036, 0.069, 0.04, 0.036, 0.017, 0.05, -0.045, 0.038, 0.031], 1, "Wilcoxon's signed ranks do not"),
+    ],
+)
+def test_an_interval_without_1_says_why_it_is_no_claim(d: list[float], family: int, why: str) -> None:
+    found = judged(d, family=family)
+    assert found.word == "inconclusive"
+    assert why in found.reason
+    assert "chance" not in judged(WIDE, family=20).reason, "an interval that holds 1 needs no excuse"
 
 
 def test_too_few_blocks_say_how_many_would_do() -> None:
