@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 def against_bare(trial: Trial, *, pairs: int, steps: int, sync: str) -> dict[str, Any]:
     """Turns of `steps` steps, pair by pair in random order: one as `measure` times it, one that but calls and fetches.
 
-    sync     step: every output is fetched; slice: the last one
+    sync     step: every output is fetched; slice: those that a slice fetches (`Trial.reads_each`), and the last one
     returns  harness_ns, bare_ns (pairs,): what a turn took by each, of `step` the sum of its steps
     """
     draw = random.Random(trial.seed)  # noqa: S311 - replayable on purpose
-    each = sync == "step"
+    singly = sync == "step"
     turns: dict[str, Callable[[], int]] = {
-        "harness_ns": lambda: sum(trial._steps(steps)) if each else trial._slice(steps),
-        "bare_ns": lambda: _bare(trial, steps, each=each),
+        "harness_ns": lambda: sum(trial._steps(steps)) if singly else trial._slice(steps),
+        "bare_ns": lambda: _bare(trial, steps, each=singly or trial.reads_each),
     }
     found: dict[str, list[int]] = {name: [] for name in turns}
     for _ in range(pairs):

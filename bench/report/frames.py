@@ -34,8 +34,8 @@ class Frames:
 
     rounds  comparison, block, attempt, arm, sync, round, step_ns (of one step), cpu_ns (of one step)
     trials  comparison, block, attempt, arm, disturbed, then TRIAL_FIGURES and OUTCOME_FIGURES; NaN where not measured.
-            step_ms and items_per_s are of the sync that decides (SYNC), BY_SYNC's of either, percentiles of steps timed
-            one by one
+            step_ms and items_per_s are of the sync that decides (SYNC), percentiles of steps timed one by one;
+            BY_SYNC's are of either sync and one statistic, the mean step of a round, so that they may be compared
     """
 
     rounds: pd.DataFrame
@@ -154,8 +154,9 @@ def _samples(
 def _turns(samples: pd.DataFrame) -> pd.DataFrame:
     """One row a trial, sync and round: the wall and CPU time of a step; settling rows excluded.
 
-    A slice's time is total ÷ n; of steps timed one by one it is the median. cpu_ns belongs to the whole stretch from
-    start_ns to end_ns and is divided by all steps in it.
+    step_ns is what decides: of a slice total ÷ n, of steps timed one by one the median. mean_ns is total ÷ n of either:
+    what comes every dozenth step, as Python's collection of garbage does, is in every mean and in no median. cpu_ns
+    belongs to the whole stretch from start_ns to end_ns and is divided by all steps in it.
     """
     measured = samples[~samples["settling"]]
     groups = measured.groupby(_TURN)
@@ -169,20 +170,19 @@ def _turns(samples: pd.DataFrame) -> pd.DataFrame:
     spent = stretches.groupby(level=_TURN)[["cpu_ns", "wall_ns", "steps"]].sum()
     turns = turns.join(spent).reset_index()
     turns["step_ns"] = turns["mean_ns"].where(turns["sync"] == "slice", turns["median_ns"])
-    return turns.drop(columns=["mean_ns", "median_ns"])
+    return turns.drop(columns=["median_ns"])
 
 
 def _figures(samples: pd.DataFrame, turns: pd.DataFrame) -> pd.DataFrame:
     """One row a trial: its own medians, percentiles and rates by sync, in ms and steps."""
     measured = samples[~samples["settling"]]
     singles = measured[measured["sync"] == "step"].groupby("trial")["time_ns"]
-    slices = turns[turns["sync"] == "slice"].groupby("trial")["step_ns"]
     totals = measured.groupby(["trial", "sync"])[["time_ns", "steps"]].sum()
+    means = turns.groupby(["trial", "sync"])["mean_ns"].median()
     spent = turns.groupby(["trial", "sync"])[["cpu_ns", "wall_ns", "steps"]].sum()
     figures = pd.DataFrame(
         {
-            BY_SYNC["step"]: singles.median() / 1e6,
-            BY_SYNC["slice"]: slices.median() / 1e6,
+            "latency_ms": singles.median() / 1e6,
             "steps": singles.size(),
             "p90": _percentile_ms(singles, 0.9),
             "p99": _percentile_ms(singles, 0.99),
@@ -192,6 +192,7 @@ def _figures(samples: pd.DataFrame, turns: pd.DataFrame) -> pd.DataFrame:
     for sync in SYNC.values():
         if sync in spent.index.get_level_values("sync"):
             own, total = spent.xs(sync, level="sync"), totals.xs(sync, level="sync")
+            figures[BY_SYNC[sync]] = means.xs(sync, level="sync") / 1e6
             figures[f"cpu_ms_{sync}"] = own["cpu_ns"] / own["steps"] / 1e6
             figures[f"steps_per_s_{sync}"] = total["steps"] / (total["time_ns"] / 1e9).where(total["time_ns"] > 0)
     whole = spent.groupby(level="trial").sum()
@@ -206,7 +207,8 @@ def _percentile_ms(steps: Any, q: float) -> pd.Series[float]:
 
 def _with_figures(trials: pd.DataFrame, figures: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """The trials with their figures; step time, throughput and CPU time of a step are of the slices that decide."""
-    by_sync = {"step_ms": BY_SYNC, **{name: {sync: f"{name}_{sync}" for sync in BY_SYNC} for name in _DECIDED}}
+    by_sync = {name: {sync: f"{name}_{sync}" for sync in BY_SYNC} for name in _DECIDED}
+    by_sync["step_ms"] = {"slice": BY_SYNC["slice"], "step": "latency_ms"}
     own = dict.fromkeys([*TRIAL_FIGURES, *(column for columns in by_sync.values() for column in columns.values())])
     measured = pd.concat(figures) if figures else pd.DataFrame(index=trials.index[:0])
     joined = trials.join(

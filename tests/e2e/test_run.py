@@ -96,7 +96,7 @@ class Harness:
 
     def until_the_second_block_runs(self) -> None:
         """One block is on disk, and both workers of the next have been started."""
-        self.until(lambda: "block 2 of" in self.stderr and len(self.blocks()) == 1, "a second block")
+        self.until(lambda: "block 2 (" in self.stderr and len(self.blocks()) == 1, "a second block")
         self.until(lambda: len(workers(self.process.pid)) + len(containers(self, made=False)) == 2, "its workers")
 
 
