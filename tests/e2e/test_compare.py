@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +73,16 @@ def compared(before: Path, after: Path) -> tuple[int, dict[str, Any]]:
     return done.returncode, json.loads(done.stdout)
 
 
+def changed(one: Mapping[str, Any]) -> list[str]:
+    """What the test changed: another processor may have been the calmest, which is told beside it."""
+    return [change for change in one["changed"] if not change.startswith("effective cpus: ")]
+
+
 def test_two_runs_of_the_same_program_find_nothing_and_exit_0(run: Run, before: Path) -> None:
     code, document = compared(before, run(stubs()))
     assert {cell["verdict"] for cell in document["cells"]} <= {"inconclusive", "equivalent"}, document["cells"]
     assert code == 0
-    assert [cell["changed"] for cell in document["cells"]] == [[], []]
+    assert [changed(cell) for cell in document["cells"]] == [[], []]
 
 
 def test_a_tenth_more_work_in_one_arm_exits_1_and_names_that_arm(run: Run, before: Path) -> None:
@@ -86,7 +91,7 @@ def test_a_tenth_more_work_in_one_arm_exits_1_and_names_that_arm(run: Run, befor
     unchanged, more = document["cells"]
     assert (more["verdict"], more["above"]) == ("slower", True)
     assert more["ci"][0] < 1.1 < more["ci"][1]
-    assert more["changed"] == ["framework work: 1.0 → 1.1"]
+    assert changed(more) == ["framework work: 1.0 → 1.1"]
     assert unchanged["verdict"] in {"inconclusive", "equivalent"}
 
 
@@ -96,7 +101,7 @@ def test_half_more_work_in_both_arms_exits_1_and_points_at_what_they_share(run: 
     assert [cell["verdict"] for cell in document["cells"]] == ["slower", "slower"]
     assert any(cell["above"] for cell in document["cells"])
     assert all("every arm of the comparison changed alike" in cell["reason"] for cell in document["cells"])
-    assert document["comparisons"][0]["changed"] == [f"workload bytes: {BYTES} → {HALF_MORE_BYTES}"]
+    assert changed(document["comparisons"][0]) == [f"workload bytes: {BYTES} → {HALF_MORE_BYTES}"]
 
 
 def test_a_tenth_more_work_in_both_arms_exits_1_or_is_said_to_be_out_of_sight(run: Run, before: Path) -> None:
