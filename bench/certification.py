@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from bench.errors import WorkerFailed
 from bench.launch.group import Group
 from bench.launch.local import start_reference
 from bench.lockstep import ArmFailed, Bench, ask
-from bench.parity import REFERENCE, Certificate, Side, Trace
+from bench.parity import REFERENCE, Certificate, Side, Slow, Trace
 from bench.pilot import Pilot
 from workloads.contract import STUB
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from bench.plan import Plan
 
 TRACE_LIMIT_S = {"eager": 900.0, "graph": 900.0, "compiled": 1800.0}
+PIECE_LIMIT_S = 60.0
+TRACE_S = 20.0  # of a trace in float64, about; no fewer steps than ten
+SLOW_RATES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+UNSEEN_STEPS, GO_ON_STEPS, GO_ON_S = 60, 128, 5.0
 FINAL = ("unsupported", "failed")  # said so, or raised: it would again
 STUB_REASON = "stubs do known work that may differ on purpose: there is nothing to prove"
 
@@ -70,9 +75,13 @@ class Prologue:
 
 @dataclass
 class Traced:
-    """The traces so far: under schedule serial one arm's after another's."""
+    """The traces so far: under schedule serial one arm's after another's.
+
+    slow  the reference's at a lower learning rate, where its horizon is short
+    """
 
     reference: Trace | None = None
+    slow: Slow | None = None
     sides: dict[str, Side] = field(default_factory=dict)
 
 
@@ -146,7 +155,7 @@ def _company(
             with _leaving_out(task, group, prologue):
                 pilot.take_first_steps(group, name)
     if not is_stub(task.comparison):
-        _trace(task, group, traced, prologue)
+        _trace(task, group, traced, prologue, pilot)
     _certify(task.comparison, traced, prologue)
     if task.measure and not prologue.hopeless(task.comparison):
         _evaluate(task, group, group.arms, prologue)
@@ -189,20 +198,86 @@ def _sync(task: Task) -> str:
     return lockstep.deciding_sync(task.comparison.arms[0].cell.phase)
 
 
-def _trace(task: Task, group: Group, traced: Traced, prologue: Prologue) -> None:
-    """float64 of the arms at once, and of the reference with the first; then each at the precision that is timed."""
+def _trace(task: Task, group: Group, traced: Traced, prologue: Prologue, pilot: Pilot) -> None:
+    """The reference first, which says how many steps can be held; then the arms: float64, as timed, going on."""
     precision = task.comparison.baseline_arm.cell.precision
     if traced.reference is None:
+        task.say("how far a rounding error leads, in the NumPy reference")
         with _leaving_out(task, group, prologue):
-            _open_reference(task, group)
+            _trace_reference(task, group, traced, _steps_to_trace(pilot))
+    if traced.reference is None:
+        return
     task.say("parity in float64 against the NumPy reference")
-    exact = _ask_all(task, group, prologue, precision="fp64")
-    if REFERENCE in exact:
-        group.drop(REFERENCE)
-        traced.reference = exact.pop(REFERENCE)
+    steps = traced.reference.steps or parity.STEPS
+    exact = _ask_all(task, group, prologue, "parity", steps=steps, precision="fp64")
+    slow: dict[str, Trace] = {}
+    if traced.slow:
+        given = {"steps": traced.slow.trace.steps, "rate": traced.slow.rate}
+        slow = _ask_all(task, group, prologue, "parity", precision="fp64", **given)
     task.say(f"parity in {precision}, as timed")
-    timed = _ask_all(task, group, prologue, precision=precision)
-    traced.sides |= {name: Side(arm=name, float64=exact[name], timed=timed[name]) for name in timed}
+    as_timed = {"steps": parity.TIMED_STEPS, "precision": precision, "unfetched": True}
+    timed = _ask_all(task, group, prologue, "parity", **as_timed)
+    closings = _go_on(task, group, prologue)
+    for name in closings:
+        traced.sides[name] = Side(
+            arm=name, float64=exact[name], timed=timed[name], slow=slow.get(name), closing=closings[name]
+        )
+
+
+def _steps_to_trace(pilot: Pilot) -> int:
+    """As many as the slowest arm takes in TRACE_S, LEAST_STEPS at least and STEPS at most."""
+    slowest_s = max((statistics.median(taken) / 1e9 for taken in pilot.step_ns.values() if taken), default=0.0)
+    most = int(TRACE_S / slowest_s) if slowest_s else parity.STEPS
+    return min(parity.STEPS, max(parity.LEAST_STEPS, most))
+
+
+def _trace_reference(task: Task, group: Group, traced: Traced, steps: int) -> None:
+    """Its trace over the horizon; where that is short, another at a tenth of the learning rate, or of that again."""
+    _open_reference(task, group)
+    traced.reference = _horizon(task, group, steps, 1.0)
+    if task.comparison.baseline_arm.cell.phase == "train":
+        for rate in SLOW_RATES:
+            if (traced.slow.trace if traced.slow else traced.reference).steps >= min(steps, parity.LEAST_STEPS):
+                break
+            traced.slow = Slow(rate=rate, trace=_horizon(task, group, steps, rate))
+    group.drop(REFERENCE)
+
+
+def _horizon(task: Task, group: Group, steps: int, rate: float) -> Trace:
+    limit = parity.FLOAT64["weights" if rate == 1 else "updates"] / parity.ROUNDED
+    asked = {"steps": steps, "rate": rate, "limit": limit, "most_s": TRACE_S}
+    answer = ask(group, REFERENCE, "horizon", limit_s=TRACE_LIMIT_S["eager"], **asked)
+    return _trace_of(group, REFERENCE, answer)
+
+
+def _trace_of(group: Group, name: str, answer: dict[str, Any]) -> Trace:
+    """The answer's trace, of which large arrays are fetched piece by piece. Raises ArmFailed."""
+
+    def piece(kind: str, array: str, start: int) -> dict[str, Any]:
+        asked = {"kind": kind, "name": array, "start": start}
+        answer = group.ask_all({name: asked}, "piece", limit_s=PIECE_LIMIT_S)[name]
+        if isinstance(answer, WorkerFailed):
+            raise ArmFailed(name, answer)
+        return answer
+
+    return Trace.of(answer, piece)
+
+
+def _go_on(task: Task, group: Group, prologue: Prologue) -> dict[str, dict[str, Any]]:
+    """Steps of the timed programs themselves, after some that nobody looked at."""
+    if task.comparison.baseline_arm.cell.phase == "infer":
+        return {name: {"steps": 0} for name in group.arms}
+    task.say("going on with the timed step")
+    closings = {}
+    for name in group.arms:
+        with _leaving_out(task, group, prologue):
+            if not task.measure:  # else the pilot has taken its steps
+                step_ns = ask(group, name, "warm", limit_s=TRACE_LIMIT_S["eager"], steps=1)["step_ns"][0]
+                most = max(1, min(UNSEEN_STEPS, int(GO_ON_S * 1e9 / max(step_ns, 1))))
+                ask(group, name, "measure", limit_s=TRACE_LIMIT_S["eager"], steps=most, settle=0, sync="slice")
+            asked = {"steps": GO_ON_STEPS, "most_s": GO_ON_S}
+            closings[name] = ask(group, name, "closing", limit_s=TRACE_LIMIT_S["eager"], **asked)
+    return closings
 
 
 def _open_reference(task: Task, group: Group) -> None:
@@ -221,17 +296,16 @@ def _open_reference(task: Task, group: Group) -> None:
     )
 
 
-def _ask_all(task: Task, group: Group, prologue: Prologue, *, precision: str) -> dict[str, Trace]:
+def _ask_all(task: Task, group: Group, prologue: Prologue, verb: str, **asked: Any) -> dict[str, Trace]:
     """The traces of all that are in the group, by name; who fails leaves it."""
-    args = {"steps": parity.STEPS, "precision": precision}
     limit_s = TRACE_LIMIT_S[_slowest_mode(task.comparison)]
-    answers = group.ask_all(dict.fromkeys(group.arms, args), "parity", limit_s=limit_s)
+    answers = group.ask_all(dict.fromkeys(group.arms, asked), verb, limit_s=limit_s)
     traces = {}
     for name, answer in answers.items():
-        if isinstance(answer, WorkerFailed):
-            _leave_out(task, group, prologue, ArmFailed(name, answer))
-        else:
-            traces[name] = Trace.of(answer)
+        with _leaving_out(task, group, prologue):
+            if isinstance(answer, WorkerFailed):
+                raise ArmFailed(name, answer)
+            traces[name] = _trace_of(group, name, answer)
     return traces
 
 
@@ -246,8 +320,17 @@ def _certify(comparison: Comparison, traced: Traced, prologue: Prologue) -> None
                 baseline=traced.sides[baseline.id],
                 arm=traced.sides[arm.id],
                 precision=arm.cell.precision,
-                rtol=getattr(spec_of(comparison), f"{arm.cell.precision.upper()}_RTOL", None),
+                rtol=rtol_of(comparison),
+                slow=traced.slow,
+                device=arm.cell.device,
             )
+
+
+def rtol_of(comparison: Comparison) -> dict[str, float] | None:
+    """The workload's own bounds at the precision that is timed, where it has any."""
+    precision = comparison.baseline_arm.cell.precision
+    found: dict[str, float] | None = getattr(spec_of(comparison), f"{precision.upper()}_RTOL", None)
+    return found
 
 
 def _evaluate(task: Task, group: Group, company: Sequence[str], prologue: Prologue) -> None:

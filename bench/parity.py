@@ -1,28 +1,42 @@
 """Traces to a certificate: do two implementations do the same work? Pure; the bounds are those that were tried.
 
 parameters   equal counts, and the same input bytes
-float64      each arm against the NumPy reference, normwise: gradients and outputs 1e-11, losses and weights 1e-10
+float64      each arm against the NumPy reference, normwise: gradients and outputs 1e-11, losses and weights 1e-10, over
+             the steps in which a rounding error stays small; where they are few, updates at a lower rate by 1e-6
 timed        the precision that is timed, by rtol: outputs, gradients and the losses of the first five steps, each arm
-against its own float64; the largest gap between the arms is at most three times the larger of these
+             against its own float64; the largest gap between the arms is at most three times the larger of these
+unfetched    ten steps whose losses nobody fetches end where the traced ones do
+closing      the timed program itself goes on as the rule says, after its warm-up and after its last slice
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from workloads.contract import unpack
+from workloads.contract import finite, unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    Piece = Callable[[str, str, int], Mapping[str, Any]]
 
 STEPS = 50
-FLOAT64 = {"outputs": 1e-11, "gradients": 1e-11, "losses": 1e-10, "weights": 1e-10}
+LEAST_STEPS = 10  # of a horizon; where it is shorter, updates at a lower rate are traced too
+FLOAT64 = {"outputs": 1e-11, "gradients": 1e-11, "losses": 1e-10, "weights": 1e-10, "updates": 1e-6}
 TIMED_RTOL = {"fp32": 1e-4}
+TIMED_STEPS = 10
 GATED_STEPS = 5
+# How many times as far as one ulp in every weight leads, correct twins may part: they round at every operation.
+ROUNDED = 100.0
+# Of float32's ulp in float64's; what one leads to at the precision that is timed stays this far under the bound.
+ULP_RATIO, TIMED_ROOM = 2.0**29, 10.0
+UNFETCHED = {"cpu": 1e-6, "cuda": 1e-3}  # a GPU adds up in another order each time
+CLOSING_RTOL = 1e-4
 GAP_FACTOR = 3.0
 GAP_FLOOR_ULP = 8
 REFERENCE = "reference"  # the NumPy reference, as a side
@@ -34,23 +48,60 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """What a worker's `parity` answered: arrays in the spec's neutral layout, float64."""
+    """What a worker's `parity` answered: arrays in the spec's neutral layout, float64.
+
+    sensitivity  of the reference, by group: how far one ulp in every weight leads (of losses and weights by step)
+    unfetched    how far steps whose losses nobody fetched end from these, and where
+    """
 
     parameter_count: int
     inputs_sha256: str
     groups: Mapping[str, Mapping[str, Array]]
+    sensitivity: Mapping[str, Any] = field(default_factory=dict)
+    unfetched: Mapping[str, Any] | None = None
 
     @classmethod
-    def of(cls, answer: Mapping[str, Any]) -> Trace:
-        """From the worker's JSON; a loss that was not finite becomes NaN and fails every check."""
+    def of(cls, answer: Mapping[str, Any], piece: Piece | None = None) -> Trace:
+        """From the worker's JSON; a loss that was not finite becomes NaN and fails every check.
+
+        piece  (group, name, start) -> the part of a large array that begins there, as `pack` has it
+        """
         groups: dict[str, dict[str, Array]] = {}
-        for name in ("outputs", "gradients", "weights"):
+        for name in ("outputs", "gradients", "weights", "updates"):
             if name in answer:
                 groups[name] = {key: unpack(value).astype(np.float64) for key, value in answer[name].items()}
+        for group, arrays in answer.get("pieces", {}).items():
+            assert piece
+            groups[group] = {name: _in_pieces(partial(piece, group, name), given) for name, given in arrays.items()}
         if "losses" in answer:
             losses = [np.nan if loss is None else loss for loss in answer["losses"]]
             groups["losses"] = {"losses": np.asarray(losses, np.float64)}
-        return cls(parameter_count=answer["parameter_count"], inputs_sha256=answer["inputs_sha256"], groups=groups)
+        return cls(
+            parameter_count=answer["parameter_count"],
+            inputs_sha256=answer["inputs_sha256"],
+            groups=groups,
+            sensitivity=answer.get("sensitivity", {}),
+            unfetched=answer.get("unfetched"),
+        )
+
+    @property
+    def steps(self) -> int:
+        """How many were traced; 0 of an inference."""
+        return len(self.groups["losses"]["losses"]) if "losses" in self.groups else 0
+
+    def leads_to(self, group: str) -> float:
+        """How far one ulp in every weight leads in this group, over the steps traced; 0 where it was not measured."""
+        found = self.sensitivity.get("weights" if group == "updates" else group, 0.0)
+        values = found[: self.steps] if isinstance(found, list) else [found]
+        return max((np.inf if value is None else float(value) for value in values), default=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slow:
+    """The reference's trace at `rate` times the workload's learning rate."""
+
+    rate: float
+    trace: Trace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +122,7 @@ class Certificate:
 
     status  passed, failed: another work was done, or skipped; or one of LEFT_OUT
     by      of those, whose doing it is: an arm's id, or `reference`
+    horizon  of a training: over how many steps what was held, and why no more (`horizon_of`)
     """
 
     status: str
@@ -78,6 +130,7 @@ class Certificate:
     max_rel_error: float | None
     checks: tuple[Check, ...] = field(default=())
     by: str | None = None
+    horizon: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As a line of parity.jsonl."""
@@ -86,28 +139,50 @@ class Certificate:
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """An arm's two traces: the same build in float64, and at the precision that is timed."""
+    """An arm's traces: the same build in float64, and at the precision that is timed.
+
+    slow     in float64 at a lower learning rate, where the horizon is short
+    closing  what its timed program told of the steps that it went on with
+    """
 
     arm: str
     float64: Trace
     timed: Trace
+    slow: Trace | None = None
+    closing: Mapping[str, Any] | None = None
 
 
 def certify(
-    *, reference: Trace, baseline: Side, arm: Side, precision: str, rtol: Mapping[str, float] | None = None
+    *,
+    reference: Trace,
+    baseline: Side,
+    arm: Side,
+    precision: str,
+    rtol: Mapping[str, float] | None = None,
+    slow: Slow | None = None,
+    device: str = "cpu",
 ) -> Certificate:
     """The certificate of one contrast.
 
     rtol  bounds of a workload's own at the timed precision, by group, where TIMED_RTOL cannot hold
+    slow  the reference's trace at a lower learning rate, where the horizon is short
     """
     bounds = {group: (rtol or {}).get(group, TIMED_RTOL[precision]) for group in FLOAT64}
+    gated = gated_steps(reference, bounds["losses"])
     checks: list[Check] = []
     for side in (baseline, arm):
         checks += _same_problem(reference, side)
-        checks += _against_reference(reference, side)
-        checks += _at_timed_precision(side, precision, bounds)
+        checks += _against(reference, side.float64, side.arm)
+        if slow and side.slow:
+            checks += _against(slow.trace, side.slow, side.arm)
+        checks += _at_timed_precision(reference, side, precision, bounds, gated)
+        if side.timed.unfetched:
+            found = side.timed.unfetched
+            checks.append(_check("unfetched steps", side.arm, found["place"], found["value"], UNFETCHED[device]))
+        if side.closing:
+            checks += closing_checks(side.closing, side.arm, rtol)
     if "losses" in baseline.timed.groups and "losses" in arm.timed.groups:
-        checks.append(_gap(baseline, arm))
+        checks.append(_gap(baseline, arm, gated))
     failed = [check for check in checks if not check.passed]
     errors = [check.value for check in checks if check.name.startswith("float64") and check.value is not None]
     return Certificate(
@@ -115,7 +190,47 @@ def certify(
         reason=_sentence(failed),
         max_rel_error=max(errors, default=None),
         checks=tuple(checks),
+        horizon=horizon_of(reference, slow, gated) if reference.steps else None,
     )
+
+
+def gated_steps(reference: Trace, bound: float) -> int:
+    """Of the first five, those before a float32 ulp in every weight has come near the bound of a loss; one at least."""
+    most = min(GATED_STEPS, reference.steps or GATED_STEPS)
+    led = [np.inf if one is None else one * ULP_RATIO for one in reference.sensitivity.get("losses", [])[:most]]
+    return max(1, next((i for i, far in enumerate(led) if far > bound / TIMED_ROOM), most))
+
+
+def horizon_of(reference: Trace, slow: Slow | None, gated: int) -> dict[str, Any]:
+    """What a certificate says of its horizon.
+
+    returns  steps held at the workload's own learning rate, sensitivity: how far one ulp in every weight leads by then;
+             timed_steps at the precision that is timed; updates: rate, steps and sensitivity of those at a lower rate
+    """
+    updates = None
+    if slow:
+        led = finite(slow.trace.leads_to("updates"))
+        updates = {"rate": slow.rate, "steps": slow.trace.steps, "sensitivity": led}
+    led = finite(reference.leads_to("weights")) if reference.sensitivity else None
+    return {"steps": reference.steps, "sensitivity": led, "timed_steps": gated, "updates": updates}
+
+
+def closing_checks(found: Mapping[str, Any], arm: str, rtol: Mapping[str, float] | None = None) -> list[Check]:
+    """Whether a timed program went on as the rule of its workload says; nothing where it only infers.
+
+    found  what a worker's `closing` answered
+    rtol   as for `certify`: gradients of a float32 that is compiled, against those of one that is not
+    """
+    if not found["steps"]:
+        return []
+    limit = max(CLOSING_RTOL, (rtol or {}).get("gradients", 0.0))
+    idle, still = found["idle"], found["still"]
+    after = f"after step {idle[0]}" if idle else f"{found['steps']} steps"
+    return [
+        _check("closing: steps without an update", arm, after, len(idle), 0.0),
+        _check("closing: arrays that stood still", arm, still[0] if still else "none", len(still), 0.0),
+        _check("closing: update", arm, found["place"] or "none", found["error"], limit),
+    ]
 
 
 def left_out(by: str, reason: str, *, unsupported: bool, before: Certificate | None = None) -> Certificate:
@@ -151,25 +266,48 @@ def _same_problem(reference: Trace, side: Side) -> list[Check]:
     ]
 
 
-def _against_reference(reference: Trace, side: Side) -> list[Check]:
+def _against(reference: Trace, trace: Trace, arm: str) -> list[Check]:
+    """Every group against the reference's of the same steps."""
     return [
-        _worst(f"float64 {group}", side.arm, side.float64.groups.get(group, {}), arrays, FLOAT64[group])
-        for group, arrays in reference.groups.items()
+        _worst(f"float64 {_of(reference, group)}", arm, trace.groups.get(group, {}), arrays, _limit(reference, group))
+        for group, arrays in _forward(reference).items()
     ]
 
 
-def _at_timed_precision(side: Side, precision: str, bounds: Mapping[str, float]) -> list[Check]:
+def _of(reference: Trace, group: str) -> str:
+    return "losses of slow steps" if group == "losses" and "updates" in reference.groups else group
+
+
+def _limit(reference: Trace, group: str) -> float:
+    """The bound that was tried, or what rounding makes of one ulp where a network is so deep that it is more."""
+    return max(FLOAT64[group], ROUNDED * reference.leads_to(group))
+
+
+def _forward(reference: Trace) -> dict[str, Mapping[str, Array]]:
+    """The groups, what comes first in a step first; arrays in the order of computation, as the weights have them."""
+    order = reference.groups.get("weights", {})
+    return {
+        group: {name: arrays[name] for name in sorted(arrays, key=list(order).index)}
+        if set(arrays) <= set(order)
+        else arrays
+        for group, arrays in reference.groups.items()
+    }
+
+
+def _at_timed_precision(
+    reference: Trace, side: Side, precision: str, bounds: Mapping[str, float], gated: int
+) -> list[Check]:
     """Outputs, gradients and the first losses, against the arm's own float64 trace: a wrong second step is seen too."""
     exact, timed = side.float64.groups, side.timed.groups
-    checks = [
-        _worst(f"{precision} {group}", side.arm, timed.get(group, {}), exact[group], bounds[group])
-        for group in ("outputs", "gradients")
-        if group in exact
-    ]
+    checks = []
+    for group in ("outputs", "gradients"):
+        if group in exact:
+            limit = max(bounds[group], TIMED_ROOM * ULP_RATIO * reference.leads_to(group))
+            checks.append(_worst(f"{precision} {group}", side.arm, timed.get(group, {}), exact[group], limit))
     if "losses" in exact:
-        place = f"first {GATED_STEPS} steps"
-        first = {place: timed["losses"]["losses"][:GATED_STEPS]}
-        truth = {place: exact["losses"]["losses"][:GATED_STEPS]}
+        place = f"first {gated} steps" if gated > 1 else "first step"
+        first = {place: timed["losses"]["losses"][:gated]}
+        truth = {place: exact["losses"]["losses"][:gated]}
         checks.append(_worst(f"{precision} losses", side.arm, first, truth, bounds["losses"]))
     return checks
 
@@ -178,29 +316,42 @@ def _worst(name: str, arm: str, found: Mapping[str, Array], truth: Mapping[str, 
     if set(found) != set(truth):
         return _check(name, arm, "names of arrays", float("inf"), limit)
     errors = {place: relative_error(found[place], truth[place]) for place in truth}
-    place = max(errors, key=lambda key: errors[key])
+    over = (place for place, error in errors.items() if not error <= limit)
+    place = next(over, max(errors, key=lambda key: errors[key]))
     return _check(name, arm, place, errors[place], limit)
 
 
-def _gap(baseline: Side, arm: Side) -> Check:
+def _gap(baseline: Side, arm: Side, gated: int) -> Check:
     """Over the first steps the arms may part by three times what float32 costs either of them, floor 8 ulp."""
-    ours, theirs = (side.timed.groups["losses"]["losses"][:GATED_STEPS] for side in (baseline, arm))
-    truth = baseline.float64.groups["losses"]["losses"][:GATED_STEPS]
+    ours, theirs = (side.timed.groups["losses"]["losses"][:gated] for side in (baseline, arm))
+    truth = baseline.float64.groups["losses"]["losses"][:gated]
     own = max(relative_error(ours, truth), relative_error(theirs, truth))
     limit = max(GAP_FACTOR * own, GAP_FLOOR_ULP * float(np.finfo(np.float32).eps))
-    return _check("timed losses", arm.arm, f"first {GATED_STEPS} steps", relative_error(theirs, ours), limit)
+    return _check("timed losses", arm.arm, f"first {gated} steps", relative_error(theirs, ours), limit)
 
 
-def _check(name: str, arm: str, place: str, value: float, limit: float) -> Check:
-    finite = bool(np.isfinite(value))
+def _check(name: str, arm: str, place: str, value: float | None, limit: float) -> Check:
+    """One check; a value or a limit that is not finite passes nothing."""
+    known = value is not None and bool(np.isfinite(value))
     return Check(
         name=name,
         arm=arm,
         place=place,
-        value=value if finite else None,
+        value=float(value) if known and value is not None else None,
         limit=limit if np.isfinite(limit) else 0.0,
-        passed=finite and bool(np.isfinite(limit)) and value <= limit,
+        passed=known and value is not None and bool(np.isfinite(limit)) and value <= limit,
     )
+
+
+def _in_pieces(piece: Callable[[int], Mapping[str, Any]], given: Mapping[str, Any]) -> Array:
+    """A large array, piece after piece, in float64."""
+    whole = np.empty(int(np.prod(given["shape"])), np.float64)
+    start = 0
+    while start < whole.size:
+        part = unpack(piece(start))
+        whole[start : start + part.size] = part
+        start += part.size
+    return whole.reshape(given["shape"])
 
 
 def _sentence(failed: Sequence[Check]) -> str:

@@ -30,7 +30,8 @@ def against_bare(trial: Trial, *, pairs: int, steps: int, sync: str) -> dict[str
     for _ in range(pairs):
         for name in draw.sample(list(turns), len(turns)):
             found[name].append(turns[name]())
-    trial._check_last()
+            trial.kept = trial.kept[-1:]
+    trial._check_kept()
     return found
 
 
@@ -47,5 +48,5 @@ def _bare(trial: Trial, count: int, *, each: bool) -> int:
             output = step(i)
         fetch(output)
     total = time.perf_counter_ns() - before
-    trial.last, trial.position = output, first + count
+    trial.kept, trial.position = [(first + count - 1, output)], first + count
     return total

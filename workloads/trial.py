@@ -7,16 +7,17 @@ import importlib
 import importlib.util
 import json
 import os
+import random
 import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from workloads.contract import Cell, Unsupported, finite, pack
+from workloads.contract import Cell, Unsupported, finite
 
 if TYPE_CHECKING:
     from workloads.runtime import Array, Arrays, Program
@@ -45,7 +46,12 @@ class Batches:
 
 @dataclass
 class Trial:
-    """One cell in one process. `position` counts steps, so that every slice goes on with the next batch."""
+    """One cell in one process. `position` counts steps, so that every slice goes on with the next batch.
+
+    expected  what an inference gave before timing, batch by batch
+    kept      (step, output) of the present slice that are looked at after it
+    held      arrays of the last trace that were too large for one answer
+    """
 
     cell: Cell
     framework: str
@@ -57,7 +63,9 @@ class Trial:
     program: Program
     position: int = 0
     expected: list[Array] | None = None
-    last: Any = None
+    kept: list[tuple[int, Any]] = field(default_factory=list)
+    held: dict[str, Arrays] = field(default_factory=dict)
+    draw: random.Random = field(default_factory=lambda: random.Random(0))  # noqa: S311 - replayable on purpose
 
     @classmethod
     def open(
@@ -81,7 +89,7 @@ class Trial:
         (weights, batches), data_s = _timed(lambda: inputs(spec, named, seed, folder, POOL_BATCHES))
         program, build_s = _timed(lambda: twin.build(cell=named, weights=weights, batches=batches))
         trial = cls(named, framework, seed, folder, runtime, spec, twin, program)
-        first, first_step_s = _timed(lambda: program.fetch(trial._step()))
+        first, first_step_s = _timed(lambda: program.fetch(trial.step()))
         return trial, {
             "import_s": import_s,
             "data_s": data_s,
@@ -97,35 +105,20 @@ class Trial:
             "gpu": gpu,
         }
 
-    def parity(self, *, steps: int, precision: str) -> dict[str, Any]:
-        """Trace a fresh program, made by the `build` that is timed, in the same mode, at `precision`.
+    def traced(self, verb: str, **asked: Any) -> dict[str, Any]:
+        """What a certificate asks for: `parity`, `horizon`, `closing` or `piece` of workloads.tracing."""
+        from workloads import tracing
 
-        returns  losses (steps,), gradients of batch 0 before the first step, weights after the last;
-                 for infer: outputs of every pool batch
-        """
-        cell = replace(self.cell, precision=precision)
-        weights, batches = inputs(self.spec, cell, self.seed, self.data, POOL_BATCHES)
-        program = self.twin.build(cell=cell, weights=weights, batches=batches)
-        trace: dict[str, Any] = {
-            "parameter_count": program.parameter_count,
-            "inputs_sha256": sha256(weights, batches),
-        }
-        if cell.phase == "infer":
-            count = min(steps, POOL_BATCHES)
-            return trace | {"outputs": {f"batch {i}": pack(program.fetch(program.step(i))) for i in range(count)}}
-        gradients = program.gradients(0)
-        losses = [float(program.fetch(program.step(i))) for i in range(steps)]
-        return trace | {
-            "losses": [finite(loss) for loss in losses],
-            "gradients": {name: pack(array) for name, array in gradients.items()},
-            "weights": {name: pack(array) for name, array in program.weights().items()},
-        }
+        answer: dict[str, Any] = getattr(tracing, verb)(self, **asked)
+        return answer
 
     def warm(self, *, steps: int) -> dict[str, Any]:
         """Steps that are never part of an estimate, each timed: their length is what a pilot needs to know."""
         if self.cell.phase == "infer" and self.expected is None:
             self.expected = [self.program.fetch(self.program.step(i)).copy() for i in range(POOL_BATCHES)]
-        return {"step_ns": self._steps(steps), "compilations": self.runtime.compilations()}
+        step_ns = self._steps(steps)
+        self.kept = []
+        return {"step_ns": step_ns, "compilations": self.runtime.compilations()}
 
     def measure(self, *, steps: int, settle: int, sync: str) -> dict[str, Any]:
         """One slice: `settle` steps recorded apart, then `steps` steps, each timed (step) or as one total (slice).
@@ -145,7 +138,7 @@ class Trial:
         step_ns = self._steps(steps) if sync == "step" else [self._slice(steps)]
         end_ns, cpu_ns = time.monotonic_ns(), time.process_time_ns() - woke_cpu_ns
         pushed_after, left_after = _switches()
-        self._check_last()
+        self._check_kept()
         return {
             "settle_ns": settle_ns,
             "step_ns": step_ns,
@@ -167,6 +160,7 @@ class Trial:
         cpu_ns, start_ns, done = time.process_time_ns(), time.monotonic_ns(), 0
         while time.monotonic_ns() - start_ns < seconds * 1e9:
             self._slice(steps)
+            self.kept = []
             done += steps
         end_ns = time.monotonic_ns()
         cpu_ns = time.process_time_ns() - cpu_ns
@@ -252,7 +246,8 @@ class Trial:
         """Whether a slice, too, ends each step when its output is an array in host memory."""
         return self.cell.phase == "infer" and self.cell.device != "cuda"
 
-    def _step(self) -> Any:
+    def step(self) -> Any:
+        """The next step; what it gives is not fetched."""
         output = self.program.step(self.position)
         self.position += 1
         return output
@@ -261,11 +256,13 @@ class Trial:
         """Each step from its call until its output is an array in host memory, in ns; the fetch waits for a device."""
         step, fetch, clock = self.program.step, self.program.fetch, time.perf_counter_ns
         position, times = self.position, [0] * count
-        for i in range(count):
-            before = clock()
-            self.last = output = step(position + i)
-            fetch(output)
-            times[i] = clock() - before
+        for part in self._parts(count):
+            for i in part:
+                before = clock()
+                output = step(position + i)
+                fetch(output)
+                times[i] = clock() - before
+            self.kept.append((position + part[-1], output))
         self.position += count
         return times
 
@@ -276,30 +273,42 @@ class Trial:
         loss is nobody's answer.
         """
         step, fetch, position = self.program.step, self.program.fetch, self.position
+        parts, reads_each, kept = self._parts(count), self.reads_each, []
         before = time.perf_counter_ns()
-        if self.reads_each:
-            for i in range(position, position + count):
-                output = step(i)
-                fetch(output)
-        else:
-            for i in range(position, position + count):
-                output = step(i)
+        for part in parts:
+            if reads_each:
+                for i in part:
+                    output = step(position + i)
+                    fetch(output)
+            else:
+                for i in part:
+                    output = step(position + i)
+            kept.append((i, output))
+        if not reads_each:
             fetch(output)
         total = time.perf_counter_ns() - before
-        self.last, self.position = output, position + count
+        self.kept += [(position + i, output) for i, output in kept]
+        self.position = position + count
         return total
 
-    def _check_last(self) -> None:
-        """After timing: the last output is real. An inference must give again what it gave before."""
+    def _parts(self, count: int) -> tuple[range, ...]:
+        """Steps of a slice, cut after those whose output is looked at: the last, of inference another one too."""
+        cut = self.draw.randrange(count) if self.expected is not None and count else 0
+        return tuple(part for part in (range(cut), range(cut, count)) if part)
+
+    def _check_kept(self) -> None:
+        """After timing: the outputs are real. An inference must give again what it gave before."""
         import numpy as np
 
-        last = self.program.fetch(self.last)
-        if not np.isfinite(last).all():
-            raise ArithmeticError(f"the output after step {self.position} is not finite; {_LOWER}")
-        if self.expected is not None:
-            before = self.expected[(self.position - 1) % POOL_BATCHES]
-            if not np.allclose(last, before, rtol=1e-4, atol=1e-4 * float(np.abs(before).max())):
-                raise ArithmeticError(f"the output after step {self.position} differs from the one before timing")
+        for i, output in self.kept:
+            found = self.program.fetch(output)
+            if not np.isfinite(found).all():
+                raise ArithmeticError(f"the output after step {i + 1} is not finite; {_LOWER}")
+            if self.expected is not None:
+                before = self.expected[i % POOL_BATCHES]
+                if not np.allclose(found, before, rtol=1e-4, atol=1e-4 * float(np.abs(before).max())):
+                    raise ArithmeticError(f"the output after step {i + 1} differs from the one before timing")
+        self.kept = []
 
 
 def thread_variables(threads: int) -> dict[str, str]:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 Verb = Callable[..., dict[str, Any]]
 
+TRACED = ("parity", "horizon", "closing", "piece")  # of workloads.tracing
+
 _HEARTBEAT = HEARTBEAT.encode().rstrip(b"\n")
 
 
@@ -111,13 +113,13 @@ def _open(verbs: dict[str, Verb], *, cpus: list[int], gpu: str | None = None, **
 
     trial, result = _trial_class(args["framework"]).open(**args, gpu=_seen(gpu) if gpu else None)
     verbs.update(
-        parity=trial.parity,
         warm=trial.warm,
         measure=trial.measure,
         soak=trial.soak,
         against_bare=partial(against_bare, trial),
         evaluate=trial.evaluate,
         close=_close(trial.peaks),
+        **{verb: partial(trial.traced, verb) for verb in TRACED},
     )
     return {**result, "open_s": (time.perf_counter_ns() - started_ns) / 1e9, "pid": os.getpid()}
 

@@ -26,7 +26,8 @@ class Program:
 
     step        i -> the step on batch i mod count; a device scalar (train: the loss) or the outputs (infer)
     give        (inputs, targets), (count, batch, …) each -> the step takes these batches from now on
-    gradients   i -> gradients of the loss on batch i, nothing updated; by the function that `step` differentiates with
+    gradients   (i, eager=False) -> gradients of the loss on batch i at the present weights, nothing updated; by the
+                function that `step` differentiates with, in the cell's mode or, for once, in eager mode
     outputs     inputs (batch, …) -> the forward pass in eager mode, for evaluation
     weights     the present weights
     fetch       a device value -> a NumPy array in host memory; waits for it, and for nothing else: a latency ends here
@@ -36,7 +37,7 @@ class Program:
     parameter_count: int
     step: Callable[[int], Any]
     give: Callable[[Array, Array], None]
-    gradients: Callable[[int], dict[str, Array]]
+    gradients: Callable[..., dict[str, Array]]
     outputs: Callable[[Array], Array]
     weights: Callable[[], dict[str, Array]]
     fetch: Callable[[Any], Array]

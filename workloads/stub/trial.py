@@ -124,7 +124,7 @@ class StubTrial(trial.Trial):
             "gpu": gpu,
         }
 
-    def parity(self, *, steps: int, precision: str) -> dict[str, Any]:
+    def traced(self, verb: str, **asked: Any) -> dict[str, Any]:
         """There is nothing to prove: the work differs on purpose."""
         raise Unsupported("a stub has no parity: its work differs on purpose")
 
@@ -134,13 +134,16 @@ class StubTrial(trial.Trial):
 
     def warm(self, *, steps: int) -> dict[str, Any]:
         """As for a framework, but with no outputs to remember."""
-        return {"step_ns": self._steps(steps), "compilations": self.runtime.compilations()}
+        step_ns = self._steps(steps)
+        self.kept = []
+        return {"step_ns": step_ns, "compilations": self.runtime.compilations()}
 
-    def _check_last(self) -> None:
+    def _check_kept(self) -> None:
         """The last digest is that of the bytes that were asked for."""
-        i = self.position - 1
-        if bytes(self.program.fetch(self.last)) != bytes(self.program.fetch(self.program.step(i))):
-            raise ArithmeticError(f"the digest after step {self.position} is wrong")
+        i, output = self.kept[-1]
+        if bytes(self.program.fetch(output)) != bytes(self.program.fetch(self.program.step(i))):
+            raise ArithmeticError(f"the digest after step {i + 1} is wrong")
+        self.kept = []
 
 
 def _number(given: dict[str, Value], name: str, default: float) -> float:

@@ -210,9 +210,9 @@ def supervised(
             before()
         return step(xs[i % len(xs)], ys[i % len(ys)])
 
-    def gradients(i: int) -> dict[str, Array]:
+    def gradients(i: int, *, eager: bool = False) -> dict[str, Array]:
         kept = [buffer.clone() for buffer in model.buffers()]
-        _, found = probe(xs[i % len(xs)], ys[i % len(ys)])
+        _, found = (loss_and_gradients if eager else probe)(xs[i % len(xs)], ys[i % len(ys)])
         for buffer, value in zip(model.buffers(), kept, strict=True):
             buffer.copy_(value)
         by_tensor = {id(parameter): gradient for parameter, gradient in zip(trainable, found, strict=True)}

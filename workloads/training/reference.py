@@ -92,7 +92,7 @@ def supervised(
         parameter_count=sum(array.size for name, array in model.items() if not name.endswith(STATISTICS)),
         step=train if cell.phase == "train" else lambda i: outputs(xs[i % len(xs)]),
         give=give,
-        gradients=lambda i: loss_and_gradients(xs[i % len(xs)], ys[i % len(ys)])[1],
+        gradients=lambda i, *, eager=True: loss_and_gradients(xs[i % len(xs)], ys[i % len(ys)])[1],
         outputs=outputs,
         weights=lambda: {name: array.copy() for name, array in model.items()},
         fetch=np.asarray,

@@ -101,11 +101,12 @@ def supervised(
     def present() -> dict[str, Array]:
         return solved or (learning.weights() if cell.phase == "train" else start)
 
-    def gradients(i: int) -> dict[str, Array]:
-        """No estimator tells them: they are how far one step at a learning rate of ½ goes from the start, twice."""
-        fresh = learner(replace(rule, learning_rate=0.5), start)
+    def gradients(i: int, *, eager: bool = True) -> dict[str, Array]:
+        """No estimator tells them: they are how far one step at a learning rate of ½ goes from here, twice."""
+        here = present()
+        fresh = learner(replace(rule, learning_rate=0.5), here)
         fresh.step(xs[i % len(xs)], ys[i % len(ys)])
-        return {name: 2 * (start[name] - moved) for name, moved in fresh.weights().items()}
+        return {name: 2 * (here[name] - moved) for name, moved in fresh.weights().items()}
 
     return Program(
         parameter_count=sum(array.size for array in weights.values()),

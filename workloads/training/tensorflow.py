@@ -124,9 +124,9 @@ def supervised(
     step = wrap(train if cell.phase == "train" else infer, cell.mode)
     probe = wrap(loss_and_gradients, cell.mode)
 
-    def gradients(i: int) -> dict[str, Array]:
+    def gradients(i: int, *, eager: bool = False) -> dict[str, Array]:
         kept = [variable.numpy() for variable in model.non_trainable_variables]
-        _, found = probe(xs[i % len(xs)], ys[i % len(ys)])
+        _, found = (loss_and_gradients if eager else probe)(xs[i % len(xs)], ys[i % len(ys)])
         for variable, value in zip(model.non_trainable_variables, kept, strict=True):
             variable.assign(value)
         names = (_name(model, variable.path) for variable in trainable)

@@ -57,6 +57,8 @@ def network(*, cell: Cell, weights: Arrays) -> Any:
 def _block(x: Any, name: str, heads: int, width: int) -> Any:
     y = keras.layers.LayerNormalization(epsilon=spec.EPSILON, name=f"{name}.norm1")(x)
     attention = keras.layers.MultiHeadAttention(heads, width // heads, use_bias=False, name=f"{name}.attention")
+    # NumPy's float64: Keras' own is a Python float, which goes through float32 in float64 models too.
+    attention._inverse_sqrt_key_dim = 1 / np.sqrt(np.float64(width // heads))
     x = keras.layers.Add()([x, attention(y, y, use_causal_mask=True)])
     y = keras.layers.LayerNormalization(epsilon=spec.EPSILON, name=f"{name}.norm2")(x)
     y = keras.layers.Dense(4 * width, name=f"{name}.dense1")(y)

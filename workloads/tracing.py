@@ -1,0 +1,242 @@
+"""What a certificate is made from: steps traced on programs of the timed `build`, and on the timed program itself.
+
+A worker answers here what was computed, not whether it is right: `bench.parity` says so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workloads.contract import Cell, Named, finite, pack
+from workloads.runtime import Array, Arrays, Program
+from workloads.training.reference import STATISTICS
+from workloads.trial import POOL_BATCHES, inputs, sha256
+
+if TYPE_CHECKING:
+    from workloads.trial import Trial
+
+ULP = 2.0**-52  # of float64, relative
+LEAST_STEPS = 10  # of a horizon that is looked for, however slow they are
+LEAST_CLOSING = 3  # steps: two updates and the one that is held to them
+PIECE_BYTES = 2**26  # of an array that is too large for one answer
+
+
+def parity(trial: Trial, *, steps: int, precision: str, rate: float = 1.0, unfetched: bool = False) -> dict[str, Any]:
+    """Trace a fresh program, made by the `build` that is timed, in the same mode, at `precision`.
+
+    rate       factor on the learning rate; below 1 the updates are told, without the gradients
+    unfetched  take the same steps on another fresh program too, no loss fetched but the last; tell how far they part
+
+    returns  losses (steps,), gradients of batch 0 before the first step, weights after the last, or updates: weights
+             after the last less those before the first; for infer: outputs of pool batches. Large arrays as `given`
+    """
+    cell = at(trial.cell, precision, rate)
+    weights, batches = inputs(trial.spec, cell, trial.seed, trial.data, POOL_BATCHES)
+    program = trial.twin.build(cell=cell, weights=weights, batches=batches)
+    told: dict[str, Any] = {"parameter_count": program.parameter_count, "inputs_sha256": sha256(weights, batches)}
+    if cell.phase == "infer":
+        count = min(steps, POOL_BATCHES)
+        outputs = {f"batch {i}": program.fetch(program.step(i)) for i in range(count)}
+        return told | _given(trial, {"outputs": outputs})
+    gradients = {"gradients": program.gradients(0)} if rate == 1 else {}
+    losses = [float(program.fetch(program.step(i))) for i in range(steps)]
+    ends = program.weights()
+    told["losses"] = [finite(loss) for loss in losses]
+    if unfetched:
+        told["unfetched"] = _unfetched(trial, cell, steps, losses[-1], ends)
+    return told | _given(trial, gradients | _weights_or_updates(ends, weights, rate))
+
+
+def horizon(trial: Trial, *, steps: int, rate: float, limit: float, most_s: float) -> dict[str, Any]:
+    """The trace of a program in float64 for as many steps as a rounding error stays small in, `steps` at most.
+
+    Another program starts with every weight off by one ulp. Their distance is normwise, of the weights or, where rate
+    is below 1, of the updates: of all arrays the largest. The first step is traced whatever its distance.
+
+    limit    the distance at which the horizon ends
+    most_s   after these seconds and LEAST_STEPS steps it ends as well
+
+    returns  as `parity`; sensitivity, which is how far one ulp leads: weights or updates (steps,), losses (steps,),
+             gradients; for infer: outputs
+    """
+    cell = at(trial.cell, "fp64", rate)
+    weights, batches = inputs(trial.spec, cell, trial.seed, trial.data, POOL_BATCHES)
+    began = time.monotonic()
+    draw = np.random.default_rng(trial.seed)
+    nudged = {name: array * (1 + draw.choice((-ULP, ULP), array.shape)) for name, array in _float64(weights).items()}
+    one, other = (trial.twin.build(cell=cell, weights=start, batches=batches) for start in (weights, nudged))
+    told = {"parameter_count": one.parameter_count, "inputs_sha256": sha256(weights, batches)}
+    if cell.phase == "infer":
+        count = min(steps, POOL_BATCHES)
+        outputs, beside = ({f"batch {i}": p.fetch(p.step(i)) for i in range(count)} for p in (one, other))
+        return told | {"sensitivity": {"outputs": distance(beside, outputs)}} | _given(trial, {"outputs": outputs})
+    sensitivity: dict[str, Any] = {"weights": [], "losses": []}
+    gradients: dict[str, Arrays] = {}
+    if rate == 1:
+        gradients["gradients"] = one.gradients(0)
+        sensitivity["gradients"] = distance(other.gradients(0), gradients["gradients"])
+    losses: list[float] = []
+    ends: Arrays = {}
+    for i in range(steps):
+        loss, beside_loss = (float(program.fetch(program.step(i))) for program in (one, other))
+        sensitivity["losses"].append(finite(_gap(np.asarray(beside_loss), np.asarray(loss))))
+        now, beside = one.weights(), other.weights()
+        if rate != 1:
+            moved, beside_moved = _less(now, weights), _less(beside, nudged)
+            far = distance(beside_moved, moved)
+        else:
+            far = distance(beside, now)
+        if i and not far < limit:
+            break
+        losses.append(loss)
+        sensitivity["weights"].append(finite(far))
+        ends = now
+        if i + 1 >= LEAST_STEPS and time.monotonic() - began > most_s:
+            break
+    told |= {"losses": [finite(loss) for loss in losses], "sensitivity": sensitivity}
+    return told | _given(trial, gradients | _weights_or_updates(ends, weights, rate))
+
+
+def closing(trial: Trial, *, steps: int, most_s: float) -> dict[str, Any]:
+    """More steps of the timed program itself, each looked at: that the weights move, the last three as the rule says.
+
+    Without momentum a step is −α g; with it (w₃ − w₂) = μ (w₂ − w₁) − α g₃; by Adam no weight goes further than α times
+    what its β allow. g is of the weights before the last step, by the function that the step differentiates, in eager
+    mode. An array need not move where its gradient is zero, or less than its float32 can tell.
+
+    most_s   no more than LEAST_CLOSING steps after these seconds
+
+    returns  steps; idle: those after which no weight had moved; still: arrays that should have moved in the last step
+             and did not; error and place: how far the update is from the rule's, as a share of it, past rounding
+    """
+    if trial.cell.phase == "infer":
+        return {"steps": 0, "idle": [], "still": [], "error": None, "place": None}
+    began, program = time.monotonic(), trial.program
+    older = old = now = program.weights()
+    gradients: Arrays = {}
+    idle: list[int] = []
+    done = 0
+    while done < steps:
+        enough = time.monotonic() - began > most_s
+        last = done + 1 == steps or (enough and done + 1 >= LEAST_CLOSING)
+        if last:
+            gradients = program.gradients(trial.position, eager=True)
+        program.fetch(trial.step())
+        done += 1
+        older, old, now = old, now, program.weights()
+        if not _moved(old, now):
+            idle.append(trial.position)
+        if last:
+            break
+    rule = trial.spec.optimizer(trial.cell.workload.mapping)
+    still, error, place = _by_the_rule(rule, older, old, now, gradients)
+    return {"steps": done, "idle": idle, "still": still, "error": finite(error), "place": place}
+
+
+def piece(trial: Trial, *, kind: str, name: str, start: int) -> dict[str, Any]:
+    """PIECE_BYTES of an array of the last trace, flat, from element `start` on."""
+    array = trial.held[kind][name].reshape(-1)
+    return pack(array[start : start + PIECE_BYTES // array.itemsize])
+
+
+def at(cell: Cell, precision: str, rate: float = 1.0) -> Cell:
+    """The same cell at another precision and, where `rate` is not 1, at so many times its learning rate."""
+    if rate == 1:
+        return replace(cell, precision=precision)
+    parameters = cell.workload.mapping
+    slower = parameters | {"learning_rate": rate * float(parameters["learning_rate"])}  # type: ignore[arg-type]
+    return replace(cell, precision=precision, workload=Named.of(cell.workload.name, slower))
+
+
+def distance(found: Arrays, truth: Arrays) -> float:
+    """The largest of the arrays' normwise distances: max|a − b| / max|b|."""
+    return max((_gap(found[name], truth[name]) for name in truth), default=0.0)
+
+
+def _gap(a: Array, b: Array) -> float:
+    scale = float(np.max(np.abs(b), initial=0.0))
+    gap = float(np.max(np.abs(a - b), initial=0.0))
+    return gap / scale if scale else gap
+
+
+def _float64(weights: Arrays) -> dict[str, Array]:
+    return {name: array.astype(np.float64) for name, array in weights.items()}
+
+
+def _less(ends: Arrays, starts: Arrays) -> dict[str, Array]:
+    return {name: array - starts[name] for name, array in ends.items()}
+
+
+def _weights_or_updates(ends: Arrays, starts: Arrays, rate: float) -> dict[str, Arrays]:
+    return {"weights": ends} if rate == 1 else {"updates": _less(ends, starts)}
+
+
+def _unfetched(trial: Trial, cell: Cell, steps: int, loss: float, ends: Arrays) -> dict[str, Any]:
+    """As a slice steps: nothing is fetched before the last loss."""
+    weights, batches = inputs(trial.spec, cell, trial.seed, trial.data, POOL_BATCHES)
+    program: Program = trial.twin.build(cell=cell, weights=weights, batches=batches)
+    for i in range(steps):
+        output = program.step(i)
+    gaps = {"the loss": _gap(np.asarray(float(program.fetch(output))), np.asarray(loss))}
+    gaps |= {name: _gap(array, ends[name]) for name, array in program.weights().items()}
+    place = max(gaps, key=lambda name: gaps[name])
+    return {"value": finite(gaps[place]), "place": place}
+
+
+def _moved(before: Arrays, after: Arrays) -> bool:
+    return any((array != before[name]).any() for name, array in after.items() if not name.endswith(STATISTICS))
+
+
+def _by_the_rule(
+    rule: Any, older: Arrays, old: Arrays, now: Arrays, gradients: Arrays
+) -> tuple[list[str], float, str | None]:
+    """Arrays that should have moved and did not; the largest departure from the rule, and where."""
+    still: list[str] = []
+    error, where = 0.0, None
+    for name, gradient in gradients.items():
+        before, after = old[name].astype(np.float64), now[name].astype(np.float64)
+        rounding = 4 * float(np.finfo(np.float32).eps) * float(np.max(np.abs(after), initial=0.0))
+        update = after - before
+        if rule.name == "adam":
+            should, gap = _adam(rule, gradient, update)
+        else:
+            momentum = rule.momentum if rule.name == "sgd" else 0.0
+            expected = momentum * (before - older[name].astype(np.float64)) - rule.learning_rate * gradient
+            should, gap = float(np.max(np.abs(expected), initial=0.0)), float(np.max(np.abs(update - expected)))
+        if should > rounding and not update.any():
+            still.append(name)
+        departure = max(0.0, gap - rounding) / should if should else 0.0
+        if departure > error:
+            error, where = departure, name
+    return still, error, where
+
+
+def _adam(rule: Any, gradient: Array, update: Array) -> tuple[float, float]:
+    """The longest way that Adam goes, and how far the update is past it.
+
+    source  Kingma & Ba 2015, section 2.1: α (1 − β₁) / √(1 − β₂) where that is over α
+    """
+    longest = rule.learning_rate * max(1.0, (1 - rule.beta1) / (1 - rule.beta2) ** 0.5)
+    should = longest if np.max(np.abs(gradient), initial=0.0) > rule.epsilon else 0.0
+    return should, max(0.0, float(np.max(np.abs(update), initial=0.0)) - longest)
+
+
+def _given(trial: Trial, groups: Mapping[str, Arrays]) -> dict[str, Any]:
+    """The arrays as an answer has them: packed, or where together they are too large for one, by their shapes alone.
+
+    Then they are held until the next trace, and `piece` gives them.
+    """
+    trial.held = {}
+    if sum(array.nbytes for arrays in groups.values() for array in arrays.values()) <= PIECE_BYTES:
+        return {group: {name: pack(array) for name, array in arrays.items()} for group, arrays in groups.items()}
+    trial.held = {group: dict(arrays) for group, arrays in groups.items()}
+    shapes = {
+        group: {name: {"dtype": array.dtype.name, "shape": list(array.shape)} for name, array in arrays.items()}
+        for group, arrays in groups.items()
+    }
+    return {"pieces": shapes}
