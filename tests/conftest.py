@@ -111,6 +111,27 @@ def source_tree(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
 
 
 @pytest.fixture(scope="session")
+def calm_tree(source_tree: Callable[[], Path], edit: Edit) -> Callable[[], Path]:
+    """Copies of the program for which no machine is too busy, where what spoils a block is no part of a test."""
+
+    def copy() -> Path:
+        tree = source_tree()
+        judged = "    found = [reason for facts in stretches for reason in _of_machine(facts)]\n"
+        edit(tree / "bench/gates.py", judged, "    return []\n" + judged)
+        return tree
+
+    return copy
+
+
+@pytest.fixture
+def calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same in this process."""
+    from bench import gates
+
+    monkeypatch.setattr(gates, "reasons", lambda stretches: [])
+
+
+@pytest.fixture(scope="session")
 def borrowed_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with the user's environments and data, in which broken workloads may be staged."""
     from bench.paths import cache_root

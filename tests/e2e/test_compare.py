@@ -20,6 +20,7 @@ axes:
   framework: [{{name: stub}}, {{name: stub, work: {work}}}]
 budget: {{blocks: {blocks}, per_comparison: 1h, total: 1h}}
 """
+ORDERED_BLOCKS = 2
 ORDERS = """\
 name: orders
 axes:
@@ -115,8 +116,9 @@ def test_a_tenth_more_work_in_both_arms_exits_1_or_is_said_to_be_out_of_sight(ru
 
 
 def measured_order(folder: Path) -> list[list[Any]]:
-    """Of first attempts: a block that the machine spoiled is repeated before the next round."""
-    return [[one["comparison"], one["block"]] for one in read(folder).blocks if one["attempt"] == 0]
+    """Of first attempts of the blocks planned: one that the machine spoiled is repeated, and replaced in the end."""
+    first = (one for one in read(folder).blocks if one["attempt"] == 0 and one["block"] < ORDERED_BLOCKS)
+    return [[one["comparison"], one["block"]] for one in first]
 
 
 def test_the_same_seed_measures_the_same_blocks_in_the_order_that_the_plan_lists(run: Run, tmp_path: Path) -> None:
@@ -143,7 +145,7 @@ def test_a_pilot_is_a_run_that_is_kept_and_predicts_the_whole(run: Run, tmp_path
     (pilot,) = (tmp_path / "runs").iterdir()
     assert pilot.name.startswith("plan-stub-")
     assert f"pilot: {pilot}, kept" in done.stderr
-    assert {record["block"] for record in read(pilot).blocks} == {0, 1}
+    assert {record["block"] for record in read(pilot).blocks} >= {0, 1}, "more only where the machine spoiled one"
     (one,) = found["comparisons"]
     assert (one["from"], one["blocks"]) == (pilot.name, 5)
     whole = read(run(text, spoiled=True))

@@ -52,19 +52,6 @@ def done(folder: Path, matrix: str, *, tree: Path, **variables: str) -> Done:
 
 
 @pytest.fixture(scope="module")
-def calm_tree(source_tree: Copy, edit: Any) -> Copy:
-    """Copies of the program for which no machine is too busy: how often a block is repeated is no part of this."""
-
-    def copy() -> Path:
-        tree = source_tree()
-        judged = "    found = [reason for facts in stretches for reason in _of_machine(facts)]\n"
-        edit(tree / "bench/gates.py", judged, "    return []\n" + judged)
-        return tree
-
-    return copy
-
-
-@pytest.fixture(scope="module")
 def without_compiler(tmp_path_factory: pytest.TempPathFactory, calm_tree: Copy, borrowed_cache: Path) -> Done:
     """TensorFlow eager, graph, and PyTorch compiled, which takes a C++ compiler that is not on the PATH."""
     folder = tmp_path_factory.mktemp("compiler")

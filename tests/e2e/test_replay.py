@@ -170,7 +170,7 @@ def test_json_table_page_and_picture_call_it_a_replay(replay: tuple[store.Stored
     assert document["telemetry"]["refresh_s"][nvml.UUID]["energy_mj"] == pytest.approx(0.1, abs=0.025)
     for cell in document["cells"]:
         soak = cell["metrics"]["soak"]
-        assert soak["blocks"] == 2
+        assert soak["blocks"] >= 2
         assert soak["power_is"] == "average of 1 s"
         assert cell["metrics"]["gpu_util_percent"] == soak["gpu_util_percent"]["median"] > 0
         assert cell["metrics"]["joules_per_item"] == soak["joules_per_item"]["median"] > 0

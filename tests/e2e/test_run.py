@@ -104,13 +104,14 @@ Start = Callable[..., Harness]
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """Start `bench` in a session of its own; whatever a test leaves running is killed."""
+def bench(tmp_path_factory: pytest.TempPathFactory, calm_tree: Copy) -> Iterator[Start]:
+    """Start `bench` in a session of its own, on no machine too busy for it; whatever is left running is killed."""
     started: list[Harness] = []
+    usual = calm_tree()
 
     def start(*arguments: str | Path, out: Path | None = None, tree: Path | None = None, **variables: str) -> Harness:
         out = out or tmp_path_factory.mktemp("out")
-        env = {**os.environ, "COLUMNS": "200", **variables} | ({"PYTHONPATH": str(tree)} if tree else {})
+        env = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(tree or usual), **variables}
         hearing = ["env", "--default-signal=INT"]  # a background shell ignores interrupts, and so would its children
         process = subprocess.Popen(
             [*hearing, sys.executable, "-m", "bench", *arguments, "--out", out],
@@ -376,9 +377,9 @@ def test_an_engine_that_goes_away_stops_the_run_with_everything_kept(
 
 
 def test_a_run_whose_workloads_changed_is_not_resumed(
-    bench: Start, local_run: Harness, source_tree: Copy, edit: Any, borrowed_cache: Path
+    bench: Start, local_run: Harness, calm_tree: Copy, edit: Any, borrowed_cache: Path
 ) -> None:
-    tree = source_tree()
+    tree = calm_tree()
     edit(tree / "workloads/linear_regression/spec.py", '"learning_rate": 0.05', '"learning_rate": 0.06')
     before = local_run.blocks()
     resumed = bench("run", "--resume", local_run.folder, tree=tree, BENCH_CACHE=str(borrowed_cache)).wait()
@@ -388,9 +389,9 @@ def test_a_run_whose_workloads_changed_is_not_resumed(
 
 
 def test_a_run_whose_harness_changed_is_not_resumed_and_one_whose_words_changed_is(
-    bench: Start, local_run: Harness, source_tree: Copy, edit: Any, borrowed_cache: Path
+    bench: Start, local_run: Harness, calm_tree: Copy, edit: Any, borrowed_cache: Path
 ) -> None:
-    tree = source_tree()
+    tree = calm_tree()
     before = local_run.blocks()
     for prose in ("workloads/linear_regression/README.md", "bench/cli_support.py", "bench/report/table.py"):
         with (tree / prose).open("a") as file:
@@ -408,9 +409,9 @@ def test_a_run_whose_harness_changed_is_not_resumed_and_one_whose_words_changed_
 
 
 @pytest.fixture(scope="module")
-def damaged_run(bench: Start, matrix_file: Matrices, source_tree: Copy, edit: Any, borrowed_cache: Path) -> Harness:
+def damaged_run(bench: Start, matrix_file: Matrices, calm_tree: Copy, edit: Any, borrowed_cache: Path) -> Harness:
     """Three comparisons: one is well; in one PyTorch's worker crashes in every block; in one its momentum is wrong."""
-    tree = source_tree()
+    tree = calm_tree()
     crash = """\
     import os, sys
     if os.environ["BENCH_PADDING"] and cell.workload.get("preset") == "classic":

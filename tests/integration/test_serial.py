@@ -131,6 +131,7 @@ def test_a_worker_killed_for_memory_beside_others_is_told_of_serial(
     assert ("write schedule: serial into the matrix" in str(failed.failure)) is told
 
 
+@pytest.mark.usefixtures("calm")
 def test_a_whole_run_in_serial_orders_what_differs_eightfold_and_says_how_it_was_measured(tmp_path: Path) -> None:
     path = tmp_path / "serial.yaml"
     axes = "axes: {workload: [{name: stub, bytes: 65536}], framework: [{name: stub}, {name: stub, work: 8}]}"
