@@ -320,17 +320,10 @@ def _certify(comparison: Comparison, traced: Traced, prologue: Prologue) -> None
                 baseline=traced.sides[baseline.id],
                 arm=traced.sides[arm.id],
                 precision=arm.cell.precision,
-                rtol=rtol_of(comparison),
+                rtol=parity.rtol_of(arm.cell),
                 slow=traced.slow,
                 device=arm.cell.device,
             )
-
-
-def rtol_of(comparison: Comparison) -> dict[str, float] | None:
-    """The workload's own bounds at the precision that is timed, where it has any."""
-    precision = comparison.baseline_arm.cell.precision
-    found: dict[str, float] | None = getattr(spec_of(comparison), f"{precision.upper()}_RTOL", None)
-    return found
 
 
 def _evaluate(task: Task, group: Group, company: Sequence[str], prologue: Prologue) -> None:

@@ -55,6 +55,17 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
+def the_modes(text: str) -> tuple[str, ...]:
+    """Modes, as written with commas between them. Raises InputError."""
+    from workloads.contract import MODES
+
+    modes = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
+    for mode in modes:
+        if mode not in MODES:
+            raise InputError(f'--mode {text}: "{mode}" is unknown; choose of {", ".join(MODES)}')
+    return modes
+
+
 def duration_s(budget: str | None) -> float | None:
     """A --budget in seconds. Raises InputError."""
     from bench.matrix import seconds

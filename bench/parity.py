@@ -11,6 +11,7 @@ closing      the timed program itself goes on as the rule says, after its warm-u
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ from workloads.contract import finite, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from workloads.contract import Cell
 
     Piece = Callable[[str, str, int], Mapping[str, Any]]
 
@@ -39,6 +42,7 @@ UNFETCHED = {"cpu": 1e-6, "cuda": 1e-3}  # a GPU adds up in another order each t
 CLOSING_RTOL = 1e-4
 GAP_FACTOR = 3.0
 GAP_FLOOR_ULP = 8
+IDLE, STILL = "closing: steps without an update", "closing: arrays that stood still"
 REFERENCE = "reference"  # the NumPy reference, as a side
 MEASURED = ("passed", "skipped")  # a contrast with such a certificate is measured
 LEFT_OUT = ("unsupported", "broken")  # nothing was proved, because a side or the reference said so, or failed
@@ -227,10 +231,24 @@ def closing_checks(found: Mapping[str, Any], arm: str, rtol: Mapping[str, float]
     idle, still = found["idle"], found["still"]
     after = f"after step {idle[0]}" if idle else f"{found['steps']} steps"
     return [
-        _check("closing: steps without an update", arm, after, len(idle), 0.0),
-        _check("closing: arrays that stood still", arm, still[0] if still else "none", len(still), 0.0),
+        _check(IDLE, arm, after, len(idle), 0.0),
+        _check(STILL, arm, still[0] if still else "none", len(still), 0.0),
         _check("closing: update", arm, found["place"] or "none", found["error"], limit),
     ]
+
+
+def closed(found: Mapping[str, Any], cell: Cell, arm: str) -> dict[str, Any]:
+    """What an outcome keeps of a trial's last steps: how many, how far from the rule and where, what was wrong."""
+    wrong = [check for check in closing_checks(found, arm, rtol_of(cell)) if not check.passed]
+    reason = _sentence(wrong) or None
+    return {"steps": found["steps"], "error": found["error"], "place": found["place"], "reason": reason}
+
+
+def rtol_of(cell: Cell) -> dict[str, float] | None:
+    """The bounds that the cell's workload has of its own at the precision that is timed, by group."""
+    spec = importlib.import_module(f"workloads.{cell.workload.name}.spec")
+    found: dict[str, float] | None = getattr(spec, f"{cell.precision.upper()}_RTOL", None)
+    return found
 
 
 def left_out(by: str, reason: str, *, unsupported: bool, before: Certificate | None = None) -> Certificate:
@@ -362,6 +380,10 @@ def _sentence(failed: Sequence[Check]) -> str:
         text = f"{worst.arm} has another number of parameters than the reference (off by {worst.value:.0f})"
     elif worst.name == "inputs":
         text = f"{worst.arm} was given other input bytes than the reference"
+    elif worst.name == IDLE:
+        text = f"{worst.arm} leaves out updates: no weight moved {worst.place}"
+    elif worst.name == STILL:
+        text = f"{worst.arm} leaves out updates: {worst.place} stood still, and its gradient is not zero"
     else:
         found = "not finite or of another shape" if worst.value is None else f"{worst.value:.1e}"
         text = f"{worst.arm}: {worst.name} ({worst.place}) {found}, limit {worst.limit:.1e}"

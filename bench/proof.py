@@ -1,14 +1,15 @@
-"""`bench parity`: the certificate alone, for every workload and phase, without a measurement."""
+"""`bench parity`: the certificate alone, for every workload, phase and mode, without a measurement."""
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+import yaml
 from rich.markup import escape
 from rich.table import Table
 
@@ -21,26 +22,39 @@ from bench.lockstep import Bench
 from bench.matrix_cells import missing
 from bench.matrix_model import known_workloads, spec_of
 from bench.provenance import Place
+from bench.yaml_source import quoted
 from workloads.contract import FRAMEWORKS, KNOWN_FRAMEWORKS, PHASES, Cell, Named, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from rich.console import Console
 
     from bench.console import View
 
 BATCH_SIZE = 16  # proves as much as a larger one, in less time
+EXAMPLE = "'transformer_lm: {width: 128}'"
+
+Record = dict[str, Any]
 
 
-def prove(workloads: Sequence[str], *, launcher: str, view: View, phases: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """One record a contrast: comparison, arm, status, reason, checks; of all workloads where none is named.
+def prove(
+    workloads: Sequence[Named],
+    *,
+    launcher: str,
+    view: View,
+    phases: Sequence[str] = (),
+    modes: Sequence[str] = (),
+) -> list[Record]:
+    """One record a contrast: what it is of, seconds, then its certificate; of all workloads where none is named.
 
-    raises  InputError: no such workload
+    workloads  with all their parameters, as `workload` gives them
+    modes      those of every framework that has them; eager where none is named
+
+    raises  EnvironmentUnavailable, DataUnavailable: what it takes cannot be had
     """
-    known = known_workloads()
-    for name in workloads:
-        if name not in known:
-            raise InputError(f'workload "{name}" is unknown; choose {" or ".join(known)}')
-    comparisons = [one for name in workloads or known for one in _comparisons(name, phases or PHASES)]
+    chosen = workloads or [workload(name) for name in known_workloads()]
+    comparisons = [one for named in chosen for one in _comparisons(named, phases or PHASES, modes or ("eager",))]
     with ExitStack() as stack:
         run_id = f"parity-{run.fresh_id()}"
         cache = stack.enter_context(run.compile_cache(run_id))
@@ -48,27 +62,91 @@ def prove(workloads: Sequence[str], *, launcher: str, view: View, phases: Sequen
         folder = data.require(view.say).folder if reads else None
         place = Place(run_id=run_id, cache=cache, data=folder, base=None)
         needed = dict.fromkeys(Need.of(arm.cell) for one in comparisons for arm in one.arms)
-        chosen, _ = provide(launcher, list(needed), place, view)
-        stack.callback(chosen.close)
+        provided, _ = provide(launcher, list(needed), place, view)
+        stack.callback(provided.close)
         every = frozenset(os.sched_getaffinity(0))  # nothing is timed: the arms need not share one
-        bench = Bench(launcher=chosen, sampler=None, arm_cpus={1: every}, seed=0, data=folder)
+        bench = Bench(launcher=provided, sampler=None, arm_cpus={1: every}, seed=0, data=folder)
         view.plan([one.id for one in comparisons], blocks=0, deadline=float("inf"))
-        return [
-            record
-            for one in comparisons
-            for record in _records(one, certification.certify(bench, one, cache=cache, control_cpus=every, view=view))
-        ]
+        records: list[Record] = []
+        for one in comparisons:
+            began = time.monotonic()
+            prologue = certification.certify(bench, one, cache=cache, control_cpus=every, view=view)
+            records += _records(one, prologue, time.monotonic() - began)
+        return records
 
 
-def as_json(records: Sequence[dict[str, Any]]) -> str:
+def workload(text: str) -> Named:
+    """A workload with all its parameters, from its name, `NAME: {parameter: value}`, or as a matrix has it.
+
+    raises  InputError: it is unknown, or a parameter of it is, or out of bounds
+    """
+    name, given = _read(text)
+    known = known_workloads()
+    if name not in known:
+        raise InputError(f'workload "{name}" is unknown; choose {" or ".join(known)}')
+    spec = spec_of(name)
+    for key in given:
+        if key not in spec.PARAMETERS:
+            raise InputError(f"{name} parameter {quoted(key)} is unknown; it has {', '.join(spec.PARAMETERS)}")
+    try:
+        return Named.of(name, spec.parameters(given))
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from None
+
+
+def _read(text: str) -> tuple[str, dict[str, Value]]:
+    try:
+        plain = yaml.safe_load(text)
+    except yaml.YAMLError:
+        plain = None
+    if isinstance(plain, str):
+        return plain, {}
+    if isinstance(plain, dict) and isinstance(plain.get("name"), str):
+        return plain.pop("name"), plain
+    if isinstance(plain, dict) and len(plain) == 1:
+        ((name, given),) = plain.items()
+        if isinstance(name, str) and isinstance(given, dict | None):
+            return name, given or {}
+    raise InputError(f"workload {quoted(text)} is neither a name nor a name with parameters; write {EXAMPLE}")
+
+
+def passed(records: Sequence[Record]) -> bool:
+    """Whether every contrast that can be had is proved, and one at least is."""
+    by_status = {record["status"] for record in records}
+    return "passed" in by_status and by_status <= {"passed", "unsupported"}
+
+
+def as_json(records: Sequence[Record]) -> str:
     """The records as they are."""
     return json.dumps(records, indent=2, allow_nan=False)
 
 
-def print_table(records: Sequence[dict[str, Any]]) -> None:
+def print_table(records: Sequence[Record], console: Console) -> None:
+    """A row an arm: its largest float64 error, over how many steps, and how long the comparison took."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("workload", "phase", "arm", "largest error", "at", "horizon", "seconds", ""):
+        table.add_column(column, justify="right" if column in ("largest error", "horizon", "seconds") else "left")
+    shown: set[tuple[str, str]] = set()
+    for record in records:
+        for arm in (record["baseline"], record["arm"]):
+            if (record["comparison"], arm) in shown:
+                continue
+            shown.add((record["comparison"], arm))
+            error, place = _largest(record["checks"], arm)
+            table.add_row(
+                escape(record["workload"]), record["phase"], arm, error, place, _horizon(record["horizon"]),
+                f"{record['seconds']:.0f}", _mark(record, arm),
+            )  # fmt: skip
+    console.print(table)
+    for record in records:
+        if record["reason"]:
+            console.print(f"[red]✗[/] {escape(record['comparison'])}: {escape(record['reason'])}")
+
+
+def print_checks(records: Sequence[Record], console: Console) -> None:
     """Every check with its error and its bound."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("comparison", "check", "arm", "largest at", "error", "limit", ""):
+    for column in ("comparison", "check", "arm", "at", "error", "limit", ""):
         table.add_column(column, justify="right" if column in ("error", "limit") else "left")
     for record in records:
         for check in record["checks"]:
@@ -79,44 +157,95 @@ def print_table(records: Sequence[dict[str, Any]]) -> None:
             )
         if record["reason"]:
             table.add_row(record["comparison"], "", "", "", "", "", f"[red]✗ {escape(record['reason'])}[/]")
-    Console().print(table)
+    console.print(table)
 
 
-def _comparisons(workload: str, phases: Sequence[str]) -> Iterator[Comparison]:
-    """All frameworks that have a part in it, eager, at the defaults; and by gradient descent, where that may be chosen.
+def _largest(checks: Sequence[Mapping[str, Any]], arm: str) -> tuple[str, str]:
+    """Of an arm's float64 checks: the largest error and its place; of one that failed, the first."""
+    own = [check for check in checks if check["arm"] == arm and check["name"].startswith("float64")]
+    wrong = [check for check in own if not check["passed"]]
+    if not own:
+        return "—", ""
+    told = wrong[0] if wrong else max(own, key=lambda check: float(check["value"]))
+    return "—" if told["value"] is None else f"{told['value']:.1e}", str(told["place"])
+
+
+def _horizon(found: Mapping[str, Any] | None) -> str:
+    """How many steps were held, and of updates at which rate: "1 step, 21 at 1/1000"."""
+    if found is None:
+        return "—"
+    text = f"{found['steps']} step{'s' if found['steps'] > 1 else ''}"
+    updates = found["updates"]
+    return f"{text}, {updates['steps']} at 1/{1 / updates['rate']:.0f}" if updates else text
+
+
+def _mark(record: Record, arm: str) -> str:
+    if record["by"] == arm:
+        return f"[yellow]– {record['status']}[/]"
+    wrong = any(check["arm"] == arm and not check["passed"] for check in record["checks"])
+    if wrong:
+        return "[red]✗ failed[/]"
+    return "[green]✓ passed[/]" if record["checks"] else "[yellow]– not proved[/]"
+
+
+def _comparisons(named: Named, phases: Sequence[str], modes: Sequence[str]) -> Iterator[Comparison]:
+    """All frameworks that have a part in it, in these modes; and by gradient descent, where nobody chose.
 
     scikit-learn, where it learns from single examples only, has a comparison of its own.
     """
-    defaults = spec_of(workload).parameters({})
+    title = _title(named)
     for phase in phases:
-        yield from _possible(f"{workload}-{phase}", _cell(workload, defaults, phase, BATCH_SIZE))
-    if "optimizer" in defaults and "train" in phases:
-        descent = spec_of(workload).parameters({"optimizer": "gradient_descent"})
-        yield from _possible(f"{workload}-train-gradient_descent", _cell(workload, descent, "train", BATCH_SIZE))
+        yield from _possible(f"{title}-{phase}", _cell(named, phase, BATCH_SIZE), modes)
+    if named.get("optimizer") == spec_of(named.name).parameters({}).get("optimizer", "none") and "train" in phases:
+        descent = Named.of(named.name, named.mapping | {"optimizer": "gradient_descent"})
+        yield from _possible(f"{title}-train-gradient_descent", _cell(descent, "train", BATCH_SIZE), modes)
 
 
-def _possible(name: str, cell: Cell) -> Iterator[Comparison]:
-    arms = [Arm(id=framework, cell=_with(cell, framework)) for framework in KNOWN_FRAMEWORKS]
+def _title(named: Named) -> str:
+    """The name, and what is not the default: "transformer_lm(width=128)"."""
+    defaults = spec_of(named.name).parameters({})
+    return str(Named.of(named.name, {k: v for k, v in named.mapping.items() if defaults.get(k) != v}))
+
+
+def _possible(name: str, cell: Cell, modes: Sequence[str]) -> Iterator[Comparison]:
+    arms = [_arm(cell, framework, mode, modes) for framework in KNOWN_FRAMEWORKS for mode in modes]
     present = tuple(arm for arm in arms if not missing(arm.cell))
-    yield Comparison(id=name, compare=("framework",), arms=present, baseline=FRAMEWORKS[0])
+    if len(present) > 1:
+        yield Comparison(id=name, compare=_axes(modes), arms=present, baseline=present[0].id)
     single = replace(cell, batch_size=1)
-    alone = [arm for arm in arms if arm not in present and not missing(_with(single, arm.id))]
-    if alone:
-        own = tuple(Arm(id=arm.id, cell=_with(single, arm.id)) for arm in (arms[0], *alone))
-        yield Comparison(id=f"{name}-b1", compare=("framework",), arms=own, baseline=FRAMEWORKS[0])
+    alone = [arm for arm in arms if arm not in present and not missing(_moved(single, arm))]
+    if alone and present:
+        own = tuple(Arm(id=arm.id, cell=_moved(single, arm)) for arm in (present[0], *alone))
+        yield Comparison(id=f"{name}-b1", compare=_axes(modes), arms=own, baseline=present[0].id)
 
 
-def _cell(workload: str, parameters: dict[str, Value], phase: str, asked: int) -> Cell:
-    size = spec_of(workload).batch_size(parameters, asked)
-    named = Named.of(workload, parameters)
+def _axes(modes: Sequence[str]) -> tuple[str, ...]:
+    return ("framework", "mode") if len(modes) > 1 else ("framework",)
+
+
+def _arm(cell: Cell, framework: str, mode: str, modes: Sequence[str]) -> Arm:
+    name = f"{framework}-{mode}" if len(modes) > 1 else framework
+    return Arm(id=name, cell=replace(cell, framework=Named(framework), mode=mode))
+
+
+def _moved(cell: Cell, arm: Arm) -> Cell:
+    return replace(cell, framework=arm.cell.framework, mode=arm.cell.mode)
+
+
+def _cell(named: Named, phase: str, asked: int) -> Cell:
+    size = spec_of(named.name).batch_size(named.mapping, asked)
     return Cell(workload=named, framework=Named(FRAMEWORKS[0]), phase=phase, batch_size=size, device="cpu")
 
 
-def _with(cell: Cell, framework: str) -> Cell:
-    return replace(cell, framework=Named(framework))
-
-
-def _records(comparison: Comparison, prologue: certification.Prologue) -> Iterator[dict[str, Any]]:
+def _records(comparison: Comparison, prologue: certification.Prologue, seconds: float) -> Iterator[Record]:
     """The certificate of every contrast, or why it has none."""
+    cell = comparison.baseline_arm.cell
+    shared = {
+        "comparison": comparison.id,
+        "workload": _title(cell.workload),
+        "phase": cell.phase,
+        "baseline": comparison.baseline,
+        "seconds": round(seconds, 1),
+    }
     for _, arm in comparison.contrasts:
-        yield {"comparison": comparison.id, "arm": arm.id} | prologue.certificates[arm.id].to_json()
+        yield shared | {"arm": arm.id, "mode": arm.cell.mode} | prologue.certificates[arm.id].to_json()

@@ -187,7 +187,7 @@ def enough(log_ratios: Sequence[Sequence[float]], budget: Budget, least: int, *,
 
 
 def left_out(records: Iterable[Record]) -> dict[str, str]:
-    """The arms that are not started any more, and why: one was `unsupported`, or failed three times in a row.
+    """The arms that are not started any more, and why: unsupported, failed three times in a row, or did other work.
 
     What was stopped because another arm failed says nothing of an arm.
 
@@ -201,8 +201,13 @@ def left_out(records: Iterable[Record]) -> dict[str, str]:
     found = {}
     for arm, own in outcomes.items():
         last = own[-FAILURES_IN_A_ROW:]
+        other_work = next(
+            (closing["reason"] for one in own if (closing := one.get("closing")) and closing["reason"]), ""
+        )
         if last[-1]["status"] == "unsupported":
             found[arm] = f"{arm} is unsupported: {last[-1]['reason']}"
+        elif other_work:
+            found[arm] = other_work
         elif len(last) == FAILURES_IN_A_ROW and all(outcome["status"] == "failed" for outcome in last):
             found[arm] = f"{arm} failed in {FAILURES_IN_A_ROW} blocks in a row: {last[-1]['reason']}"
     return found

@@ -214,7 +214,7 @@ def _faulty(one: Comparison, arm: str) -> Verdict | None:
 def _barred(one: Comparison, arm: str) -> Verdict | None:
     """Why this contrast has no ratio: parity, or too little that was measured."""
     certificate = one.certificates.get(arm)
-    if certificate and (refused := _refused(one, certificate)):
+    if certificate and (refused := _refused(one, certificate) or _other_work(one, arm)):
         return refused
     if _blocks(one, arm) < 2:
         for word in ("unsupported", "failed"):
@@ -249,6 +249,18 @@ def _refused(one: Comparison, certificate: Json) -> Verdict | None:
     if certificate["status"] in LEFT_OUT:
         word = "failed" if certificate["status"] == "broken" else "unsupported"
         return Verdict(word=word, reason=_told(one, certificate["by"], certificate["reason"]))
+    return None
+
+
+def _other_work(one: Comparison, arm: str) -> Verdict | None:
+    """A side whose timed program, after its last slice, did not go on as the rule says."""
+    for side in (arm, one.baseline):
+        for outcome in one.outcomes(side, "measured"):
+            closing = outcome.get("closing")
+            if closing and closing["reason"]:
+                return Verdict(
+                    word="invalid", reason=f"parity failed after the last slice: {words.clean(closing['reason'])}"
+                )
     return None
 
 
