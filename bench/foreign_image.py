@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 
     import docker
 
+# What workers set for themselves, whatever an image sets; PYTHONPATH is not among them (`python_path`).
+OWN_VARIABLES = (
+    "CUDA_CACHE_MAXSIZE", "CUDA_CACHE_PATH", "CUDA_VISIBLE_DEVICES", "GOMP_SPINCOUNT", "HOME", "KERAS_BACKEND",
+    "KMP_BLOCKTIME", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OPENBLAS_NUM_THREADS",
+    "PYTHONDONTWRITEBYTECODE", "PYTHONNOUSERSITE", "PYTHONSAFEPATH", "PYTHONUNBUFFERED", "TF_CPP_MIN_LOG_LEVEL",
+    "TF_ENABLE_ONEDNN_OPTS", "TF_XLA_FLAGS", "TORCHINDUCTOR_CACHE_DIR", "TORCHINDUCTOR_COMPILE_THREADS",
+    "TRITON_CACHE_DIR", "USER",
+)  # fmt: skip
 MODULES = {"tensorflow": "tensorflow", "pytorch": "torch", "sklearn": "sklearn"}
 _MARK = "bench-probe "
 # Imports what the worker will; prints every version, or the error that the import ended with.
@@ -52,6 +60,17 @@ def interpreter(labels: dict[str, str] | None) -> str:
     return "/opt/venv/bin/python" if (labels or {}).get("bench.image") else "python3"
 
 
+def variables(config: dict[str, Any]) -> dict[str, str]:
+    """What an image sets, by name, from its configuration."""
+    return dict(entry.split("=", 1) for entry in config.get("Env") or [] if "=" in entry)
+
+
+def python_path(root: str, config: dict[str, Any]) -> str:
+    """The worker's own modules first, then what the image keeps on a PYTHONPATH of its own."""
+    own = variables(config).get("PYTHONPATH")
+    return f"{root}:{own}" if own else root
+
+
 def inspect(client: docker.DockerClient, name: str, framework: str, progress: Callable[[str], None]) -> Foreign:
     """Find or pull an image and try whether it can run the framework's worker.
 
@@ -60,14 +79,20 @@ def inspect(client: docker.DockerClient, name: str, framework: str, progress: Ca
     """
     image = find_or_pull(client, name, "the image", "name one that docker images lists", progress)
     attributes = client.images.get(image).attrs
-    labels = (attributes.get("Config") or {}).get("Labels")
-    found = _probed(client, image, name, interpreter(labels), ("numpy", MODULES[framework]))
+    config = attributes.get("Config") or {}
+    found = _probed(client, image, name, interpreter(config.get("Labels")), ("numpy", MODULES[framework]))
     _refuse_lacking(name, framework, found)
     digests = attributes.get("RepoDigests") or []
     origin = digests[0] if digests else "of this machine, with no digest of a registry"
-    note = f"{framework}: image {name} ({origin}) was not built by bench: it holds what its maker chose"
+    notes = [f"{framework}: image {name} ({origin}) was not built by bench: it holds what its maker chose"]
+    given = {variable: value for variable, value in variables(config).items() if variable in OWN_VARIABLES}
+    if given:
+        told = ", ".join(f"{variable} ({value})" for variable, value in sorted(given.items()))
+        notes.append(
+            f"{framework}: image {name} sets {told}: not in force, for workers of every framework set their own"
+        )
     versions = {"numpy": str(found["numpy"]), framework: str(found[MODULES[framework]])}
-    return Foreign(id=image, python=str(found["python"]), versions=versions, notes=(note,))
+    return Foreign(id=image, python=str(found["python"]), versions=versions, notes=tuple(notes))
 
 
 def _probed(
@@ -78,7 +103,7 @@ def _probed(
         said = run_once(
             client, image, ["-c", _PROBE, *modules], entrypoint=[python], read_only=True,
             user="65534:65534", cap_drop=["ALL"], tmpfs={"/tmp": "exec"}, working_dir="/tmp",  # noqa: S108
-            environment={"HOME": "/tmp", "NVIDIA_VISIBLE_DEVICES": "void"},  # noqa: S108
+            environment={"HOME": "/tmp", "PYTHONNOUSERSITE": "1", "NVIDIA_VISIBLE_DEVICES": "void"},  # noqa: S108
         )  # fmt: skip
     except (ContainerError, APIError) as error:
         said = " ".join(str(getattr(error, "explanation", None) or error).split())

@@ -121,9 +121,10 @@ class DockerLauncher:
         api = self.client.api
         try:
             gpu = self._gpu_request(cell)
+            config = api.inspect_image(image)["Config"]
             container = api.create_container(
                 image=image,
-                command=[_python(api, image), "-m", "workloads.worker"],
+                command=[foreign_image.interpreter(config.get("Labels")), "-m", "workloads.worker"],
                 entrypoint=[],
                 user=NOBODY,
                 stdin_open=True,
@@ -132,7 +133,7 @@ class DockerLauncher:
                 network_disabled=True,
                 working_dir="/tmp",  # noqa: S108 - the container's own scratch
                 environment=worker_environment(
-                    root=WORKER,
+                    root=foreign_image.python_path(WORKER, config),
                     cache=CACHE,
                     padding=padding,
                     inherited={"HOME": "/tmp", "USER": "nobody", **gpus.variables(gpu)},  # noqa: S108

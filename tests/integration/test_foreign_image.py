@@ -24,16 +24,20 @@ pytestmark = [pytest.mark.docker, pytest.mark.filterwarnings("ignore:unclosed <s
 NAME = "team-bench:test"
 SITE = "$(python3 -c 'import sysconfig; print(sysconfig.get_path(\"purelib\"))')"
 WRAPPER = r"""printf '#!/bin/sh\nexec /opt/venv/bin/python "$@"\n'"""
+PACKAGES = "/opt/venv/lib/python3.11/site-packages"
 BROKEN = f"echo 'raise OSError(\"libcudart.so.13: cannot open\")' > {SITE}/torch/__init__.py"
-Derive = Callable[[str, str], str]
+Derive = Callable[..., str]
+ON_THE_PATH = ("true", f"ENV PYTHONPATH={PACKAGES} OMP_NUM_THREADS=8", "USER 1234", 'ENTRYPOINT ["/bin/false"]')
+OWN_PYTHON = (f"{WRAPPER} > /usr/local/bin/python3 && chmod +x /usr/local/bin/python3",)
 
 
 @pytest.fixture
 def derive(client: docker.DockerClient) -> Iterator[Derive]:
-    """Make an image of somebody's own, from a parent and one command; removed afterwards."""
+    """Make an image of somebody's own, from a parent, one command and more instructions; removed afterwards."""
 
-    def build(parent: str, run: str) -> str:
-        dockerfile = io.BytesIO(f"FROM {parent}\nUSER root\nRUN {run}\nLABEL bench.image=\n".encode())
+    def build(parent: str, run: str, *more: str) -> str:
+        lines = [f"FROM {parent}", "USER root", f"RUN {run}", "LABEL bench.image=", *more]
+        dockerfile = io.BytesIO("\n".join([*lines, ""]).encode())
         built = run_build(client, what=NAME, fileobj=dockerfile, tag=NAME, network_mode="none")
         assert built
         return NAME
@@ -85,12 +89,16 @@ def test_an_image_that_is_nowhere_is_one_sentence(client: docker.DockerClient) -
 
 
 @pytest.mark.framework
+@pytest.mark.parametrize("recipe", [OWN_PYTHON, ON_THE_PATH], ids=["python3", "PYTHONPATH"])
 def test_a_teams_own_image_runs_by_its_id_and_the_report_says_whose_it_is(
-    client: docker.DockerClient, derive: Derive, tmp_path: Path
+    client: docker.DockerClient, derive: Derive, tmp_path: Path, recipe: tuple[str, ...]
 ) -> None:
-    """A framework's environment on the PATH of an image without bench's labels, as a vendor's image has it."""
+    """A framework's environment on the PATH of an image without bench's labels, as a vendor's image has it.
+
+    Or its packages on a PYTHONPATH, beside a user, an entry point and threads of its own.
+    """
     built = images.build(framework="pytorch", progress=print)
-    derive(built.id, f"{WRAPPER} > /usr/local/bin/python3 && chmod +x /usr/local/bin/python3")
+    derive(built.id, *recipe)
     own = str(client.images.get(NAME).id)
     (tmp_path / "m.yaml").write_text(
         "compare: framework\naxes:\n"
@@ -112,4 +120,6 @@ def test_a_teams_own_image_runs_by_its_id_and_the_report_says_whose_it_is(
     assert contrast["parity"]["status"] == "passed"
     assert contrast["ratio"] > 0
     assert any("an image that bench did not build" in one for one in contrast["confounders"])
-    assert any("was not built by bench" in note for note in json.loads((folder / "run.json").read_text())["notes"])
+    notes = json.loads((folder / "run.json").read_text())["notes"]
+    assert any("was not built by bench" in note for note in notes)
+    assert any("sets OMP_NUM_THREADS (8): not in force" in note for note in notes) == (recipe is ON_THE_PATH)
