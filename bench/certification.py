@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from bench import lockstep, parity
+from bench import lockstep, parity, provenance
 from bench.errors import WorkerFailed
 from bench.launch.group import Group
 from bench.launch.local import start_reference
@@ -87,7 +87,10 @@ class Traced:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A comparison to certify, and what that takes; `measure`: to pilot and evaluate as well."""
+    """A comparison to certify, and what that takes; `measure`: to pilot and evaluate as well.
+
+    known  what is proved of every contrast already, by its arm: its certificate and evaluations as on disk
+    """
 
     bench: Bench
     comparison: Comparison
@@ -95,20 +98,29 @@ class Task:
     control_cpus: frozenset[int]
     view: View
     measure: bool
+    known: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def say(self, text: str) -> None:
         """What goes on."""
         self.view.stage(self.comparison.id, text)
 
 
-def begin(bench: Bench, comparison: Comparison, *, cache: Path, control_cpus: frozenset[int], view: View) -> Prologue:
+def begin(
+    bench: Bench,
+    comparison: Comparison,
+    *,
+    cache: Path,
+    control_cpus: frozenset[int],
+    view: View,
+    known: Mapping[str, Mapping[str, Any]],
+) -> Prologue:
     """Time a pilot, certify, train and evaluate: all that comes before the first block.
 
     An arm that is unsupported, or whose code raises, is left out, and says so in place of its certificate; the others
     go on. One that crashes, hangs or babbles is returned as `failed`: all may be tried again.
     """
-    given = Task(bench=bench, comparison=comparison, cache=cache, control_cpus=control_cpus, view=view, measure=True)
-    return _prologue(given)
+    shared: dict[str, Any] = {"cache": cache, "control_cpus": control_cpus, "view": view, "known": known}
+    return _prologue(Task(bench=bench, comparison=comparison, measure=True, **shared))
 
 
 def certify(bench: Bench, comparison: Comparison, *, cache: Path, control_cpus: frozenset[int], view: View) -> Prologue:
@@ -118,7 +130,7 @@ def certify(bench: Bench, comparison: Comparison, *, cache: Path, control_cpus: 
 
 
 def _prologue(task: Task) -> Prologue:
-    prologue, traced, pilot = Prologue(), Traced(), Pilot()
+    prologue, traced, pilot = _known(task), Traced(), Pilot()
     bench, names = task.bench, [arm.id for arm in task.comparison.arms]
     try:
         for company in lockstep.companies(names, bench.schedule):
@@ -131,6 +143,15 @@ def _prologue(task: Task) -> Prologue:
     _tell_left_out(task.comparison, prologue)
     if task.measure and prologue.passed:
         prologue.plan = pilot.of(prologue.measured(task.comparison)).plan(_sync(task), room_s=bench.room_s)
+    return prologue
+
+
+def _known(task: Task) -> Prologue:
+    """What is proved and evaluated already."""
+    prologue = Prologue()
+    for arm, record in task.known.items():
+        prologue.certificates[arm] = replace(Certificate.from_json(record), kept=True)
+        prologue.evaluations |= record["evaluations"]
     return prologue
 
 
@@ -154,11 +175,13 @@ def _company(
         for name in group.arms:
             with _leaving_out(task, group, prologue):
                 pilot.take_first_steps(group, name)
-    if not is_stub(task.comparison):
-        _trace(task, group, traced, prologue, pilot)
-    _certify(task.comparison, traced, prologue)
+    if not task.known:
+        if not is_stub(task.comparison):
+            _trace(task, group, traced, prologue, pilot)
+        _certify(task.comparison, traced, prologue)
     if task.measure and not prologue.hopeless(task.comparison):
-        _evaluate(task, group, group.arms, prologue)
+        if not task.known:
+            _evaluate(task, group, group.arms, prologue)
         for name in group.arms:
             with _leaving_out(task, group, prologue):
                 pilot.ask_for_control(group, name, _sync(task))
@@ -315,7 +338,7 @@ def _certify(comparison: Comparison, traced: Traced, prologue: Prologue) -> None
         if is_stub(comparison):
             prologue.certificates[arm.id] = parity.skipped(STUB_REASON)
         elif traced.reference and {baseline.id, arm.id} <= traced.sides.keys():
-            prologue.certificates[arm.id] = parity.certify(
+            certificate = parity.certify(
                 reference=traced.reference,
                 baseline=traced.sides[baseline.id],
                 arm=traced.sides[arm.id],
@@ -324,6 +347,7 @@ def _certify(comparison: Comparison, traced: Traced, prologue: Prologue) -> None
                 slow=traced.slow,
                 device=arm.cell.device,
             )
+            prologue.certificates[arm.id] = replace(certificate, made_at=provenance.now())
 
 
 def _evaluate(task: Task, group: Group, company: Sequence[str], prologue: Prologue) -> None:

@@ -122,6 +122,7 @@ def cli() -> None:
 @click.option("--base", metavar="IMAGE", help="Base image of both frameworks (docker launcher).")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with a stopped run.")
 @click.option("--yes", is_flag=True, help="Allow a matrix of over 10,000 cells.")
+@click.option("--recertify", is_flag=True, help="Prove anew what was proved for an earlier run on the same terms.")
 @click.option("--strict", is_flag=True, help="Refuse, before anything is built, on a machine that fails bench check.")
 def run(
     matrix: str | None,
@@ -133,6 +134,7 @@ def run(
     base: str | None,
     resume: Path | None,
     yes: bool,
+    recertify: bool,
     strict: bool,
 ) -> None:
     """Measure a matrix, keep every sample, print the comparison."""
@@ -164,7 +166,7 @@ def run(
             if strict:
                 _refuse_unfit(loaded)
             launchers = (launcher,) if launcher else the_launchers(loaded)
-            folder = runs.new(loaded, launchers=launchers, out=out, base=base, view=view)
+            folder = runs.new(loaded, launchers=launchers, out=out, base=base, view=view, recertify=recertify)
     document = summary.summarise(store.read(folder))
     table.render(document, Console())
     click.echo(f"\nrun: {folder}\nagain: bench report {folder} --format table|markdown|csv|json", err=True)

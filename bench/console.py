@@ -97,7 +97,8 @@ class View:
     def certified(self, comparison: str, arm: str, certificate: Certificate) -> None:
         """A contrast's certificate, good or bad."""
         if certificate.status == "passed":
-            self.say(f"{comparison}: parity of {arm} passed, largest error {certificate.max_rel_error or 0:.1e}")
+            since = f", proved at {certificate.made_at} and kept" if certificate.kept else ""
+            self.say(f"{comparison}: parity of {arm} passed, largest error {certificate.max_rel_error or 0:.1e}{since}")
         else:
             word = "FAILED" if certificate.status == "failed" else certificate.status
             what = f"parity of {arm} {word}" if certificate.by is None else f"{arm} is left out ({word})"

@@ -127,6 +127,7 @@ class Certificate:
     status  passed, failed: another work was done, or skipped; or one of LEFT_OUT
     by      of those, whose doing it is: an arm's id, or `reference`
     horizon  of a training: over how many steps what was held, and why no more (`horizon_of`)
+    made_at  when it was proved; kept: for an earlier run, on the same terms (bench.kept_certificates)
     """
 
     status: str
@@ -135,10 +136,18 @@ class Certificate:
     checks: tuple[Check, ...] = field(default=())
     by: str | None = None
     horizon: Mapping[str, Any] | None = None
+    made_at: str | None = None
+    kept: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As a line of parity.jsonl."""
         return {**asdict(self), "checks": [asdict(check) for check in self.checks]}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Certificate:
+        """The inverse of `to_json`; what else the line says is left out."""
+        own = {name: plain[name] for name in cls.__dataclass_fields__ if name in plain}
+        return cls(**own | {"checks": tuple(Check(**check) for check in plain["checks"])})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,7 @@ def header(
     machine = environment.describe(device=_device(matrix), docker_engine=launcher.engine_version)
     images = {name: provision.to_json() for name, provision in provisions.items()}
     shared = {
-        "images": _without_notes(images),
+        "images": _images({"images": images}),
         "harness": measuring.digest(),
         "workloads": paths.staged_worker_root().name,
         "data": dataset.sha256 if dataset else None,
@@ -119,16 +119,20 @@ def _parts(header: Mapping[str, Any]) -> dict[str, Any]:
     """What goes into every key, as a sentence calls it; what a run of an earlier version did not keep is None."""
     return {
         **{part: header.get(part) for part in ("data", "launcher", "seed", "schedule")},
-        "images": _without_notes(header["images"]),
+        "images": _images(header),
         "the harness's own code": header.get("harness"),
         "the workloads' code": header.get("workloads"),
         "the machine": environment.machine_key(header["environment"]),
     }
 
 
-def _without_notes(images: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _images(header: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: without_notes(image) for name, image in header["images"].items()}
+
+
+def without_notes(image: Mapping[str, Any]) -> dict[str, Any]:
     """Words decide nothing."""
-    return {name: {**image, "notes": None} for name, image in images.items()}
+    return {**image, "notes": None}
 
 
 def now() -> str:

@@ -15,6 +15,7 @@ from bench import (
     cpus,
     data,
     environment,
+    kept_certificates,
     lockstep,
     outlook,
     paths,
@@ -62,6 +63,7 @@ class Run:
     view: View
     bench: Bench
     control_cpus: frozenset[int]
+    recertify: bool = False
     ratios: dict[str, dict[str, float]] = field(default_factory=dict)
     told: set[int] = field(default_factory=set)
     noted: set[str] = field(default_factory=set)
@@ -81,11 +83,12 @@ class Prepared:
 
 def new(
     matrix: Matrix, *, launchers: Sequence[str], out: Path, base: str | None, view: View,
-    prepared: Prepared | None = None,
+    prepared: Prepared | None = None, recertify: bool = False,
 ) -> Path:  # fmt: skip
     """Begin a run and carry it to its end; returns its folder. Raises BenchError, KeyboardInterrupt.
 
     launchers  one, for every cell; or several, each for the cells that name it
+    recertify  prove anew what was proved for an earlier run on the same terms
     """
     matrix = _resolve_devices(matrix)
     store.refuse_unmakeable(out)  # before environments and images are made, which takes minutes
@@ -112,7 +115,7 @@ def new(
         for certificate in prepared.certificates if prepared else ():
             writer.append_certificate(certificate)
         with _told_how_to_resume(folder, view):
-            _carry_on(writer, header, matrix, chosen, dataset, placement, view)
+            _carry_on(writer, header, matrix, chosen, dataset, placement, view, recertify=recertify)
     return folder
 
 
@@ -153,6 +156,8 @@ def _carry_on(
     dataset: data.DataSet | None,
     placement: cpus.Placement,
     view: View,
+    *,
+    recertify: bool = False,
 ) -> None:
     """Measure until nothing is pending, from the harness's own processors."""
     with ExitStack() as stack:
@@ -168,7 +173,7 @@ def _carry_on(
             soak_s=matrix.telemetry.soak_s,
             room_s=_room_s(matrix),
         )
-        run = Run(writer, header, matrix, launcher, view, bench, placement.control)
+        run = Run(writer, header, matrix, launcher, view, bench, placement.control, recertify)
         if _loop(run):
             header["finished_at"] = provenance.now()
             header["notes"] = [note for note in header["notes"] if not note.startswith(BUDGET_SPENT)]
@@ -248,6 +253,7 @@ def _certify(run: Run, comparison: Comparison, planned: schedule.Planned) -> Non
         cache=paths.cache_root() / "compile" / run.header["id"],
         control_cpus=run.control_cpus,
         view=run.view,
+        known={} if run.recertify else kept_certificates.of(run.header, comparison),
     )
     _flush(run, f"{comparison.id}.prologue")  # whatever came of it: its readings are no block's
     if prologue.failed:
@@ -289,11 +295,19 @@ def _keep_certificates(
     """On disk, the logs of those that are left out first; then said."""
     where = {"comparison": comparison.id, "block": planned.block, "attempt": planned.attempt}
     logs = {name: run.store.write_log(where, name, failure.log) for name, failure in prologue.left_out.items()}
+    arms = {arm.id: arm for arm in comparison.arms}
     for arm, certificate in prologue.certificates.items():
         sides = {"baseline": comparison.baseline, "arm": arm}
         evaluations = {name: prologue.evaluations[name] for name in sides.values() if name in prologue.evaluations}
         more = {"evaluations": evaluations, "log": logs.get(certificate.by or "", "")}
-        run.store.append_certificate({"comparison": comparison.id} | sides | certificate.to_json() | more)
+        record = {"comparison": comparison.id} | sides | certificate.to_json() | more
+        run.store.append_certificate(record)
+        if (
+            certificate.status == "passed"
+            and not certificate.kept
+            and not any("failed" in one for one in evaluations.values())
+        ):
+            kept_certificates.keep(run.header, comparison, arms[arm], record)
         run.view.certified(comparison.id, arm, certificate)
 
 
