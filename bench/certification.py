@@ -112,14 +112,14 @@ def begin(
     cache: Path,
     control_cpus: frozenset[int],
     view: View,
-    known: Mapping[str, Mapping[str, Any]],
+    known: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Prologue:
     """Time a pilot, certify, train and evaluate: all that comes before the first block.
 
     An arm that is unsupported, or whose code raises, is left out, and says so in place of its certificate; the others
     go on. One that crashes, hangs or babbles is returned as `failed`: all may be tried again.
     """
-    shared: dict[str, Any] = {"cache": cache, "control_cpus": control_cpus, "view": view, "known": known}
+    shared: dict[str, Any] = {"cache": cache, "control_cpus": control_cpus, "view": view, "known": known or {}}
     return _prologue(Task(bench=bench, comparison=comparison, measure=True, **shared))
 
 

@@ -302,12 +302,7 @@ def _keep_certificates(
         more = {"evaluations": evaluations, "log": logs.get(certificate.by or "", "")}
         record = {"comparison": comparison.id} | sides | certificate.to_json() | more
         run.store.append_certificate(record)
-        if (
-            certificate.status == "passed"
-            and not certificate.kept
-            and not any("failed" in one for one in evaluations.values())
-        ):
-            kept_certificates.keep(run.header, comparison, arms[arm], record)
+        kept_certificates.keep(run.header, comparison, arms[arm], record)
         run.view.certified(comparison.id, arm, certificate)
 
 

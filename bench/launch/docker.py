@@ -121,7 +121,7 @@ class DockerLauncher:
         api = self.client.api
         try:
             gpu = self._gpu_request(cell)
-            config = api.inspect_image(image)["Config"]
+            config = self.client.images.get(image).attrs["Config"]
             container = api.create_container(
                 image=image,
                 command=[foreign_image.interpreter(config.get("Labels")), "-m", "workloads.worker"],
