@@ -38,7 +38,7 @@ def of(header: Mapping[str, Any], comparison: Comparison) -> dict[str, Record]:
 
 
 def keep(header: Mapping[str, Any], comparison: Comparison, arm: Arm, record: Mapping[str, Any]) -> None:
-    """A new certificate that passed, with evaluations that did not fail; a cache that cannot be written keeps nothing."""
+    """A new certificate that passed, unless an evaluation failed; a cache that cannot be written keeps nothing."""
     failed = any("failed" in evaluation for evaluation in record["evaluations"].values())
     if record["status"] != "passed" or record["kept"] or failed:
         return

@@ -47,7 +47,9 @@ def _traced(framework: str, question: dict[str, Any], configured: bool) -> Any:
         trial, _ = Trial.open(cell=question["cell"], framework=framework, seed=0, data=question["data"])
         if "evaluate" in question:
             return trial.evaluate(steps=question["evaluate"])
-        return {precision: trial.parity(steps=question["steps"], precision=precision) for precision in precisions}
+        return {
+            precision: trial.traced("parity", steps=question["steps"], precision=precision) for precision in precisions
+        }
     except Exception as error:
         traceback.print_exc()
         return f"{type(error).__name__}: {error}"
