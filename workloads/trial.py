@@ -135,6 +135,7 @@ class Trial:
         pushed, left = _switches()
         woke_cpu_ns, start_ns = time.process_time_ns(), time.monotonic_ns()
         settle_ns = self._steps(settle)
+        self.kept = []
         step_ns = self._steps(steps) if sync == "step" else [self._slice(steps)]
         end_ns, cpu_ns = time.monotonic_ns(), time.process_time_ns() - woke_cpu_ns
         pushed_after, left_after = _switches()
