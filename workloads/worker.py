@@ -109,7 +109,7 @@ def _open(verbs: dict[str, Verb], *, cpus: list[int], gpu: str | None = None, **
     if verbs:
         raise ContractError("open was asked twice")
     started_ns = time.perf_counter_ns()
-    from workloads.bare import against_bare
+    from workloads.bare import against_bare, one_against_all
 
     trial, result = _trial_class(args["framework"]).open(**args, gpu=_seen(gpu) if gpu else None)
     verbs.update(
@@ -117,6 +117,7 @@ def _open(verbs: dict[str, Verb], *, cpus: list[int], gpu: str | None = None, **
         measure=trial.measure,
         soak=trial.soak,
         against_bare=partial(against_bare, trial),
+        one_against_all=partial(one_against_all, trial),
         evaluate=trial.evaluate,
         close=_close(trial.peaks),
         **{verb: partial(trial.traced, verb) for verb in TRACED},

@@ -14,7 +14,7 @@ from bench.errors import EnvironmentUnavailable, WorkerFailed
 from bench.launch import local
 from bench.lockstep import deciding_sync
 from bench.validate import real_steps, suite
-from workloads.bare import against_bare
+from workloads.bare import against_bare, one_against_all
 from workloads.contract import Cell, Named
 from workloads.trial import Trial
 
@@ -113,10 +113,20 @@ def test_where_no_environment_can_be_had_the_part_is_left_out_with_the_reason(
 
 
 def test_a_worker_that_crashes_is_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    def crash(*asked: Any) -> None:
+    def crash(*_: Any, **__: Any) -> None:
         raise WorkerFailed("pytorch eager: crashed", kind="crashed")
 
     monkeypatch.setattr(real_steps, "_turns", crash)
     launcher: Any = None
     with pytest.raises(WorkerFailed, match="crashed"):
         real_steps.row(launcher, real_steps.cells(full=False)[0], frozenset({0}), 0)
+
+
+def test_one_batch_again_and_again_is_stepped_as_often_as_the_pool_and_what_is_remembered_is_seen() -> None:
+    program = Program()
+    found = one_against_all(trial_of(program), pairs=3, steps=16)
+    assert {name: len(turns) for name, turns in found.items()} == {"one_ns": 3, "all_ns": 3}
+    assert len(program.stepped) == 2 * 3 * 16
+    distinct = [len(set(program.stepped[start : start + 16])) for start in range(0, 96, 16)]
+    assert sorted(distinct) == [1, 1, 1, 16, 16, 16]
+    assert real_steps.pool_cells(full=True)[0].batch_size == real_steps.POOL_BATCH_SIZE
