@@ -279,12 +279,15 @@ def _told(one: Comparison, side: str, reason: str) -> str:
     return f"{label}: {words.clean(reason.removeprefix(f'{side}: '))}"
 
 
+_TOLD = ("max_rel_error", "reason", "horizon", "made_at", "kept")  # of a certificate
+
+
 def _parity(one: Comparison, arm: str) -> Json:
     certificate = one.certificates.get(arm)
     if certificate is None:
-        return {"status": "skipped", "max_rel_error": None, "reason": "no certificate in this run"}
+        return {"status": "skipped", **dict.fromkeys(_TOLD), "reason": "no certificate in this run"}
     status = "skipped" if certificate["status"] in LEFT_OUT else certificate["status"]
-    return {"status": status, **{name: certificate.get(name) for name in ("max_rel_error", "reason")}}
+    return {"status": status, **{name: certificate.get(name) for name in _TOLD}}
 
 
 def _confounders(one: Comparison, arm: str, run: StoredRun) -> list[str]:

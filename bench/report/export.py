@@ -19,7 +19,7 @@ CONTRAST_COLUMNS = (
     *("blocks", "blocks_repeated"),
 )
 CPU_COLUMNS = ("cpu_ratio", "cpu_ci_low", "cpu_ci_high")
-JUDGED_COLUMNS = ("verdict", "reason", "caveats", "parity", "parity_max_rel_error", "confounders")
+JUDGED_COLUMNS = ("verdict", "reason", "caveats", "parity", "parity_max_rel_error", "parity_made_at", "confounders")
 AXES = ("phase", "mode", "batch_size", "precision", "device", "threads", "division", "launcher")
 CELL_COLUMNS = ("cell", "label", "workload", "workload_parameters", "framework", "framework_version")
 INTERVALS = ("step_ms", "cpu_ms", "items_per_s")
@@ -103,6 +103,7 @@ def _contrast(one: Json) -> Iterator[tuple[str, Any]]:
     yield "caveats", "; ".join(f"{caveat['kind']}: {caveat['text']}" for caveat in one["caveats"])
     yield "parity", one["parity"]["status"]
     yield "parity_max_rel_error", one["parity"]["max_rel_error"]
+    yield "parity_made_at", one["parity"]["made_at"]
     yield "confounders", "; ".join(one["confounders"])
 
 

@@ -6,7 +6,7 @@ A number that was not measured is null with its reason in `nulls`; NaN and Infin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from bench import stats
@@ -55,8 +55,21 @@ def summarise(run: StoredRun) -> Json:
         "cells": [_cell(one, arm, run, soaked) for one in comparisons for arm in one.entry["arms"]],
         "contrasts": contrasts.contrasts(comparisons, samples, run),
         "failures": [failure for one in comparisons for failure in _failures(one)],
-        "notes": list(plain.get("notes", [])),
+        "notes": [*plain.get("notes", []), *_kept_proofs(comparisons)],
     }
+
+
+def _kept_proofs(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """Since when what was proved for an earlier run holds, where anything was."""
+    certificates = [certificate for one in comparisons for certificate in one.certificates.values()]
+    dates = sorted(str(one["made_at"])[:10] for one in certificates if one.get("kept"))
+    if dates:
+        when = f"on {dates[0]}" if dates[0] == dates[-1] else f"from {dates[0]} to {dates[-1]}"
+        which = f"{len(dates)} of {len(certificates)} contrasts" if len(certificates) > 1 else "the contrast"
+        yield (
+            f"parity of {which} was proved {when}, for an earlier run on the same terms: code, environments, cells, "
+            "seed, data, processor; bench run --recertify proves it anew"
+        )
 
 
 def exit_code(summary: Json) -> int:
