@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ TRACE_LIMIT_S = {"eager": 900.0, "graph": 900.0, "compiled": 1800.0}
 PIECE_LIMIT_S = 60.0
 TRACE_S = 20.0  # of a trace in float64, about; no fewer steps than ten
 SLOW_RATES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+LEAST_EVALUATION = 20  # steps
 UNSEEN_STEPS, GO_ON_STEPS, GO_ON_S = 60, 128, 5.0
 FINAL = ("unsupported", "failed")  # said so, or raised: it would again
 STUB_REASON = "stubs do known work that may differ on purpose: there is nothing to prove"
@@ -89,7 +91,8 @@ class Traced:
 class Task:
     """A comparison to certify, and what that takes; `measure`: to pilot and evaluate as well.
 
-    known  what is proved of every contrast already, by its arm: its certificate and evaluations as on disk
+    known       what is proved of every contrast already, by its arm: its certificate and evaluations as on disk
+    evaluate_s  what the evaluations of all arms may take together; longer ones are cut, for all arms alike
     """
 
     bench: Bench
@@ -99,6 +102,7 @@ class Task:
     view: View
     measure: bool
     known: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    evaluate_s: float = math.inf
 
     def say(self, text: str) -> None:
         """What goes on."""
@@ -113,14 +117,16 @@ def begin(
     control_cpus: frozenset[int],
     view: View,
     known: Mapping[str, Mapping[str, Any]] | None = None,
+    evaluate_s: float = math.inf,
 ) -> Prologue:
     """Time a pilot, certify, train and evaluate: all that comes before the first block.
 
     An arm that is unsupported, or whose code raises, is left out, and says so in place of its certificate; the others
     go on. One that crashes, hangs or babbles is returned as `failed`: all may be tried again.
     """
-    shared: dict[str, Any] = {"cache": cache, "control_cpus": control_cpus, "view": view, "known": known or {}}
-    return _prologue(Task(bench=bench, comparison=comparison, measure=True, **shared))
+    shared: dict[str, Any] = {"cache": cache, "control_cpus": control_cpus, "view": view}
+    more: dict[str, Any] = {"known": known or {}, "evaluate_s": evaluate_s}
+    return _prologue(Task(bench=bench, comparison=comparison, measure=True, **shared, **more))
 
 
 def certify(bench: Bench, comparison: Comparison, *, cache: Path, control_cpus: frozenset[int], view: View) -> Prologue:
@@ -180,8 +186,7 @@ def _company(
             _trace(task, group, traced, prologue, pilot)
         _certify(task.comparison, traced, prologue)
     if task.measure and not prologue.hopeless(task.comparison):
-        if not task.known:
-            _evaluate(task, group, group.arms, prologue)
+        _evaluate(task, group, [arm for arm in group.arms if not _is_whole(prologue, arm)], pilot, prologue)
         for name in group.arms:
             with _leaving_out(task, group, prologue):
                 pilot.ask_for_control(group, name, _sync(task))
@@ -350,20 +355,36 @@ def _certify(comparison: Comparison, traced: Traced, prologue: Prologue) -> None
             prologue.certificates[arm.id] = replace(certificate, made_at=provenance.now())
 
 
-def _evaluate(task: Task, group: Group, company: Sequence[str], prologue: Prologue) -> None:
+def _is_whole(prologue: Prologue, arm: str) -> bool:
+    """Whether an evaluation of it is there, over all its steps."""
+    found = prologue.evaluations.get(arm)
+    return found is not None and "cut_from" not in found
+
+
+def _steps_to_evaluate(task: Task, wanted: int, pilot: Pilot) -> int:
+    """As many as all arms can take in the time that is given, by the pilot's steps; LEAST_EVALUATION at least."""
+    whole_s = sum(statistics.median(taken) / 1e9 for taken in pilot.step_ns.values() if taken)
+    affordable = task.evaluate_s / whole_s if whole_s else math.inf
+    return wanted if affordable >= wanted else min(wanted, max(LEAST_EVALUATION, int(affordable)))
+
+
+def _evaluate(task: Task, group: Group, company: Sequence[str], pilot: Pilot, prologue: Prologue) -> None:
     """Train from the initial weights and evaluate; an inference has nothing to train.
 
     One that fails takes neither certificate nor timing with it: its reason stands where its figures would.
     """
     cell = task.comparison.baseline_arm.cell
-    if cell.phase != "train" or is_stub(task.comparison):
+    if cell.phase != "train" or is_stub(task.comparison) or not company:
         return
-    steps = int(cell.workload.get("evaluate_steps"))  # type: ignore[arg-type]
-    task.say(f"training {steps} steps to evaluate")
+    wanted = int(cell.workload.get("evaluate_steps"))  # type: ignore[arg-type]
+    steps = _steps_to_evaluate(task, wanted, pilot)
+    of_them = f" of {wanted}, which the budget has no time for" if steps < wanted else ""
+    task.say(f"training {steps} steps{of_them} to evaluate")
     limit_s = TRACE_LIMIT_S[_slowest_mode(task.comparison)]
     for arm in company:
         try:
-            prologue.evaluations[arm] = ask(group, arm, "evaluate", limit_s=limit_s, steps=steps)
+            found = ask(group, arm, "evaluate", limit_s=limit_s, steps=steps)
+            prologue.evaluations[arm] = found | ({"cut_from": wanted} if found["steps"] and steps < wanted else {})
         except ArmFailed as failed:
             if failed.failure.kind not in FINAL:
                 raise

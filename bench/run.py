@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from bench.standing import Stand
 
 BUDGET_SPENT = "the budget"
+EVALUATION_SHARE = 0.08  # of the time that a comparison has
 RESERVE_SHARE = 0.8  # of a budget, which blocks may fill: certificates, pilots and repeats take the rest
 
 
@@ -254,6 +255,7 @@ def _certify(run: Run, comparison: Comparison, planned: schedule.Planned) -> Non
         control_cpus=run.control_cpus,
         view=run.view,
         known={} if run.recertify else kept_certificates.of(run.header, comparison),
+        evaluate_s=EVALUATION_SHARE * _each_s(run.matrix),
     )
     _flush(run, f"{comparison.id}.prologue")  # whatever came of it: its readings are no block's
     if prologue.failed:
@@ -273,8 +275,13 @@ def _room_s(matrix: Matrix) -> float:
     """What a block may take, for all that are wanted to fit into the budget with a reserve."""
     budget = matrix.budget
     blocks = budget.blocks or min(budget.max_blocks, _least(matrix))
-    whole_s = budget.total_s / len(matrix.comparisons)
-    return RESERVE_SHARE * min(whole_s, budget.per_comparison_s) / blocks
+    return RESERVE_SHARE * _each_s(matrix) / blocks
+
+
+def _each_s(matrix: Matrix) -> float:
+    """What a comparison may take."""
+    budget = matrix.budget
+    return min(budget.total_s / len(matrix.comparisons), budget.per_comparison_s)
 
 
 def _tell_outlook(run: Run, stored: StoredRun, standing: Mapping[str, Stand], *, left_s: float) -> None:
