@@ -5,7 +5,7 @@ A mutation edits a copy of the workloads' package: one place of one file, in one
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 RULE = "rule=spec.optimizer(cell.workload.mapping)"
 ADAM = ("mnist_mlp", "lstm_text", "transformer_lm", "ncf", "conv1d_audio")
@@ -14,7 +14,11 @@ LINEAR = ("linear_regression", "logistic_regression", "svm")
 
 @dataclass(frozen=True, kw_only=True)
 class Mutation:
-    """`old` becomes `new` in `file`, which is the twin where none is named; `cause` begins the certificate's reason."""
+    """`old` becomes `new` in `file`, which is the twin where none is named; `cause` begins the certificate's reason.
+
+    given    parameters of the workload, where not the defaults
+    closing  steps of the timed program that are looked at, after sixty that are not
+    """
 
     workload: str
     framework: str
@@ -24,14 +28,23 @@ class Mutation:
     cause: str
     file: str = ""
     phase: str = "train"
+    given: tuple[tuple[str, int | float], ...] = ()
+    closing: int = 3
 
     @property
     def path(self) -> str:
         """The file, from the root of the tree."""
         return self.file or f"workloads/{self.workload}/{self.framework}.py"
 
+    @property
+    def healthy(self) -> str:
+        """The name of the same cell, unbroken."""
+        return ", ".join([self.workload, self.phase, *(f"{name} {value}" for name, value in self.given)])
+
     def __str__(self) -> str:
-        return f"{self.workload}, {self.kind}, {self.framework}" + (", inference" if self.phase == "infer" else "")
+        given = "".join(f", {name} {value}" for name, value in self.given)
+        phase = ", inference" if self.phase == "infer" else ""
+        return f"{self.workload}, {self.kind}, {self.framework}{phase}{given}"
 
 
 def _ruled(change: str) -> str:
@@ -77,7 +90,26 @@ _BIASES = {
     **dict.fromkeys(LINEAR, ("nn.Linear(d, 1)", "nn.Linear(d, 1, bias=False)", "linear/bias")),
 }  # fmt: skip
 
-MUTATIONS: tuple[Mutation, ...] = (
+# Where each framework's step is called; `{kept}`: whether the n-th call updates.
+_STEP = {
+    _T: ("step=lambda i: step(xs[i % len(xs)], ys[i % len(ys)]),",
+         ("step=lambda i, n=__import__('itertools').count(1): step(xs[i % len(xs)], ys[i % len(ys)]) "
+         "if next(n) {kept} else probe(xs[i % len(xs)], ys[i % len(ys)])[0],")),
+    _P: ("        return step(xs[i % len(xs)], ys[i % len(ys)])\n",
+         ("        stepped.n = getattr(stepped, 'n', 0) + 1\n"
+         "        x, y = xs[i % len(xs)], ys[i % len(ys)]\n"
+         "        return step(x, y) if stepped.n {kept} else probe(x, y)[0]\n")),
+}  # fmt: skip
+
+
+def _late(workload: str, framework: str, kind: str, kept: str, closing: int) -> Mutation:
+    """Its update is left out where the certificate's traces do not look."""
+    old, new = _STEP[framework]
+    return Mutation(workload=workload, framework=framework, kind=kind, old=old, new=new.format(kept=kept),
+                    cause="leaves out updates", file=f"{_TRAINING}/{framework}.py", closing=closing)  # fmt: skip
+
+
+_BASE: tuple[Mutation, ...] = (
     *(Mutation(workload=name, framework=framework, kind="reduction", old=old, new=new, cause="float64 gradients")
       for name, framework, old, new in _REDUCTIONS),
     # The framework's own initial weights in the place of the spec's.
@@ -190,13 +222,45 @@ MUTATIONS: tuple[Mutation, ...] = (
              old="alpha=0.0", new="alpha=1e-4", cause="float64 gradients"),
     Mutation(workload="svm", framework="sklearn", kind="penalty", old="alpha=1 / self.slack_weight",
              new="alpha=2 / self.slack_weight", cause="float64 gradients"),
+    # Updates that are left out
+    *(_late(workload, framework, "no update from the 60th step on", "< 60", 3)
+      for workload, framework in {**dict.fromkeys(_INPUTS, _T), "mnist_cnn": _P, "lstm_text": _P, "svm": _P}.items()),
+    *(_late(workload, framework, "no update every 100th step", "% 100", 110)
+      for workload, framework in (("linear_regression", _P), ("mnist_mlp", _P), ("ncf", _T), ("transformer_lm", _P))),
 )  # fmt: skip
+
+# Two further sizes of each network, or of what trains it where it has one size alone.
+SIZES: dict[str, tuple[dict[str, int | float], ...]] = {
+    "mnist_mlp": ({"width": 7}, {"width": 300}),
+    "lstm_text": ({"length": 9, "width": 20}, {"length": 40, "width": 64}),
+    "transformer_lm": ({"layers": 1, "heads": 3, "width": 96}, {"layers": 4, "heads": 4, "width": 128}),
+    "ncf": ({"users": 333, "items": 777, "factors": 3}, {"users": 2000, "items": 1500, "factors": 32}),
+    "resnet": ({"depth": 14}, {"depth": 20}),
+    "mnist_cnn": ({"learning_rate": 0.1}, {"learning_rate": 0.005, "momentum": 0.5}),
+    "conv1d_audio": ({"learning_rate": 0.0005}, {"learning_rate": 0.01}),
+}
+RESIZED = (
+    "ε", "momentum", "dropped bias", "padding", "padding on one side", "padding that keeps every shape",
+    "what a norm keeps for what is new", "Keras' own ε of a norm", "a convolution turned round",
+    "no update from the 60th step on", "no update every 100th step",
+)  # fmt: skip
+_HALF = Mutation(
+    workload="transformer_lm", framework=_T, kind="a constant through float32",
+    old="    attention._inverse_sqrt_key_dim = 1 / np.sqrt(np.float64(width // heads))\n", new="",
+    cause="float64 gradients",
+)  # fmt: skip
+FURTHER: tuple[Mutation, ...] = (
+    *(replace(one, given=tuple(given.items()))
+      for one in _BASE if one.kind in RESIZED for given in SIZES.get(one.workload, ())),
+    *(replace(_HALF, given=tuple(given.items())) for given in ({"heads": 3, "width": 96}, {"heads": 4, "width": 128})),
+)  # fmt: skip
+MUTATIONS = (*_BASE, *FURTHER)
 
 
 def rounds() -> list[list[Mutation]]:
     """All of them, each round one tree: of a phase, a workload at most once, and alone what all workloads share."""
     found: list[list[Mutation]] = []
-    for mutation in MUTATIONS:
+    for mutation in (one for one in _BASE if not one.cause.startswith("leaves out")):
         others = [one for one in found if not one[0].file and one[0].phase == mutation.phase]
         free = next((one for one in others if mutation.workload not in {other.workload for other in one}), None)
         if free is None or mutation.file:

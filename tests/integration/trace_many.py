@@ -2,11 +2,12 @@
 
     python trace_many.py FRAMEWORK < questions.json > answers.pickle
 
-in      a list of {name, root, cell, data} with steps of a trace, or with the steps to evaluate after
+in      a list of {name, root, cell, data} with steps of a trace, or with the steps to evaluate after; of a training
+        `closing` steps that are looked at after UNSEEN that are not
 out     a dictionary by name
 
-An answer is what a worker's `parity` gives at both precisions, or the text of the error. The trees are copies of the
-workloads' package; each question gets its modules anew from its own.
+An answer is what a worker's `parity` gives at both precisions, and `closing`, or the text of the error. The trees are
+copies of the workloads' package; each question gets its modules anew from its own.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import pickle
 import sys
 import traceback
 from typing import Any
+
+UNSEEN, UNFETCHED = 64, 10
 
 
 def main() -> None:
@@ -47,9 +50,19 @@ def _traced(framework: str, question: dict[str, Any], configured: bool) -> Any:
         trial, _ = Trial.open(cell=question["cell"], framework=framework, seed=0, data=question["data"])
         if "evaluate" in question:
             return trial.evaluate(steps=question["evaluate"])
-        return {
-            precision: trial.traced("parity", steps=question["steps"], precision=precision) for precision in precisions
+        found = {
+            precision: trial.traced(
+                "parity",
+                steps=max(question["steps"], UNFETCHED) if precision == "fp32" else question["steps"],
+                precision=precision,
+                unfetched=precision == "fp32",
+            )
+            for precision in precisions
         }
+        if question.get("closing") and framework != "reference":
+            trial.measure(steps=UNSEEN, settle=0, sync="slice")
+            found["closing"] = trial.traced("closing", steps=question["closing"], most_s=60.0)
+        return found
     except Exception as error:
         traceback.print_exc()
         return f"{type(error).__name__}: {error}"
