@@ -111,29 +111,28 @@ def closing(trial: Trial, *, steps: int, most_s: float) -> dict[str, Any]:
 
     most_s   no more than LEAST_CLOSING steps after these seconds
 
-    returns  steps; idle: those after which no weight had moved; still: arrays that should have moved in the last step
-             and did not; error and place: how far the update is from the rule's, as a share of it, past rounding
+    returns  steps; idle: those after which no weight had moved, though some should have; still: arrays that should have
+             moved in the last step and did not; error and place: how far the update is from the rule's, as a share of it, past rounding
     """
     if trial.cell.phase == "infer":
         return {"steps": 0, "idle": [], "still": [], "error": None, "place": None}
-    began, program = time.monotonic(), trial.program
+    began, program, rule = time.monotonic(), trial.program, trial.spec.optimizer(trial.cell.workload.mapping)
     older = old = now = program.weights()
     gradients: Arrays = {}
     idle: list[int] = []
     done = 0
     while done < steps:
         enough = time.monotonic() - began > most_s
-        last = done + 1 == steps or (enough and done + 1 >= LEAST_CLOSING)
+        last, batch = done + 1 == steps or (enough and done + 1 >= LEAST_CLOSING), trial.position
         if last:
-            gradients = program.gradients(trial.position, eager=True)
+            gradients = program.gradients(batch, eager=True)
         program.fetch(trial.step())
         done += 1
         older, old, now = old, now, program.weights()
-        if not _moved(old, now):
+        if not _moved(old, now) and _by_the_rule(rule, older, old, now, program.gradients(batch, eager=True))[0]:
             idle.append(trial.position)
         if last:
             break
-    rule = trial.spec.optimizer(trial.cell.workload.mapping)
     still, error, place = _by_the_rule(rule, older, old, now, gradients)
     return {"steps": done, "idle": idle, "still": still, "error": finite(error), "place": place}
 

@@ -137,6 +137,17 @@ def test_an_inference_closes_by_its_outputs_alone(opened: Open) -> None:
     assert closed(opened("transformer_lm", phase="infer")) == []
 
 
+@pytest.mark.parametrize("given", [{"n": 5, "d": 1, "noise": 0.0, "learning_rate": 0.5}, {"learning_rate": 0.0}])
+def test_weights_that_have_nowhere_to_go_may_stand(opened: Open, given: dict[str, Any]) -> None:
+    """Found exactly, or asked not to move."""
+    trial = opened("linear_regression", **given)
+    trial.warm(steps=3000)
+    before = trial.program.weights()
+    assert closed(trial) == []
+    if not given["learning_rate"]:
+        assert all((before[name] == array).all() for name, array in trial.program.weights().items())
+
+
 def skipping(every: int, start: int = 0) -> Change:
     """Its step leaves out the update of every so many steps, from one on."""
 
