@@ -45,6 +45,8 @@ def prove(
     view: View,
     phases: Sequence[str] = (),
     modes: Sequence[str] = (),
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
 ) -> list[Record]:
     """One record a contrast: what it is of, seconds, then its certificate; of all workloads where none is named.
 
@@ -54,7 +56,8 @@ def prove(
     raises  EnvironmentUnavailable, DataUnavailable: what it takes cannot be had
     """
     chosen = workloads or [workload(name) for name in known_workloads()]
-    comparisons = [one for named in chosen for one in _comparisons(named, phases or PHASES, modes or ("eager",))]
+    phases, modes = phases or PHASES, modes or ("eager",)
+    comparisons = [one for named in chosen for one in _comparisons(named, phases, modes, batch_size)]
     with ExitStack() as stack:
         run_id = f"parity-{run.fresh_id()}"
         cache = stack.enter_context(run.compile_cache(run_id))
@@ -65,7 +68,7 @@ def prove(
         provided, _ = provide(launcher, list(needed), place, view)
         stack.callback(provided.close)
         every = frozenset(os.sched_getaffinity(0))  # nothing is timed: the arms need not share one
-        bench = Bench(launcher=provided, sampler=None, arm_cpus={1: every}, seed=0, data=folder)
+        bench = Bench(launcher=provided, sampler=None, arm_cpus={1: every}, seed=seed, data=folder)
         view.plan([one.id for one in comparisons], blocks=0, deadline=float("inf"))
         records: list[Record] = []
         for one in comparisons:
@@ -188,17 +191,17 @@ def _mark(record: Record, arm: str) -> str:
     return "[green]✓ passed[/]" if record["checks"] else "[yellow]– not proved[/]"
 
 
-def _comparisons(named: Named, phases: Sequence[str], modes: Sequence[str]) -> Iterator[Comparison]:
+def _comparisons(named: Named, phases: Sequence[str], modes: Sequence[str], batch_size: int) -> Iterator[Comparison]:
     """All frameworks that have a part in it, in these modes; and by gradient descent, where nobody chose.
 
     scikit-learn, where it learns from single examples only, has a comparison of its own.
     """
     title = _title(named)
     for phase in phases:
-        yield from _possible(f"{title}-{phase}", _cell(named, phase, BATCH_SIZE), modes)
+        yield from _possible(f"{title}-{phase}", _cell(named, phase, batch_size), modes)
     if named.get("optimizer") == spec_of(named.name).parameters({}).get("optimizer", "none") and "train" in phases:
         descent = Named.of(named.name, named.mapping | {"optimizer": "gradient_descent"})
-        yield from _possible(f"{title}-train-gradient_descent", _cell(descent, "train", BATCH_SIZE), modes)
+        yield from _possible(f"{title}-train-gradient_descent", _cell(descent, "train", batch_size), modes)
 
 
 def _title(named: Named) -> str:

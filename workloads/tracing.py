@@ -112,7 +112,8 @@ def closing(trial: Trial, *, steps: int, most_s: float) -> dict[str, Any]:
     most_s   no more than LEAST_CLOSING steps after these seconds
 
     returns  steps; idle: those after which no weight had moved, though some should have; still: arrays that should have
-             moved in the last step and did not; error and place: how far the update is from the rule's, as a share of it, past rounding
+             moved in the last step and did not; error and place: how far the update is from the rule's, as a share of
+             it, past rounding
     """
     if trial.cell.phase == "infer":
         return {"steps": 0, "idle": [], "still": [], "error": None, "place": None}

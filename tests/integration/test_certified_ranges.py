@@ -1,0 +1,105 @@
+"""What is certified at the defaults is so anywhere: parameters drawn within each workload's bounds, and those of the docs.
+
+A draw that a spec refuses has a reason and is drawn anew; a draw that no certificate can be had for is a failure.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+from bench import proof
+from bench.console import View
+from bench.matrix_model import known_workloads, spec_of
+from workloads.contract import PHASES, Named, Value
+
+pytestmark = pytest.mark.framework
+
+DRAWS = int(os.environ.get("BENCH_DRAWS", "1"))  # of each workload and phase; `nox -s mutations` takes many
+DOCS = Path(__file__).parents[2] / "docs"
+Range = tuple[float, float]
+# Log-uniform; whole numbers where both ends are. The upper ends keep a trace within seconds, far under the bounds.
+LINEAR: dict[str, Range] = {"n": (2, 3000), "d": (1, 300), "noise": (0.01, 100.0)}
+RANGES: dict[str, dict[str, Range]] = {
+    "linear_regression": LINEAR | {"learning_rate": (1e-4, 0.2)},
+    "logistic_regression": LINEAR | {"learning_rate": (1e-4, 2.0)},
+    "svm": LINEAR | {"learning_rate": (1e-5, 0.01), "c": (1e-3, 100.0)},
+    "mnist_mlp": {"width": (1, 1500), "learning_rate": (1e-5, 0.01)},
+    "mnist_cnn": {"learning_rate": (1e-4, 0.3), "momentum": (0.01, 0.95)},
+    "lstm_text": {"length": (1, 60), "width": (1, 200), "learning_rate": (1e-4, 0.02)},
+    "transformer_lm": {
+        "length": (2, 40), "layers": (1, 5), "heads": (1, 6), "part": (3, 40), "learning_rate": (1e-4, 0.01),
+    },
+    "ncf": {"users": (101, 5000), "items": (101, 5000), "factors": (1, 64), "learning_rate": (1e-4, 0.01)},
+    "resnet": {"sixths": (1, 4), "learning_rate": (1e-3, 0.3), "momentum": (0.01, 0.95)},
+    "conv1d_audio": {"learning_rate": (1e-4, 0.01)},
+}  # fmt: skip
+
+
+def drawn(workload: str, draw: random.Random) -> Named:
+    """A workload at parameters that its spec takes."""
+    while True:
+        given = {name: _between(draw, *ends) for name, ends in RANGES[workload].items()}
+        if "part" in given:
+            given["width"] = int(given["heads"]) * int(given.pop("part"))
+        if "sixths" in given:
+            given["depth"] = 6 * int(given.pop("sixths")) + 2
+        if "n" in given:
+            given["optimizer"] = draw.choice(["sgd", "gradient_descent"])
+        try:
+            return Named.of(workload, spec_of(workload).parameters(given))
+        except ValueError as refused:
+            assert str(refused)
+
+
+def _between(draw: random.Random, low: float, high: float) -> Any:
+    value = math.exp(draw.uniform(math.log(low), math.log(high)))
+    return round(value) if isinstance(low, int) and isinstance(high, int) else float(f"{value:.3g}")
+
+
+def proved(named: Named, **how: Any) -> list[dict[str, Any]]:
+    with View(Console(stderr=True)) as view:
+        return proof.prove([named], launcher="local", view=view, **how)
+
+
+@pytest.mark.parametrize("number", range(DRAWS))
+@pytest.mark.parametrize("workload", sorted(RANGES))
+def test_whatever_is_drawn_within_the_bounds_is_certified(workload: str, number: int) -> None:
+    draw = random.Random(f"{workload} {number}")
+    named, batch_size, seed = drawn(workload, draw), round(math.exp(draw.uniform(0, math.log(40)))), draw.randrange(100)
+    phases = PHASES if DRAWS > 1 else ("train",)
+    records = proved(named, phases=phases, batch_size=batch_size, seed=seed)
+    assert {record["status"] for record in records} == {"passed"}, (
+        named, batch_size, seed, [record["reason"] for record in records],
+    )  # fmt: skip
+
+
+def test_every_workload_is_drawn() -> None:
+    assert set(RANGES) == set(known_workloads())
+
+
+def examples() -> Iterator[tuple[str, dict[str, Value]]]:
+    """Every workload with parameters in the matrices that the documentation shows."""
+    for page in sorted([*DOCS.glob("*.md"), DOCS.parent / "README.md"]):
+        for block in re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
+            axes = (yaml.safe_load(block) or {}).get("axes", {})
+            for one in axes.get("workload", []):
+                if isinstance(one, dict) and one["name"] != "stub":
+                    yield one["name"], {name: value for name, value in one.items() if name != "name"}
+
+
+def test_every_example_of_the_docs_is_certified() -> None:
+    shown = list({str(one): one for one in examples()}.values())
+    assert len(shown) > 3, "the docs show some"
+    for name, given in shown:
+        records = proved(Named.of(name, spec_of(name).parameters(given)), phases=("train",))
+        assert {record["status"] for record in records} == {"passed"}, (name, given, records[0]["reason"])
