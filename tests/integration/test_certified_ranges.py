@@ -1,4 +1,4 @@
-"""What is certified at the defaults is so anywhere: parameters drawn within each workload's bounds, and those of the docs.
+"""What is certified at the defaults is so anywhere: parameters drawn within the bounds, and those of the docs.
 
 A draw that a spec refuses has a reason and is drawn anew; a draw that no certificate can be had for is a failure.
 """
@@ -10,6 +10,7 @@ import os
 import random
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,8 @@ def drawn(workload: str, draw: random.Random) -> Named:
             given["depth"] = 6 * int(given.pop("sixths")) + 2
         if "n" in given:
             given["optimizer"] = draw.choice(["sgd", "gradient_descent"])
-        try:
+        with suppress(ValueError):  # one sentence: tests/unit/test_specs.py
             return Named.of(workload, spec_of(workload).parameters(given))
-        except ValueError as refused:
-            assert str(refused)
 
 
 def _between(draw: random.Random, low: float, high: float) -> Any:
