@@ -21,10 +21,12 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def mutations(session: nox.Session) -> None:
-    """Every way in which a twin is broken on purpose, each seen by `bench parity` itself: half an hour."""
+    """Every way in which a twin is broken on purpose, each seen by `bench parity` itself, and hundreds of drawn sizes."""
     session.install("-e", ".[test]")
-    which = ("tests/integration/test_framework_parity.py", "-k", "broken_tree")
-    session.run("pytest", *which, *session.posargs, env={"BENCH_ALL_MUTATIONS": "1"})
+    broken = ("tests/integration/test_framework_parity.py", "-k", "broken_tree or mutation")
+    drawn = "tests/integration/test_certified_ranges.py"
+    session.run("pytest", *broken, *session.posargs, env={"BENCH_ALL_MUTATIONS": "1"})
+    session.run("pytest", drawn, *session.posargs, env={"BENCH_DRAWS": "20"})
 
 
 @nox.session
