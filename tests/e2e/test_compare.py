@@ -88,7 +88,7 @@ def test_two_runs_of_the_same_program_find_nothing_and_exit_0(run: Run, before: 
 
 def is_unchanged(cell: Mapping[str, Any]) -> bool:
     """No difference is claimed; or one that a noisy machine makes, which 5 % does not fail for."""
-    return cell["verdict"] in {"inconclusive", "equivalent"} or abs(cell["ratio"] - 1) < 0.05
+    return cell["verdict"] in {"inconclusive", "equivalent"} or abs(cell["change"] - 1) < 0.05
 
 
 def test_half_more_work_in_one_arm_exits_1_and_names_that_arm(run: Run, before: Path) -> None:
@@ -97,7 +97,7 @@ def test_half_more_work_in_one_arm_exits_1_and_names_that_arm(run: Run, before: 
     assert code == 1
     unchanged, more = document["cells"]
     assert (more["verdict"], more["above"]) == ("slower", True)
-    assert more["ratio"] == pytest.approx(1.5, rel=0.15)
+    assert more["change"] == pytest.approx(1.5, rel=0.15)
     assert changed(more) == ["framework work: 1.0 → 1.5"]
     assert is_unchanged(unchanged)
 
