@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -105,12 +105,12 @@ def trace() -> Trace:
 
 @pytest.fixture(scope="module")
 def replay(
-    nvml_stub: Path, trace: Trace, tmp_path_factory: pytest.TempPathFactory
+    nvml_stub: Path, trace: Trace, tmp_path_factory: pytest.TempPathFactory, calm_tree: Callable[[], Path]
 ) -> tuple[store.StoredRun, str, dict[str, Any]]:
     """A run on the processor with a replayed GPU beside it, its table, and what `bench top` saw meanwhile."""
     folder = tmp_path_factory.mktemp("replay")
     path = nvml.write_trace(folder / "trace.csv", trace)
-    env = {"LD_LIBRARY_PATH": str(nvml_stub), "NVML_STUB_TRACE": str(path)}
+    env = {"LD_LIBRARY_PATH": str(nvml_stub), "NVML_STUB_TRACE": str(path), "PYTHONPATH": str(calm_tree())}
     seen: dict[str, Any] = {}
     with going(folder, env) as process, cpus.confined(control(folder / "runs")):  # off the arms' processor
         while process.poll() is None and not (len(seen.get("arms", ())) == 2 and seen["blocks"]):
