@@ -157,7 +157,10 @@ def test_equal_arms_are_measured_anew_where_most_are_left(
         asked.append(len(pairs))
         lost = {"kind": "disturbed", "figures": {"attempts": 8}}
         kept = round(left * len(pairs))
-        return [contrast(p=0.5, ci=[0.9, 1.1], blocks_repeated=0) | ({} if i < kept else {"caveats": [lost]}) for i in range(len(pairs))]
+        return [
+            contrast(p=0.5, ci=[0.9, 1.1], blocks_repeated=0) | ({} if i < kept else {"caveats": [lost]})
+            for i in range(len(pairs))
+        ]
 
     monkeypatch.setattr(processes, "campaign", campaign)
     list(processes.same(full=False, launcher="local", out=Path(), seed=0))
