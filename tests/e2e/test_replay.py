@@ -73,7 +73,8 @@ def going(folder: Path, env: Mapping[str, str], **words: object) -> Iterator[sub
     matrix.write_text(MATRIX.format(**{"device": "cpu", "blocks": 2, "telemetry": "{}"} | words))
     command = [*BENCH, "run", "--matrix", str(matrix), "--launcher", "local", "--out", str(folder / "runs")]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=os.environ | {"COLUMNS": "160"} | env, **pipes) as process:
+    # Elsewhere than in a checkout, which would come before what PYTHONPATH names.
+    with subprocess.Popen(command, env=os.environ | {"COLUMNS": "160"} | env, cwd=folder, **pipes) as process:
         yield process
 
 
