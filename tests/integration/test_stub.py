@@ -30,11 +30,12 @@ def measured(folder: Path, *arms: str, launcher: str = "local", blocks: int = 10
     return dict(contrast)
 
 
-def test_five_percent_more_work_is_slower_by_exactly_that(tmp_path: Path) -> None:
-    contrast = measured(tmp_path, "", "work: 1.05")
+def test_a_quarter_more_work_is_slower_by_exactly_that(tmp_path: Path) -> None:
+    """Beside any neighbour; how small a difference is found, `bench validate` says."""
+    contrast = measured(tmp_path, "", "work: 1.25")
     assert contrast["verdict"] == "slower", contrast["reason"]
     # Twice the interval: a right interval misses once in twenty, and one of twice its width once in a thousand.
-    assert abs(math.log(float(contrast["ratio"]) * 1.05)) <= 2 * float(contrast["half_width"])  # type: ignore[arg-type]
+    assert abs(math.log(float(contrast["ratio"]) * 1.25)) <= 2 * float(contrast["half_width"])  # type: ignore[arg-type]
     assert contrast["parity"]["status"] == "skipped"  # type: ignore[index]
 
 
