@@ -207,10 +207,14 @@ def test_false_positives_in_full_are_held_by_both_ends() -> None:
 def test_twice_the_work_is_judged_by_its_interval(
     ratio: float, half: float | None, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spoiled: dict[str, Any] = {"ratio": None, "ci": None, "blocks": 2}
-    measured = {"ratio": ratio, "ci": (ratio * (1 - (half or 0)), ratio * (1 + (half or 0))), "blocks": 12}
+    spoiled: dict[str, Any] = {"ratio": None, "ci": None, "blocks": 2, "caveats": []}
+    ci = (ratio * (1 - (half or 0)), ratio * (1 + (half or 0)))
+    measured = {"ratio": ratio, "ci": ci, "blocks": 12, "caveats": []}
     monkeypatch.setattr(processes, "campaign", lambda *args, **how: [measured if half else spoiled])
     assert processes._linearity({}).outcome == said
+    beside = {"caveats": beside_others(disturbed=9, attempts=12)}
+    monkeypatch.setattr(processes, "campaign", lambda *args, **how: [(measured if half else spoiled) | beside])
+    assert processes._linearity({}).outcome == "undecided", "what the machine did is no evidence of the harness"
 
 
 def cycles(spreads: dict[str, float], seconds: dict[str, float], count: int = 400) -> list[Cycle]:
