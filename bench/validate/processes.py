@@ -58,7 +58,9 @@ CLAIMED = ("faster", "slower")
 UNSTEADY = ("degrading", "no_steady_state")
 SPOILED_SHARE = 0.2  # of the contrasts of a row, those that the machine may take away
 WANTED = {False: 40, True: 80}  # contrasts that a known slowdown is looked for in, quick and full
-MOST_TIMES = 4  # at most so many times the contrasts wanted, on a machine that is too noisy for most of them
+# At most so many times the contrasts wanted, on a machine that is too noisy for most of them; and no more once those
+# that are judged are so few that even as many could not be enough.
+MOST_TIMES = 4
 LINEAR = (1.95, 2.05)
 SPARE = 1.1  # so many times as many as are still wanted, since some are not calm enough
 
@@ -70,9 +72,11 @@ def same(*, full: bool, launcher: str, out: Path, seed: int) -> Iterator[Row]:
     place: dict[str, Any] = {"launcher": launcher, "out": out, "seed": seed}
     null: list[Contrast] = []
     for number in range(times + AA_MORE_TIMES):
-        more = AA_CONTRASTS if number < times else times * AA_WANTED - len(_measured(null))
-        if more > 0:
-            null += campaign(f"aa{number}", [pair] * more, blocks=AA_BLOCKS, **place)
+        measured = len(_measured(null))
+        more = AA_CONTRASTS if number < times else times * AA_WANTED - measured
+        if more <= 0 or 2 * measured < len(null):  # asked again for what is missing, half never become all
+            break
+        null += campaign(f"aa{number}", [pair] * more, blocks=AA_BLOCKS, **place)
     yield _false_positives(null, full=full, wanted=times * AA_WANTED)
     yield _recovery([(one, 1.0) for one in null], full=full, where=", A/A")
 
@@ -135,8 +139,9 @@ def _slowed(factor: float, blocks: int, wanted: int, place: Mapping[str, Any]) -
     found: list[Contrast] = []
     name = f"slower{round(100 * factor)}"
     for number in range(MOST_TIMES * wanted):  # one contrast a run would be the least
-        more = min(math.ceil(SPARE * (wanted - len(_calm(found, blocks)))), MOST_TIMES * wanted - len(found))
-        if more <= 0:
+        calm = len(_calm(found, blocks))
+        more = min(math.ceil(SPARE * (wanted - calm)), MOST_TIMES * wanted - len(found))
+        if more <= 0 or MOST_TIMES * calm < len(found):
             break
         found += campaign(f"{name}-{number}", [pair] * more, blocks=blocks, plan=MIDDLE, **place)
     return found
@@ -223,13 +228,15 @@ def _words(contrasts: Sequence[Contrast]) -> str:
 
 
 def _linearity(place: Mapping[str, Any]) -> Row:
-    """Twice the work takes twice the time."""
+    """Twice the work takes twice the time; where only disturbed blocks tell, what takes it is the machine as well."""
     (one,) = campaign("linearity", [Pair(baseline={}, arm={"work": 2.0})], blocks=12, plan=LONG, **place)
     (low, high), detail = LINEAR, ""
     value, ci = None, None
     if one["ci"]:
         value, ci = 1 / one["ratio"], (1 / one["ci"][1], 1 / one["ci"][0])
     found = outcome(value is not None and low <= value <= high, ci, low=low, high=high)
+    if _counts_disturbed(one):
+        found = "undecided"
     if found == "undecided":
         detail = CALMER
     name, goal = "time(2n) ÷ time(n)", f"{low:g} to {high:g}"

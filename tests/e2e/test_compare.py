@@ -80,26 +80,46 @@ def changed(one: Mapping[str, Any]) -> list[str]:
 
 
 def test_two_runs_of_the_same_program_find_nothing_and_exit_0(run: Run, before: Path) -> None:
-    code, document = compared(before, run(stubs()))
-    assert all(is_unchanged(cell) for cell in document["cells"]), document["cells"]
+    after = run(stubs())
+    code, document = compared(before, after)
+    assert all(is_unchanged(cell, calm=is_calm(before, after)) for cell in document["cells"]), document["cells"]
     assert code == 0
     assert [changed(cell) for cell in document["cells"]] == [[], []]
 
 
-def is_unchanged(cell: Mapping[str, Any]) -> bool:
-    """No difference is claimed; or one that a noisy machine makes, which 5 % does not fail for."""
-    return cell["verdict"] in {"inconclusive", "equivalent"} or abs(cell["ratio"] - 1) < 0.05
+def is_calm(*runs: Path) -> bool:
+    """Whether the machine disturbed no block of them."""
+    return not any(block["spoiled"] for run in runs for block in read(run).blocks)
+
+
+def is_unchanged(cell: Mapping[str, Any], *, calm: bool) -> bool:
+    """No difference is claimed; or, by a machine that is not calm, one that 5 % does not fail for."""
+    return cell["verdict"] in {"inconclusive", "equivalent"} or (not calm and abs(cell["change"] - 1) < 0.05)
+
+
+def test_a_tenth_more_work_in_one_arm_exits_1_and_names_that_arm(run: Run, before: Path) -> None:
+    after = run(stubs(work=1.1), spoiled=True)
+    calm = is_calm(before, after)
+    code, document = compared(before, after)
+    unchanged, more = document["cells"]
+    if calm:
+        assert code == 1
+        assert (more["verdict"], more["above"]) == ("slower", True)
+        assert more["ci"][0] < 1.1 < more["ci"][1]
+    assert changed(more) == ["framework work: 1.0 → 1.1"]
+    assert is_unchanged(unchanged, calm=calm)
 
 
 def test_half_more_work_in_one_arm_exits_1_and_names_that_arm(run: Run, before: Path) -> None:
-    """How small a difference is found, `bench validate` says; half as much again shows beside any neighbour."""
-    code, document = compared(before, run(stubs(work=1.5)))
+    """Beside any neighbour."""
+    after = run(stubs(work=1.5))
+    code, document = compared(before, after)
     assert code == 1
     unchanged, more = document["cells"]
     assert (more["verdict"], more["above"]) == ("slower", True)
-    assert more["ratio"] == pytest.approx(1.5, rel=0.15)
+    assert more["change"] == pytest.approx(1.5, rel=0.15)
     assert changed(more) == ["framework work: 1.0 → 1.5"]
-    assert is_unchanged(unchanged)
+    assert is_unchanged(unchanged, calm=is_calm(before, after))
 
 
 def test_half_more_work_in_both_arms_exits_1_and_points_at_what_they_share(run: Run, before: Path) -> None:
@@ -113,8 +133,11 @@ def test_half_more_work_in_both_arms_exits_1_and_points_at_what_they_share(run: 
 
 def test_a_tenth_more_work_in_both_arms_exits_1_or_is_said_to_be_out_of_sight(run: Run, before: Path) -> None:
     """What all arms share is not paired: a machine whose blocks spread widely cannot show a tenth of it."""
-    code, document = compared(before, run(stubs(size=TENTH_MORE_BYTES)))
+    after = run(stubs(size=TENTH_MORE_BYTES))
+    code, document = compared(before, after)
     baseline = document["cells"][0]
+    if is_calm(before, after):
+        assert baseline["verdict"] == ("slower" if code else "inconclusive")
     if code:
         assert any((cell["verdict"], cell["above"]) == ("slower", True) for cell in document["cells"])
     elif baseline["verdict"] != "slower":  # which may be shown, and not to be over 5 %

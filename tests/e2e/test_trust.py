@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,14 +98,14 @@ budget: {blocks: 1, per_comparison: 15m}
 
 
 @pytest.mark.framework
-def test_four_arms_are_one_comparison_in_lockstep(tmp_path: Path) -> None:
+def test_four_arms_are_one_comparison_in_lockstep(tmp_path: Path, calm_tree: Callable[[], Path]) -> None:
     matrix = tmp_path / "four.yaml"
     matrix.write_text(FOUR)
     command = [*BENCH, "run", "--matrix", str(matrix), "--launcher", "local", "--out", str(tmp_path / "runs")]
     temporary = tmp_path / "temporary"  # autograph writes a source there for every graph
     temporary.mkdir()
-    environment = os.environ | {"TMPDIR": str(temporary)}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    environment = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": str(calm_tree())}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
     assert list(temporary.iterdir()) == []
     (folder,) = (tmp_path / "runs").iterdir()
     report = subprocess.run([*BENCH, "report", str(folder), "--format", "json"], capture_output=True, check=True)

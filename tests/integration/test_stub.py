@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,12 +31,16 @@ def measured(folder: Path, *arms: str, launcher: str = "local", blocks: int = 10
     return dict(contrast)
 
 
-def test_five_percent_more_work_is_slower_by_exactly_that(tmp_path: Path) -> None:
-    contrast = measured(tmp_path, "", "work: 1.05")
-    assert contrast["verdict"] == "slower", contrast["reason"]
+@pytest.mark.parametrize("work", [1.05, 1.25])
+def test_more_work_is_slower_by_exactly_that(tmp_path: Path, work: float) -> None:
+    """A quarter beside any neighbour, 5 % where the machine disturbed no block."""
+    contrast: dict[str, Any] = measured(tmp_path, "", f"work: {work}")
+    disturbed = any(caveat["kind"] == "disturbed" for caveat in contrast["caveats"])
+    if work > 1.2 or not disturbed:
+        assert contrast["verdict"] == "slower", contrast["reason"]
     # Twice the interval: a right interval misses once in twenty, and one of twice its width once in a thousand.
-    assert abs(math.log(float(contrast["ratio"]) * 1.05)) <= 2 * float(contrast["half_width"])  # type: ignore[arg-type]
-    assert contrast["parity"]["status"] == "skipped"  # type: ignore[index]
+    assert abs(math.log(contrast["ratio"] * work)) <= 2 * contrast["half_width"]
+    assert contrast["parity"]["status"] == "skipped"
 
 
 @pytest.mark.docker

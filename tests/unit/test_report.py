@@ -533,7 +533,8 @@ def test_both_rulers_hold_what_comes_every_few_steps(tmp_path: Path) -> None:
 def test_latency_rows_show_the_latency_and_its_own_throughput(document: dict[str, Any]) -> None:
     for one in document["cells"]:
         metrics, decides = one["metrics"], "step" if one["cell"]["phase"] == "infer" else "slice"
-        assert metrics["step_ms"]["median"] == pytest.approx(metrics["by_sync"][decides]["median"], rel=0.02)
+        mean_step_ms = metrics["by_sync"][decides]["median"]
+        assert metrics["step_ms"]["median"] == pytest.approx(mean_step_ms, rel=0.02 if decides == "step" else 1e-12)
         size = one["cell"]["batch_size"]
         assert metrics["items_per_s"]["median"] * metrics["step_ms"]["median"] == pytest.approx(1e3 * size, rel=0.02)
 

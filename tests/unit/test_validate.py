@@ -129,6 +129,44 @@ def beside_others(disturbed: int, attempts: int) -> list[dict[str, Any]]:
     return [{"kind": "disturbed", "text": "", "figures": {"disturbed": disturbed, "attempts": attempts}}]
 
 
+@pytest.mark.parametrize(("calm", "tried"), [(1.0, 44), (0.5, 80), (0.3, 135), (0.2, 44), (0.0, 44)])
+def test_calm_contrasts_are_looked_for_only_as_long_as_enough_can_be_found(
+    monkeypatch: pytest.MonkeyPatch, calm: float, tried: int
+) -> None:
+    """Of at most four times as many as are wanted; a machine that leaves fewer than a quarter is not asked again."""
+    asked: list[int] = []
+
+    def campaign(name: str, pairs: list[Any], **_: Any) -> list[dict[str, Any]]:
+        before = sum(asked)
+        asked.append(len(pairs))
+        places = range(before, before + len(pairs))
+        return [contrast(spread=0.01 if int((i + 1) * calm) > int(i * calm) else 0.05) for i in places]
+
+    monkeypatch.setattr(processes, "campaign", campaign)
+    found = processes._slowed(1.10, 6, 40, {})
+    assert len(found) == sum(asked) == tried
+
+
+@pytest.mark.parametrize(("left", "tried"), [(1.0, 102), (0.9, 111), (0.4, 102)])
+def test_equal_arms_are_measured_anew_where_most_are_left(
+    monkeypatch: pytest.MonkeyPatch, left: float, tried: int
+) -> None:
+    asked: list[int] = []
+
+    def campaign(name: str, pairs: list[Any], **_: Any) -> list[dict[str, Any]]:
+        asked.append(len(pairs))
+        lost = {"kind": "disturbed", "figures": {"attempts": 8}}
+        kept = round(left * len(pairs))
+        return [
+            contrast(p=0.5, ci=[0.9, 1.1], blocks_repeated=0) | ({} if i < kept else {"caveats": [lost]})
+            for i in range(len(pairs))
+        ]
+
+    monkeypatch.setattr(processes, "campaign", campaign)
+    list(processes.same(full=False, launcher="local", out=Path(), seed=0))
+    assert sum(asked) == tried
+
+
 def test_power_is_judged_where_all_blocks_were_calm_and_none_of_them_was_lost() -> None:
     spoiled = contrast(blocks=12, p=0.3, caveats=beside_others(9, 12))  # nine of the twelve that count
     noisy_one, short = contrast(spread=0.02, p=0.2), contrast(blocks=5, p=0.0625)
@@ -169,10 +207,14 @@ def test_false_positives_in_full_are_held_by_both_ends() -> None:
 def test_twice_the_work_is_judged_by_its_interval(
     ratio: float, half: float | None, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spoiled: dict[str, Any] = {"ratio": None, "ci": None, "blocks": 2}
-    measured = {"ratio": ratio, "ci": (ratio * (1 - (half or 0)), ratio * (1 + (half or 0))), "blocks": 12}
+    spoiled: dict[str, Any] = {"ratio": None, "ci": None, "blocks": 2, "caveats": []}
+    ci = (ratio * (1 - (half or 0)), ratio * (1 + (half or 0)))
+    measured = {"ratio": ratio, "ci": ci, "blocks": 12, "caveats": []}
     monkeypatch.setattr(processes, "campaign", lambda *args, **how: [measured if half else spoiled])
     assert processes._linearity({}).outcome == said
+    beside = {"caveats": beside_others(disturbed=9, attempts=12)}
+    monkeypatch.setattr(processes, "campaign", lambda *args, **how: [(measured if half else spoiled) | beside])
+    assert processes._linearity({}).outcome == "undecided", "what the machine did is no evidence of the harness"
 
 
 def cycles(spreads: dict[str, float], seconds: dict[str, float], count: int = 400) -> list[Cycle]:
