@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.matrix_model import spec_of
 from bench.yaml_source import quoted
-from workloads.contract import AXES, Cell, Named, Value
+from workloads.contract import AXES, STUB, Cell, Named, Value
 
 Baseline = str | int | dict[str, Any] | None
 
@@ -52,6 +52,16 @@ class Comparison:
     def contrasts(self) -> tuple[tuple[Arm, Arm], ...]:
         """Every pair of the baseline with another arm."""
         return tuple((self.baseline_arm, arm) for arm in self.arms if arm.id != self.baseline)
+
+    @property
+    def is_stub(self) -> bool:
+        """Whether its arms do known work, which differs on purpose, instead of a framework's."""
+        return self.arms[0].cell.workload.name == STUB
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether its workload reads MNIST."""
+        return spec_of(self.arms[0].cell.workload.name).NEEDS_DATA
 
     def only(self, arms: Iterable[str]) -> Comparison:
         """The same comparison of these arms alone, in their order."""

@@ -51,6 +51,7 @@ class Spec(Protocol):
     """The part of a workload's `spec.py` that a matrix needs."""
 
     PARAMETERS: tuple[str, ...]
+    NEEDS_DATA: bool  # whether it reads MNIST
 
     def parameters(self, given: Mapping[str, Value], /) -> dict[str, Value]:
         """The complete parameters; ValueError with one sentence."""

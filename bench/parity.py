@@ -11,22 +11,19 @@ closing      the timed program itself goes on as the rule says, after its warm-u
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from workloads.contract import finite, unpack
+from bench.matrix_model import spec_of
+from bench.traces import Array, Side, Slow, Trace
+from workloads.contract import finite
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from workloads.contract import Cell
-
-    Piece = Callable[[str, str, int], Mapping[str, Any]]
 
 STEPS = 50
 LEAST_STEPS = 10  # of a horizon; where it is shorter, updates at a lower rate are traced too
@@ -46,66 +43,6 @@ IDLE, STILL = "closing: steps without an update", "closing: arrays that stood st
 REFERENCE = "reference"  # the NumPy reference, as a side
 MEASURED = ("passed", "skipped")  # a contrast with such a certificate is measured
 LEFT_OUT = ("unsupported", "broken")  # nothing was proved, because a side or the reference said so, or failed
-
-Array = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trace:
-    """What a worker's `parity` answered: arrays in the spec's neutral layout, float64.
-
-    sensitivity  of the reference, by group: how far one ulp in every weight leads (of losses and weights by step)
-    unfetched    how far steps whose losses nobody fetched end from these, and where
-    """
-
-    parameter_count: int
-    inputs_sha256: str
-    groups: Mapping[str, Mapping[str, Array]]
-    sensitivity: Mapping[str, Any] = field(default_factory=dict)
-    unfetched: Mapping[str, Any] | None = None
-
-    @classmethod
-    def of(cls, answer: Mapping[str, Any], piece: Piece | None = None) -> Trace:
-        """From the worker's JSON; a loss that was not finite becomes NaN and fails every check.
-
-        piece  (group, name, start) -> the part of a large array that begins there, as `pack` has it
-        """
-        groups: dict[str, dict[str, Array]] = {}
-        for name in ("outputs", "gradients", "weights", "updates"):
-            if name in answer:
-                groups[name] = {key: unpack(value).astype(np.float64) for key, value in answer[name].items()}
-        for group, arrays in answer.get("pieces", {}).items():
-            assert piece
-            groups[group] = {name: _in_pieces(partial(piece, group, name), given) for name, given in arrays.items()}
-        if "losses" in answer:
-            losses = [np.nan if loss is None else loss for loss in answer["losses"]]
-            groups["losses"] = {"losses": np.asarray(losses, np.float64)}
-        return cls(
-            parameter_count=answer["parameter_count"],
-            inputs_sha256=answer["inputs_sha256"],
-            groups=groups,
-            sensitivity=answer.get("sensitivity", {}),
-            unfetched=answer.get("unfetched"),
-        )
-
-    @property
-    def steps(self) -> int:
-        """How many were traced; 0 of an inference."""
-        return len(self.groups["losses"]["losses"]) if "losses" in self.groups else 0
-
-    def leads_to(self, group: str) -> float:
-        """How far one ulp in every weight leads in this group, over the steps traced; 0 where it was not measured."""
-        found = self.sensitivity.get("weights" if group == "updates" else group, 0.0)
-        values = found[: self.steps] if isinstance(found, list) else [found]
-        return max((np.inf if value is None else float(value) for value in values), default=0.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Slow:
-    """The reference's trace at `rate` times the workload's learning rate."""
-
-    rate: float
-    trace: Trace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,21 +85,6 @@ class Certificate:
         """The inverse of `to_json`; what else the line says is left out."""
         own = {name: plain[name] for name in cls.__dataclass_fields__ if name in plain}
         return cls(**own | {"checks": tuple(Check(**check) for check in plain["checks"])})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Side:
-    """An arm's traces: the same build in float64, and at the precision that is timed.
-
-    slow     in float64 at a lower learning rate, where the horizon is short
-    closing  what its timed program told of the steps that it went on with
-    """
-
-    arm: str
-    float64: Trace
-    timed: Trace
-    slow: Trace | None = None
-    closing: Mapping[str, Any] | None = None
 
 
 def certify(
@@ -255,8 +177,7 @@ def closed(found: Mapping[str, Any], cell: Cell, arm: str) -> dict[str, Any]:
 
 def rtol_of(cell: Cell) -> dict[str, float] | None:
     """The bounds that the cell's workload has of its own at the precision that is timed, by group."""
-    spec = importlib.import_module(f"workloads.{cell.workload.name}.spec")
-    found: dict[str, float] | None = getattr(spec, f"{cell.precision.upper()}_RTOL", None)
+    found: dict[str, float] | None = getattr(spec_of(cell.workload.name), f"{cell.precision.upper()}_RTOL", None)
     return found
 
 
@@ -368,17 +289,6 @@ def _check(name: str, arm: str, place: str, value: float | None, limit: float) -
         limit=limit if np.isfinite(limit) else 0.0,
         passed=known and value is not None and bool(np.isfinite(limit)) and value <= limit,
     )
-
-
-def _in_pieces(piece: Callable[[int], Mapping[str, Any]], given: Mapping[str, Any]) -> Array:
-    """A large array, piece after piece, in float64."""
-    whole = np.empty(int(np.prod(given["shape"])), np.float64)
-    start = 0
-    while start < whole.size:
-        part = unpack(piece(start))
-        whole[start : start + part.size] = part
-        start += part.size
-    return whole.reshape(given["shape"])
 
 
 def _sentence(failed: Sequence[Check]) -> str:

@@ -21,6 +21,7 @@ from bench.launch.provide import provide
 from bench.lockstep import Bench
 from bench.matrix_cells import missing
 from bench.matrix_model import known_workloads, spec_of
+from bench.prologue import Prologue
 from bench.provenance import Place
 from bench.yaml_source import quoted
 from workloads.contract import FRAMEWORKS, KNOWN_FRAMEWORKS, PHASES, Cell, Named, Value
@@ -61,7 +62,7 @@ def prove(
     with ExitStack() as stack:
         run_id = f"parity-{run.fresh_id()}"
         cache = stack.enter_context(run.compile_cache(run_id))
-        reads = any(certification.needs_data(one) for one in comparisons)
+        reads = any(one.needs_data for one in comparisons)
         folder = data.require(view.say).folder if reads else None
         place = Place(run_id=run_id, cache=cache, data=folder, base=None)
         needed = dict.fromkeys(Need.of(arm.cell) for one in comparisons for arm in one.arms)
@@ -240,7 +241,7 @@ def _cell(named: Named, phase: str, asked: int) -> Cell:
     return Cell(workload=named, framework=Named(FRAMEWORKS[0]), phase=phase, batch_size=size, device="cpu")
 
 
-def _records(comparison: Comparison, prologue: certification.Prologue, seconds: float) -> Iterator[Record]:
+def _records(comparison: Comparison, prologue: Prologue, seconds: float) -> Iterator[Record]:
     """The certificate of every contrast, or why it has none."""
     cell = comparison.baseline_arm.cell
     shared = {

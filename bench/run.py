@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from bench.comparison import Comparison
     from bench.console import View
     from bench.launch import Launcher
+    from bench.prologue import Prologue
     from bench.standing import Stand
 
 BUDGET_SPENT = "the budget"
@@ -296,9 +297,7 @@ def _tell_outlook(run: Run, stored: StoredRun, standing: Mapping[str, Stand], *,
     run.view.say(short or outlook.expectation(expected, budget, least=_least(run.matrix)))
 
 
-def _keep_certificates(
-    run: Run, comparison: Comparison, planned: schedule.Planned, prologue: certification.Prologue
-) -> None:
+def _keep_certificates(run: Run, comparison: Comparison, planned: schedule.Planned, prologue: Prologue) -> None:
     """On disk, the logs of those that are left out first; then said."""
     where = {"comparison": comparison.id, "block": planned.block, "attempt": planned.attempt}
     logs = {name: run.store.write_log(where, name, failure.log) for name, failure in prologue.left_out.items()}
@@ -381,7 +380,7 @@ def _on_replay(matrix: Matrix) -> Matrix:
 
 def _dataset(matrix: Matrix, view: View) -> data.DataSet | None:
     """MNIST, verified, where a workload reads it."""
-    if any(certification.needs_data(one) for one in matrix.comparisons):
+    if any(one.needs_data for one in matrix.comparisons):
         return data.require(view.say)
     return None
 

@@ -22,7 +22,8 @@ from mutations import FURTHER, MUTATIONS, Mutation, rounds
 from bench import data
 from bench.environments import environment
 from bench.matrix_model import spec_of
-from bench.parity import STEPS, Certificate, Side, Trace, certify, left_out
+from bench.parity import STEPS, Certificate, certify, left_out
+from bench.traces import Side, Trace
 from workloads.contract import FRAMEWORKS, Cell, Named
 
 pytestmark = pytest.mark.framework

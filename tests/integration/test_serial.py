@@ -27,7 +27,7 @@ from bench.report import summary
 from bench.schedule import Planned, valid
 
 if TYPE_CHECKING:
-    from bench.certification import Prologue
+    from bench.prologue import Prologue
     from bench.comparison import Comparison
 
 STUBS = "axes: {workload: [stub], framework: [{name: stub}, {name: stub, work: 1.5}]}"

@@ -16,11 +16,12 @@ from bench.comparison import Arm, Comparison
 from bench.errors import WorkerFailed
 from bench.lockstep import Bench
 from bench.parity import REFERENCE, Certificate
+from bench.prologue import Task
 from workloads.contract import Cell, Named, pack
 from workloads.linear_regression import spec
 
 if TYPE_CHECKING:
-    from bench.certification import Prologue
+    from bench.prologue import Prologue
 
 ARMS = ("tensorflow", "pytorch")
 THREE = ("tensorflow", "tensorflow-graph", "pytorch")
@@ -91,7 +92,7 @@ class Workers:
         return WorkerFailed(words(name, verb), kind=kind, log=f"log of {name}") if kind else dict(ANSWERS[verb])
 
 
-def task_of(names: tuple[str, ...], *, kind: str = "lockstep", measure: bool = True) -> certification.Task:
+def task_of(names: tuple[str, ...], *, kind: str = "lockstep", measure: bool = True) -> Task:
     """A comparison of these arms, the first one its baseline."""
     named = Named.of("linear_regression", spec.parameters({}))
     cells = [Cell(workload=named, framework=Named(name.partition("-")[0]), device="cpu") for name in names]
@@ -102,7 +103,7 @@ def task_of(names: tuple[str, ...], *, kind: str = "lockstep", measure: bool = T
     stand_in: Any = launcher
     bench = Bench(launcher=stand_in, sampler=None, arm_cpus={1: frozenset({0})}, seed=0, data=None, schedule=kind)
     view: Any = SimpleNamespace(stage=lambda *_: None, say=lambda *_: None)
-    return certification.Task(
+    return Task(
         bench=bench, comparison=comparison, cache=Path(), control_cpus=frozenset(), view=view, measure=measure
     )
 
@@ -111,7 +112,7 @@ def task_of(names: tuple[str, ...], *, kind: str = "lockstep", measure: bool = T
 def begun(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A prologue in which these workers fail."""
     monkeypatch.setattr(certification, "Group", Workers)
-    monkeypatch.setattr(certification, "start_reference", lambda **_: None)
+    monkeypatch.setattr("bench.tracing.start_reference", lambda **_: None)
     monkeypatch.setattr("bench.pilot.time.sleep", lambda _: None)
 
     def begin(

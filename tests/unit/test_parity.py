@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from bench import parity
-from bench.parity import STEPS, Certificate, Side, Trace, certify, relative_error
+from bench.parity import STEPS, Certificate, certify, relative_error
+from bench.traces import Side, Trace
 from workloads.contract import pack
 
 WEIGHTS = {"weight": np.array([[1.5], [-2.0], [1e-9]]), "bias": np.array([0.25])}

@@ -10,7 +10,7 @@ import pytest
 from synthetic_run import block, outcome
 
 from bench import run
-from bench.certification import Prologue
+from bench.prologue import Prologue
 from bench.comparison import Arm, Comparison
 from bench.cpus import Placement
 from bench.lockstep import ArmFailed

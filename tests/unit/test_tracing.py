@@ -13,6 +13,7 @@ from mnist_files import write_digits
 
 from bench import parity
 from bench.matrix_model import spec_of
+from bench.traces import Trace
 from workloads import tracing
 from workloads.contract import Cell, Named
 from workloads.trial import Trial
@@ -41,8 +42,8 @@ def opened(tmp_path: Path) -> Open:
     return make
 
 
-def horizon(trial: Trial, *, steps: int = 12, rate: float = 1.0, limit: float = 1e-12) -> parity.Trace:
-    return parity.Trace.of(trial.traced("horizon", steps=steps, rate=rate, limit=limit, most_s=60.0))
+def horizon(trial: Trial, *, steps: int = 12, rate: float = 1.0, limit: float = 1e-12) -> Trace:
+    return Trace.of(trial.traced("horizon", steps=steps, rate=rate, limit=limit, most_s=60.0))
 
 
 # The horizon
@@ -53,7 +54,7 @@ def test_an_ulp_leads_nowhere_in_a_shallow_model_and_the_trace_is_that_of_parity
     found = horizon(opened(workload))
     assert found.steps == 12
     assert 0 < found.leads_to("weights") < 1e-12
-    traced = parity.Trace.of(opened(workload).traced("parity", steps=12, precision="fp64"))
+    traced = Trace.of(opened(workload).traced("parity", steps=12, precision="fp64"))
     for group in ("losses", "gradients", "weights"):
         for name, array in traced.groups[group].items():
             np.testing.assert_array_equal(found.groups[group][name], array)
@@ -205,7 +206,7 @@ def test_one_array_that_stands_still_is_named(opened: Open) -> None:
 
 
 def test_what_is_too_large_for_one_answer_comes_piece_by_piece(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = parity.Trace.of(opened("mnist_cnn").traced("parity", steps=2, precision="fp64"))
+    whole = Trace.of(opened("mnist_cnn").traced("parity", steps=2, precision="fp64"))
     trial = opened("mnist_cnn")
     monkeypatch.setattr(tracing, "PIECE_BYTES", 1000)
     answer = trial.traced("parity", steps=2, precision="fp64")
@@ -216,7 +217,7 @@ def test_what_is_too_large_for_one_answer_comes_piece_by_piece(opened: Open, mon
         pieces.append(start)
         return trial.traced("piece", kind=kind, name=name, start=start)
 
-    found = parity.Trace.of(answer, piece)
+    found = Trace.of(answer, piece)
     for group, arrays in whole.groups.items():
         for name, array in arrays.items():
             np.testing.assert_array_equal(found.groups[group][name], array)
