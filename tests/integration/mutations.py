@@ -17,6 +17,7 @@ class Mutation:
     """`old` becomes `new` in `file`, which is the twin where none is named; `cause` begins the certificate's reason.
 
     given    parameters of the workload, where not the defaults
+    also     further edits of the same file
     closing  steps of the timed program that are looked at, after sixty that are not
     """
 
@@ -30,6 +31,12 @@ class Mutation:
     phase: str = "train"
     given: tuple[tuple[str, int | float], ...] = ()
     closing: int = 3
+    also: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def edits(self) -> tuple[tuple[str, str], ...]:
+        """What is replaced by what."""
+        return ((self.old, self.new), *self.also)
 
     @property
     def path(self) -> str:
@@ -107,6 +114,27 @@ def _late(workload: str, framework: str, kind: str, kept: str, closing: int) -> 
     old, new = _STEP[framework]
     return Mutation(workload=workload, framework=framework, kind=kind, old=old, new=new.format(kept=kept),
                     cause="leaves out updates", file=f"{_TRAINING}/{framework}.py", closing=closing)  # fmt: skip
+
+
+# Where each framework's output is fetched.
+_FETCH = {
+    _T: ("fetch=lambda value: value.numpy(),", "fetch=lambda value: (setattr(give, 'n', 0), value.numpy())[1],"),
+    _P: ("fetch=lambda value: value.cpu().numpy(),",
+         "fetch=lambda value: (setattr(stepped, 'n', 0), value.cpu().numpy())[1],"),
+}  # fmt: skip
+
+
+def _unseen(workload: str, framework: str) -> Mutation:
+    """Its update is left out from the third step after a fetch on, as inside a slice."""
+    old, _ = _STEP[framework]
+    new = {
+        _T: ("step=lambda i: (setattr(give, 'n', getattr(give, 'n', 0) + 1), step(xs[i % len(xs)], ys[i % len(ys)]) "
+             "if give.n < 3 else probe(xs[i % len(xs)], ys[i % len(ys)])[0])[1],"),
+        _P: _STEP[_P][1].format(kept="< 3"),
+    }  # fmt: skip
+    return Mutation(workload=workload, framework=framework, kind="no update inside slices", old=old,
+                    new=new[framework], cause="unfetched steps", file=f"{_TRAINING}/{framework}.py",
+                    also=(_FETCH[framework],))  # fmt: skip
 
 
 _BASE: tuple[Mutation, ...] = (
@@ -225,6 +253,9 @@ _BASE: tuple[Mutation, ...] = (
     # Updates that are left out
     *(_late(workload, framework, "no update from the 60th step on", "< 60", 3)
       for workload, framework in {**dict.fromkeys(_INPUTS, _T), "mnist_cnn": _P, "lstm_text": _P, "svm": _P}.items()),
+    *(_unseen(workload, framework) for workload, framework in
+      {**dict.fromkeys(("mnist_mlp", "lstm_text", "resnet", "ncf", "svm"), _P),
+       **dict.fromkeys(("linear_regression", "mnist_cnn", "transformer_lm", "conv1d_audio"), _T)}.items()),
     *(_late(workload, framework, "no update every 100th step", "% 100", 110)
       for workload, framework in (("linear_regression", _P), ("mnist_mlp", _P), ("ncf", _T), ("transformer_lm", _P))),
 )  # fmt: skip
@@ -242,7 +273,7 @@ SIZES: dict[str, tuple[dict[str, int | float], ...]] = {
 RESIZED = (
     "ε", "momentum", "dropped bias", "padding", "padding on one side", "padding that keeps every shape",
     "what a norm keeps for what is new", "Keras' own ε of a norm", "a convolution turned round",
-    "no update from the 60th step on", "no update every 100th step",
+    "no update from the 60th step on", "no update every 100th step", "no update inside slices",
 )  # fmt: skip
 _HALF = Mutation(
     workload="transformer_lm", framework=_T, kind="a constant through float32",

@@ -100,7 +100,8 @@ def mutants(source_tree: Callable[[], Path], edit: Any) -> dict[str, Any]:
     for mutation in TOLD:
         tree = source_tree()
         tree = tree.rename(tree.with_name(f"{tree.name}-tree"))
-        edit(tree / mutation.path, mutation.old, mutation.new)
+        for old, new in mutation.edits:
+            edit(tree / mutation.path, old, new)
         one = cell(mutation.workload, mutation.framework, phase=mutation.phase, **dict(mutation.given))
         questions[mutation.framework].append(question(str(mutation), one, tree, closing=mutation.closing))
     with ThreadPoolExecutor() as pool:
@@ -237,7 +238,8 @@ def test_bench_parity_over_a_broken_tree_exits_3_and_names_every_arm_and_cause(
     told = rounds()[number] if os.environ.get(EVERY_ROUND) else [one for one in rounds()[0] if one.workload in QUICK]
     tree, broken = source_tree(), {one.workload: one for one in told}
     for mutation in broken.values():
-        edit(tree / mutation.path, mutation.old, mutation.new)
+        for old, new in mutation.edits:
+            edit(tree / mutation.path, old, new)
     (phase,) = {mutation.phase for mutation in broken.values()}
     code, records = bench_parity(tree, borrowed_cache, "--launcher", "local", "--phase", phase, *broken)
     assert code == 3
