@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     import docker
 
 HALF_MADE_S = 86_400  # no download and no build of ours takes a day
-# What a kill leaves of `paths.building`, of temporary folders in the cache (`bench-…`), and of bases being kept.
-HALF_MADE = ("*/.partial-*", "bench-*", "bases/*.part")
+# What a kill leaves of `paths.building`, of temporary folders in the cache (`bench-…`), of bases and certificates being kept.
+HALF_MADE = ("*/.partial-*", "bench-*", "bases/*.part", "certificates/*.part")
 
 
 @dataclass(frozen=True, kw_only=True)
