@@ -19,6 +19,7 @@ MODULES = (
     "cpus",
     "environment",
     "gates",
+    "kept_certificates",
     "launch",
     "lockstep",
     "measuring",
@@ -26,12 +27,15 @@ MODULES = (
     "peak",
     "pilot",
     "plan",
+    "prologue",
     "run",
     "schedule",
     "standing",
     "stats",
     "stretch",
     "telemetry",
+    "traces",
+    "tracing",
     "warmup",
 )
 # Beside those that measure, or imported by them, and no part of the measurement: why not.
