@@ -21,7 +21,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def mutations(session: nox.Session) -> None:
-    """Every way in which a twin is broken on purpose, each seen by `bench parity` itself, and hundreds of drawn sizes."""
+    """Every way to break a twin on purpose, each seen by `bench parity` itself, and hundreds of drawn sizes."""
     session.install("-e", ".[test]")
     broken = ("tests/integration/test_framework_parity.py", "-k", "broken_tree or mutation")
     drawn = "tests/integration/test_certified_ranges.py"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import docker
 
 HALF_MADE_S = 86_400  # no download and no build of ours takes a day
-# What a kill leaves of `paths.building`, of temporary folders in the cache (`bench-…`), of bases and certificates being kept.
+# What a kill leaves of `paths.building`, of temporary folders in the cache (`bench-…`), of bases and of certificates.
 HALF_MADE = ("*/.partial-*", "bench-*", "bases/*.part", "certificates/*.part")
 
 

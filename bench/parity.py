@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.matrix_model import spec_of
-from bench.traces import Array, Side, Slow, Trace
 from workloads.contract import finite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from bench.traces import Array, Side, Slow, Trace
     from workloads.contract import Cell
 
 STEPS = 50

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bench import lockstep, parity
-from bench.errors import WorkerFailed
 from bench.lockstep import ArmFailed, Bench
 from bench.parity import REFERENCE, Certificate
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
     from bench.comparison import Comparison
     from bench.console import View
+    from bench.errors import WorkerFailed
     from bench.launch.group import Group
     from bench.plan import Plan
 

@@ -21,7 +21,6 @@ from bench.launch.provide import provide
 from bench.lockstep import Bench
 from bench.matrix_cells import missing
 from bench.matrix_model import known_workloads, spec_of
-from bench.prologue import Prologue
 from bench.provenance import Place
 from bench.yaml_source import quoted
 from workloads.contract import FRAMEWORKS, KNOWN_FRAMEWORKS, PHASES, Cell, Named, Value
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bench.console import View
+    from bench.prologue import Prologue
 
 BATCH_SIZE = 16  # proves as much as a larger one, in less time
 EXAMPLE = "'transformer_lm: {width: 128}'"

@@ -27,8 +27,8 @@ from bench.report import summary
 from bench.schedule import Planned, valid
 
 if TYPE_CHECKING:
-    from bench.prologue import Prologue
     from bench.comparison import Comparison
+    from bench.prologue import Prologue
 
 STUBS = "axes: {workload: [stub], framework: [{name: stub}, {name: stub, work: 1.5}]}"
 CLASSIC = "axes: {workload: [{name: linear_regression, preset: classic, evaluate_steps: 20}]}"

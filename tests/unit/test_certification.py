@@ -103,9 +103,7 @@ def task_of(names: tuple[str, ...], *, kind: str = "lockstep", measure: bool = T
     stand_in: Any = launcher
     bench = Bench(launcher=stand_in, sampler=None, arm_cpus={1: frozenset({0})}, seed=0, data=None, schedule=kind)
     view: Any = SimpleNamespace(stage=lambda *_: None, say=lambda *_: None)
-    return Task(
-        bench=bench, comparison=comparison, cache=Path(), control_cpus=frozenset(), view=view, measure=measure
-    )
+    return Task(bench=bench, comparison=comparison, cache=Path(), control_cpus=frozenset(), view=view, measure=measure)
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import pytest
 from synthetic_run import block, outcome
 
 from bench import run
-from bench.prologue import Prologue
 from bench.comparison import Arm, Comparison
 from bench.cpus import Placement
 from bench.lockstep import ArmFailed
 from bench.matrix import Budget
+from bench.prologue import Prologue
 from bench.schedule import Planned
 from bench.standing import Stand, stand
 from bench.store import StoredRun
