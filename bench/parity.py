@@ -33,8 +33,6 @@ TIMED_STEPS = 10
 GATED_STEPS = 5
 # How many times as far as one ulp in every weight leads, correct twins may part: they round at every operation.
 ROUNDED = 100.0
-# Of float32's ulp in float64's; what one leads to at the precision that is timed stays this far under the bound.
-ULP_RATIO, TIMED_ROOM = 2.0**29, 10.0
 UNFETCHED = {"cpu": 1e-6, "cuda": 1e-3}  # a GPU adds up in another order each time
 CLOSING_RTOL = 1e-4
 GAP_FACTOR = 3.0
@@ -102,7 +100,7 @@ def certify(
     rtol  bounds of a workload's own at the timed precision, by group, where TIMED_RTOL cannot hold
     slow  the reference's trace at a lower learning rate, where the horizon is short
     """
-    bounds = {group: (rtol or {}).get(group, TIMED_RTOL[precision]) for group in FLOAT64}
+    bounds = _timed_bounds(precision, rtol)
     gated = gated_steps(reference, bounds["losses"])
     checks: list[Check] = []
     for side in (baseline, arm):
@@ -130,10 +128,17 @@ def certify(
 
 
 def gated_steps(reference: Trace, bound: float) -> int:
-    """Of the first five, those before a float32 ulp in every weight has come near the bound of a loss; one at least."""
+    """Of the first five, those before ten ulp of the timed precision have led past a loss's bound; one at least."""
     most = min(GATED_STEPS, reference.steps or GATED_STEPS)
-    led = [np.inf if one is None else one * ULP_RATIO for one in reference.sensitivity.get("losses", [])[:most]]
-    return max(1, next((i for i, far in enumerate(led) if far > bound / TIMED_ROOM), most))
+    led = reference.leads_as_timed("losses")[:most]
+    return max(1, next((i for i, far in enumerate(led) if far > bound), most))
+
+
+def unfetched_steps(reference: Trace, cell: Cell) -> int:
+    """How many steps are taken unfetched: ten, or on a GPU, which adds up in another order each time, those gated."""
+    if cell.device != "cuda":
+        return TIMED_STEPS
+    return gated_steps(reference, _timed_bounds(cell.precision, rtol_of(cell))["losses"])
 
 
 def horizon_of(reference: Trace, slow: Slow | None, gated: int) -> dict[str, Any]:
@@ -205,6 +210,10 @@ def relative_error(a: Array, b: Array) -> float:
     return gap / scale if scale else gap
 
 
+def _timed_bounds(precision: str, rtol: Mapping[str, float] | None) -> dict[str, float]:
+    return {group: (rtol or {}).get(group, TIMED_RTOL[precision]) for group in FLOAT64}
+
+
 def _same_problem(reference: Trace, side: Side) -> list[Check]:
     counts = abs(side.float64.parameter_count - reference.parameter_count)
     same_bytes = side.float64.inputs_sha256 == side.timed.inputs_sha256 == reference.inputs_sha256
@@ -250,7 +259,7 @@ def _at_timed_precision(
     checks = []
     for group in ("outputs", "gradients"):
         if group in exact:
-            limit = max(bounds[group], TIMED_ROOM * ULP_RATIO * reference.leads_to(group))
+            limit = max([bounds[group], *reference.leads_as_timed(group)])
             checks.append(_worst(f"{precision} {group}", side.arm, timed.get(group, {}), exact[group], limit))
     if "losses" in exact:
         place = f"first {gated} steps" if gated > 1 else "first step"

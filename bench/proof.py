@@ -7,6 +7,7 @@ import os
 import time
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -126,21 +127,21 @@ def as_json(records: Sequence[Record]) -> str:
 
 
 def print_table(records: Sequence[Record], console: Console) -> None:
-    """A row an arm: its largest float64 error, over how many steps, and how long the comparison took."""
+    """A line a comparison, with horizon and seconds, and below it one an arm, with its largest float64 error."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("workload", "phase", "arm", "largest error", "at", "horizon", "seconds", ""):
-        table.add_column(column, justify="right" if column in ("largest error", "horizon", "seconds") else "left")
-    shown: set[tuple[str, str]] = set()
-    for record in records:
-        for arm in (record["baseline"], record["arm"]):
-            if (record["comparison"], arm) in shown:
-                continue
-            shown.add((record["comparison"], arm))
-            error, place = _largest(record["checks"], arm)
-            table.add_row(
-                escape(record["workload"]), record["phase"], arm, error, place, _horizon(record["horizon"]),
-                f"{record['seconds']:.0f}", _mark(record, arm),
-            )  # fmt: skip
+    table.add_column("workload, then each mode", overflow="fold")
+    for column in ("largest error", "horizon", "seconds"):
+        table.add_column(column, justify="right", overflow="fold")
+    table.add_column("", no_wrap=True)
+    for _, group in groupby(records, key=lambda record: record["comparison"]):
+        own = list(group)
+        first = own[0]
+        horizon = _horizon(next((one["horizon"] for one in own if one["horizon"]), None))
+        table.add_row(f"{escape(first['workload'])} {first['phase']}", "", horizon, f"{first['seconds']:.0f}", "")
+        for arm in dict.fromkeys(name for one in own for name in (one["baseline"], one["arm"])):
+            told = next((one for one in own if one["arm"] == arm), None)
+            told = told or next((one for one in own if one["checks"]), first)
+            table.add_row(f"  {arm}", _largest(told["checks"], arm), "", "", _mark(told, arm))
     console.print(table)
     for record in records:
         if record["reason"]:
@@ -164,14 +165,13 @@ def print_checks(records: Sequence[Record], console: Console) -> None:
     console.print(table)
 
 
-def _largest(checks: Sequence[Mapping[str, Any]], arm: str) -> tuple[str, str]:
-    """Of an arm's float64 checks: the largest error and its place; of one that failed, the first."""
+def _largest(checks: Sequence[Mapping[str, Any]], arm: str) -> str:
+    """Of an arm's float64 checks: the largest error; of one that failed, the first."""
     own = [check for check in checks if check["arm"] == arm and check["name"].startswith("float64")]
     wrong = [check for check in own if not check["passed"]]
-    if not own:
-        return "—", ""
-    told = wrong[0] if wrong else max(own, key=lambda check: float(check["value"]))
-    return "—" if told["value"] is None else f"{told['value']:.1e}", str(told["place"])
+    values = [check["value"] for check in (wrong[:1] or own)]
+    known = [float(value) for value in values if value is not None]
+    return f"{max(known):.1e}" if known else "—"
 
 
 def _horizon(found: Mapping[str, Any] | None) -> str:

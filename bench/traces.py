@@ -23,7 +23,8 @@ Array = npt.NDArray[np.float64]
 class Trace:
     """What a worker's `parity` answered: arrays in the spec's neutral layout, float64.
 
-    sensitivity  of the reference, by group: how far one ulp in every weight leads (of losses and weights by step)
+    sensitivity  of the reference, by group: how far one ulp in every weight leads (of losses and weights by step);
+                 `timed`: how far ten of the timed precision's lead
     unfetched    how far steps whose losses nobody fetched end from these, and where
     """
 
@@ -66,7 +67,12 @@ class Trace:
         """How far one ulp in every weight leads in this group, over the steps traced; 0 where it was not measured."""
         found = self.sensitivity.get("weights" if group == "updates" else group, 0.0)
         values = found[: self.steps] if isinstance(found, list) else [found]
-        return max((np.inf if value is None else float(value) for value in values), default=0.0)
+        return max(map(_or_infinite, values), default=0.0)
+
+    def leads_as_timed(self, group: str) -> list[float]:
+        """How far ten ulp of the timed precision lead in this group: of losses by step, else one; none unmeasured."""
+        found = self.sensitivity.get("timed", {}).get(group, [])
+        return [_or_infinite(value) for value in (found if isinstance(found, list) else [found])]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +96,10 @@ class Side:
     timed: Trace
     slow: Trace | None = None
     closing: Mapping[str, Any] | None = None
+
+
+def _or_infinite(value: float | None) -> float:
+    return np.inf if value is None else float(value)
 
 
 def _in_pieces(piece: Callable[[int], Mapping[str, Any]], given: Mapping[str, Any]) -> Array:

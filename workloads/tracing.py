@@ -6,14 +6,14 @@ A worker answers here what was computed, not whether it is right: `bench.parity`
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from workloads.contract import Cell, Named, finite, pack
-from workloads.runtime import Array, Arrays, Program
+from workloads.runtime import DTYPES, Array, Arrays, Program
 from workloads.training.reference import STATISTICS
 from workloads.trial import POOL_BATCHES, inputs, sha256
 
@@ -22,15 +22,18 @@ if TYPE_CHECKING:
 
 ULP = 2.0**-52  # of float64, relative
 LEAST_STEPS = 10  # of a horizon that is looked for, however slow they are
+# Of the timed precision. Its arithmetic rounds at every operation, so that it flips a rectifier or a maximum that one
+# ulp in the weights leaves alone; and what one ulp leads to stays a tenth under a bound.
+TIMED_ULP, TIMED_STEPS = 10.0, 5
 LEAST_CLOSING = 3  # steps: two updates and the one that is held to them
 PIECE_BYTES = 2**26  # of an array that is too large for one answer
 
 
-def parity(trial: Trial, *, steps: int, precision: str, rate: float = 1.0, unfetched: bool = False) -> dict[str, Any]:
+def parity(trial: Trial, *, steps: int, precision: str, rate: float = 1.0, unfetched: int = 0) -> dict[str, Any]:
     """Trace a fresh program, made by the `build` that is timed, in the same mode, at `precision`.
 
     rate       factor on the learning rate; below 1 the updates are told, without the gradients
-    unfetched  take the same steps on another fresh program too, no loss fetched but the last; tell how far they part
+    unfetched  so many steps another program takes too, no loss fetched but the last; tell how far they part
 
     returns  losses (steps,), gradients of batch 0 before the first step, weights after the last, or updates: weights
              after the last less those before the first; for infer: outputs of pool batches. Large arrays as `given`
@@ -40,41 +43,39 @@ def parity(trial: Trial, *, steps: int, precision: str, rate: float = 1.0, unfet
     program = trial.twin.build(cell=cell, weights=weights, batches=batches)
     told: dict[str, Any] = {"parameter_count": program.parameter_count, "inputs_sha256": sha256(weights, batches)}
     if cell.phase == "infer":
-        count = min(steps, POOL_BATCHES)
-        outputs = {f"batch {i}": program.fetch(program.step(i)) for i in range(count)}
-        return told | _given(trial, {"outputs": outputs})
+        return told | _given(trial, {"outputs": _outputs(program, steps)})
     gradients = {"gradients": program.gradients(0)} if rate == 1 else {}
-    losses = [float(program.fetch(program.step(i))) for i in range(steps)]
-    ends = program.weights()
+    losses: list[float] = []
+    for i in range(steps):
+        losses.append(float(program.fetch(program.step(i))))
+        if i + 1 == unfetched:
+            told["unfetched"] = _unfetched(trial, cell, unfetched, losses[i], program.weights())
     told["losses"] = [finite(loss) for loss in losses]
-    if unfetched:
-        told["unfetched"] = _unfetched(trial, cell, steps, losses[-1], ends)
-    return told | _given(trial, gradients | _weights_or_updates(ends, weights, rate))
+    return told | _given(trial, gradients | _weights_or_updates(program.weights(), weights, rate))
 
 
 def horizon(trial: Trial, *, steps: int, rate: float, limit: float, most_s: float) -> dict[str, Any]:
     """The trace of a program in float64 for as many steps as a rounding error stays small in, `steps` at most.
 
     Another program starts with every weight off by one ulp. Their distance is normwise, of the weights or, where rate
-    is below 1, of the updates: of all arrays the largest. The first step is traced whatever its distance.
+    is below 1, of the updates: of all arrays the largest. The first step is traced whatever its distance. Where rate is
+    1, a third starts with every weight off by TIMED_ULP of the cell's own precision, which is what flips a rectifier.
 
     limit    the distance at which the horizon ends
     most_s   after these seconds and LEAST_STEPS steps it ends as well
 
     returns  as `parity`; sensitivity, which is how far one ulp leads: weights or updates (steps,), losses (steps,),
-             gradients; for infer: outputs
+             gradients; for infer: outputs; timed: how far the third is led, losses (at most TIMED_STEPS,), gradients
     """
-    cell = at(trial.cell, "fp64", rate)
+    began, cell = time.monotonic(), at(trial.cell, "fp64", rate)
     weights, batches = inputs(trial.spec, cell, trial.seed, trial.data, POOL_BATCHES)
-    began = time.monotonic()
-    draw = np.random.default_rng(trial.seed)
-    nudged = {name: array * (1 + draw.choice((-ULP, ULP), array.shape)) for name, array in _float64(weights).items()}
+    nudged = _nudged(trial, weights, ULP)
     one, other = (trial.twin.build(cell=cell, weights=start, batches=batches) for start in (weights, nudged))
     told = {"parameter_count": one.parameter_count, "inputs_sha256": sha256(weights, batches)}
     if cell.phase == "infer":
-        count = min(steps, POOL_BATCHES)
-        outputs, beside = ({f"batch {i}": p.fetch(p.step(i)) for i in range(count)} for p in (one, other))
-        return told | {"sensitivity": {"outputs": distance(beside, outputs)}} | _given(trial, {"outputs": outputs})
+        outputs, beside = (_outputs(program, steps) for program in (one, other))
+        led = {"outputs": distance(beside, outputs), "timed": {"outputs": _led_at_once(trial, weights, outputs)}}
+        return told | {"sensitivity": led} | _given(trial, {"outputs": outputs})
     sensitivity: dict[str, Any] = {"weights": [], "losses": []}
     gradients: dict[str, Arrays] = {}
     if rate == 1:
@@ -84,20 +85,18 @@ def horizon(trial: Trial, *, steps: int, rate: float, limit: float, most_s: floa
     ends: Arrays = {}
     for i in range(steps):
         loss, beside_loss = (float(program.fetch(program.step(i))) for program in (one, other))
-        sensitivity["losses"].append(finite(_gap(np.asarray(beside_loss), np.asarray(loss))))
         now, beside = one.weights(), other.weights()
-        if rate != 1:
-            moved, beside_moved = _less(now, weights), _less(beside, nudged)
-            far = distance(beside_moved, moved)
-        else:
-            far = distance(beside, now)
+        far = distance(beside, now) if rate == 1 else distance(_less(beside, nudged), _less(now, weights))
         if i and not far < limit:
             break
         losses.append(loss)
+        sensitivity["losses"].append(finite(_apart(beside_loss, loss)))
         sensitivity["weights"].append(finite(far))
         ends = now
         if i + 1 >= LEAST_STEPS and time.monotonic() - began > most_s:
             break
+    if rate == 1:
+        sensitivity["timed"] = _led(trial, weights, gradients["gradients"], losses[:TIMED_STEPS])
     told |= {"losses": [finite(loss) for loss in losses], "sensitivity": sensitivity}
     return told | _given(trial, gradients | _weights_or_updates(ends, weights, rate))
 
@@ -164,8 +163,41 @@ def _gap(a: Array, b: Array) -> float:
     return gap / scale if scale else gap
 
 
-def _float64(weights: Arrays) -> dict[str, Array]:
-    return {name: array.astype(np.float64) for name, array in weights.items()}
+def _apart(a: float, b: float) -> float:
+    return _gap(np.asarray(a), np.asarray(b))
+
+
+def _nudged(trial: Trial, weights: Arrays, size: float) -> dict[str, Array]:
+    """Every weight off by this share of itself, one way or the other."""
+    draw = np.random.default_rng(trial.seed)
+    return {
+        name: array.astype(np.float64) * (1 + draw.choice((-size, size), array.shape))
+        for name, array in weights.items()
+    }
+
+
+def _nudged_as_timed(trial: Trial, weights: Arrays) -> Program:
+    cell, size = at(trial.cell, "fp64"), TIMED_ULP * float(np.finfo(DTYPES[trial.cell.precision]).eps)
+    _, batches = inputs(trial.spec, cell, trial.seed, trial.data, POOL_BATCHES)
+    built: Program = trial.twin.build(cell=cell, weights=_nudged(trial, weights, size), batches=batches)
+    return built
+
+
+def _led(trial: Trial, weights: Arrays, gradients: Arrays, losses: Sequence[float]) -> dict[str, Any]:
+    """How far TIMED_ULP of the timed precision lead from these gradients and losses."""
+    program = _nudged_as_timed(trial, weights)
+    led = distance(program.gradients(0), gradients)
+    beside = [float(program.fetch(program.step(i))) for i in range(len(losses))]
+    return {"gradients": finite(led), "losses": [finite(_apart(a, b)) for a, b in zip(beside, losses, strict=True)]}
+
+
+def _led_at_once(trial: Trial, weights: Arrays, outputs: Arrays) -> float | None:
+    """The same of an inference's outputs."""
+    return finite(distance(_outputs(_nudged_as_timed(trial, weights), len(outputs)), outputs))
+
+
+def _outputs(program: Program, steps: int) -> dict[str, Array]:
+    return {f"batch {i}": program.fetch(program.step(i)) for i in range(min(steps, POOL_BATCHES))}
 
 
 def _less(ends: Arrays, starts: Arrays) -> dict[str, Array]:
@@ -182,7 +214,7 @@ def _unfetched(trial: Trial, cell: Cell, steps: int, loss: float, ends: Arrays) 
     program: Program = trial.twin.build(cell=cell, weights=weights, batches=batches)
     for i in range(steps):
         output = program.step(i)
-    gaps = {"the loss": _gap(np.asarray(float(program.fetch(output))), np.asarray(loss))}
+    gaps = {"the loss": _apart(float(program.fetch(output)), loss)}
     gaps |= {name: _gap(array, ends[name]) for name, array in program.weights().items()}
     place = max(gaps, key=lambda name: gaps[name])
     return {"value": finite(gaps[place]), "place": place}

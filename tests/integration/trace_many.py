@@ -55,7 +55,7 @@ def _traced(framework: str, question: dict[str, Any], configured: bool) -> Any:
                 "parity",
                 steps=max(question["steps"], UNFETCHED) if precision == "fp32" else question["steps"],
                 precision=precision,
-                unfetched=precision == "fp32",
+                unfetched=UNFETCHED if precision == "fp32" else 0,
             )
             for precision in precisions
         }

@@ -13,7 +13,8 @@ import pytest
 from bench import parity
 from bench.parity import STEPS, Certificate, certify, relative_error
 from bench.traces import Side, Trace
-from workloads.contract import pack
+from workloads.contract import Cell, Named, pack
+from workloads.linear_regression import spec
 
 WEIGHTS = {"weight": np.array([[1.5], [-2.0], [1e-9]]), "bias": np.array([0.25])}
 GRADIENTS = {"weight": np.array([[3.0], [0.0], [-4.0]]), "bias": np.array([1.0])}
@@ -246,3 +247,49 @@ def test_a_trace_is_read_from_the_worker_s_answer() -> None:
     assert np.isnan(trace.groups["losses"]["losses"][1])
     assert trace.groups["gradients"]["weight"].dtype == np.float64
     assert trace.groups["weights"]["weight"][0, 0] == 0.1
+
+
+def led_to(losses: list[float | None], *, gradients: float = 0.0, **changed: Any) -> Trace:
+    """The reference, and how far ten ulp of the timed precision lead in it."""
+    return training(sensitivity={"timed": {"losses": losses, "gradients": gradients}}, **changed)
+
+
+@pytest.mark.parametrize(
+    ("losses", "gated"),
+    [
+        ([1e-7] * 5, 5),
+        ([1e-7, 1e-6, 9e-5, 2e-4, 1e-7], 3),
+        ([1e-7, None, 1e-7, 1e-7, 1e-7], 1),
+        ([3e-4] * 5, 1),
+        ([1e-7], 5),
+        ([], 5),
+    ],
+)
+def test_losses_as_timed_are_gated_until_float32_leads_past_the_bound_the_first_always(
+    losses: list[float | None], gated: int
+) -> None:
+    reference = led_to(losses)
+    assert parity.gated_steps(reference, 1e-4) == gated
+    late = LOSSES.copy()
+    late[gated:] *= 1.5
+    timed = with_group(training(), "losses", "losses", late)
+    assert failed(certificate(reference=reference, arm=side("pytorch", timed=timed))) == []
+    late[gated - 1] *= 1.5
+    timed = with_group(training(), "losses", "losses", late)
+    wrong = failed(certificate(reference=reference, arm=side("pytorch", timed=timed)))
+    assert "fp32 losses" in {name for name, *_ in wrong}
+
+
+def test_gradients_as_timed_may_be_off_by_what_ten_ulp_of_float32_lead_to_and_by_no_more() -> None:
+    reference = led_to([1e-7] * 5, gradients=0.2)
+    for noise, wrong in ((0.15, []), (0.25, [("fp32 gradients", "pytorch", "weight")])):
+        gradients = {name: array * (1 + noise) for name, array in GRADIENTS.items()}
+        timed = training(groups={**training().groups, "gradients": gradients})
+        assert failed(certificate(reference=reference, arm=side("pytorch", timed=timed))) == wrong
+
+
+def test_on_a_gpu_no_more_steps_go_unfetched_than_are_gated() -> None:
+    cell = Cell(workload=Named.of("linear_regression", spec.parameters({})), framework=Named("pytorch"), device="cuda")
+    reference = led_to([1e-7, 1e-7, 1.0, 1.0, 1.0])
+    assert parity.unfetched_steps(reference, cell) == 2
+    assert parity.unfetched_steps(reference, replace(cell, device="cpu")) == parity.TIMED_STEPS

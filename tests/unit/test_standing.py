@@ -149,6 +149,7 @@ def test_a_run_killed_between_certificate_and_plan_certifies_again_without_those
         bench=SimpleNamespace(sampler=None),
         control_cpus=frozenset(),
         recertify=True,
+        matrix=SimpleNamespace(comparisons=[comparison], budget=Budget(blocks=3)),
         view=None,
         store=None,
     )
@@ -182,6 +183,7 @@ def test_the_failure_of_an_arm_before_the_first_block_is_a_block_in_which_the_ot
         bench=SimpleNamespace(sampler=None),
         control_cpus=frozenset(),
         recertify=True,
+        matrix=SimpleNamespace(comparisons=[comparison], budget=Budget(blocks=3)),
         view=SimpleNamespace(failed=lambda *_: None, kept=lambda _: None),
         store=SimpleNamespace(append_block=lambda record, _: kept.append(record), write_log=lambda *_: "logs/x"),
     )

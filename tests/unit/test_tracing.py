@@ -88,11 +88,24 @@ def test_an_inference_has_outputs_and_how_far_an_ulp_leads_in_them(opened: Open)
     assert 0 < found.leads_to("outputs") < 1e-13
 
 
+def test_ten_ulp_of_the_timed_precision_lead_further_than_one_of_float64(opened: Open) -> None:
+    found = horizon(opened("transformer_lm"))
+    (gradients,), losses = found.leads_as_timed("gradients"), found.leads_as_timed("losses")
+    assert len(losses) == 5
+    assert 1e-8 < gradients < 1e-4
+    assert gradients > 1e6 * found.leads_to("gradients")
+    assert all(1e-9 < loss < 1e-4 for loss in losses)
+    (outputs,) = horizon(opened("transformer_lm", phase="infer")).leads_as_timed("outputs")
+    assert 1e-8 < outputs < 1e-4
+    assert horizon(opened("transformer_lm"), rate=0.1).leads_as_timed("losses") == []
+    assert len(horizon(opened("transformer_lm"), steps=2).leads_as_timed("losses")) == 2
+
+
 # Steps that nobody fetches
 
 
 def test_steps_whose_losses_nobody_fetches_end_where_the_traced_ones_do(opened: Open) -> None:
-    found = opened("transformer_lm").traced("parity", steps=10, precision="fp32", unfetched=True)["unfetched"]
+    found = opened("transformer_lm").traced("parity", steps=10, precision="fp32", unfetched=10)["unfetched"]
     assert found["value"] == 0.0
 
 
@@ -109,7 +122,7 @@ def test_a_program_that_steps_only_when_it_is_asked_for_its_loss_is_seen(
         )
 
     monkeypatch.setattr(trial.twin, "build", lazy)
-    found = trial.traced("parity", steps=10, precision="fp32", unfetched=True)["unfetched"]
+    found = trial.traced("parity", steps=10, precision="fp32", unfetched=10)["unfetched"]
     assert found["value"] > 1e-3
 
 

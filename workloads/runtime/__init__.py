@@ -17,7 +17,7 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
 
-DTYPES = {"fp32": np.float32, "fp64": np.float64}
+DTYPES: dict[str, type[np.floating[Any]]] = {"fp32": np.float32, "fp64": np.float64}
 
 
 @dataclass(frozen=True, kw_only=True)

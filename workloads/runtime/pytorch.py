@@ -31,6 +31,7 @@ def configure(cell: Cell) -> None:
         raise Unsupported("pytorch sees no CUDA device; choose device cpu")
     if cell.mode == "compiled":
         _require_compiler()
+        _compile_each_program()
     torch.set_num_threads(cell.threads)
     torch.set_num_interop_threads(cell.threads)
     torch.set_flush_denormal(True)  # as TensorFlow's pool threads do
@@ -46,6 +47,19 @@ def _require_compiler() -> None:
         raise Unsupported("torch.compile needs a C++ compiler; apt-get install g++, or use --launcher docker")
     if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
         raise Unsupported("torch.compile needs Python's headers; apt-get install python3-dev, or use --launcher docker")
+
+
+def _compile_each_program() -> None:
+    """Every program of a process is compiled as its first is, which is the one that is timed.
+
+    Of itself torch.compile goes on in eager mode after eight programs of the same code, and treats a shape or a number
+    that differs in the second of them as one that may be anything.
+    """
+    import torch._dynamo.config as dynamo
+
+    dynamo.recompile_limit = 256
+    dynamo.fail_on_recompile_limit_hit = True
+    dynamo.automatic_dynamic_shapes = False
 
 
 def device(cell: Cell) -> Any:
