@@ -55,7 +55,8 @@ def trace(task: Task, group: Group, traced: Traced, prologue: Prologue, pilot: P
         slow = _ask_all(task, group, prologue, "parity", precision="fp64", **given)
     task.say(f"parity in {precision}, as timed")
     unfetched = parity.unfetched_steps(traced.reference, task.comparison.baseline_arm.cell)
-    as_timed = {"steps": parity.TIMED_STEPS, "precision": precision, "unfetched": unfetched}
+    few = parity.TIMED_STEPS if traced.reference.steps else steps  # an inference's steps are its batches
+    as_timed = {"steps": few, "precision": precision, "unfetched": unfetched}
     timed = _ask_all(task, group, prologue, "parity", **as_timed)
     closings = _go_on(task, group, prologue)
     for name in closings:

@@ -258,7 +258,7 @@ def led_to(losses: list[float | None], *, gradients: float = 0.0, **changed: Any
     ("losses", "gated"),
     [
         ([1e-7] * 5, 5),
-        ([1e-7, 1e-6, 9e-5, 2e-4, 1e-7], 3),
+        ([1e-7, 1e-6, 9e-6, 2e-5, 1e-7], 3),
         ([1e-7, None, 1e-7, 1e-7, 1e-7], 1),
         ([3e-4] * 5, 1),
         ([1e-7], 5),
@@ -280,9 +280,9 @@ def test_losses_as_timed_are_gated_until_float32_leads_past_the_bound_the_first_
     assert "fp32 losses" in {name for name, *_ in wrong}
 
 
-def test_gradients_as_timed_may_be_off_by_what_ten_ulp_of_float32_lead_to_and_by_no_more() -> None:
+def test_gradients_as_timed_may_be_off_by_three_times_what_ten_ulp_of_float32_lead_to_and_no_more() -> None:
     reference = led_to([1e-7] * 5, gradients=0.2)
-    for noise, wrong in ((0.15, []), (0.25, [("fp32 gradients", "pytorch", "weight")])):
+    for noise, wrong in ((0.5, []), (0.7, [("fp32 gradients", "pytorch", "weight")])):
         gradients = {name: array * (1 + noise) for name, array in GRADIENTS.items()}
         timed = training(groups={**training().groups, "gradients": gradients})
         assert failed(certificate(reference=reference, arm=side("pytorch", timed=timed))) == wrong
