@@ -21,11 +21,12 @@ from rich.console import Console
 from bench import proof
 from bench.console import View
 from bench.matrix_model import known_workloads, spec_of
-from workloads.contract import PHASES, Named, Value
+from workloads.contract import MODES, PHASES, Named, Value
 
 pytestmark = pytest.mark.framework
 
 DRAWS = int(os.environ.get("BENCH_DRAWS", "1"))  # of each workload and phase; `nox -s mutations` takes many
+COMPILED_EVERY = 5  # draws: compilers take a minute each
 DOCS = Path(__file__).parents[2] / "docs"
 Range = tuple[float, float]
 # Log-uniform; whole numbers where both ends are. The upper ends keep a trace within seconds, far under the bounds.
@@ -76,7 +77,8 @@ def test_whatever_is_drawn_within_the_bounds_is_certified(workload: str, number:
     draw = random.Random(f"{workload} {number}")
     named, batch_size, seed = drawn(workload, draw), round(math.exp(draw.uniform(0, math.log(40)))), draw.randrange(100)
     phases = PHASES if DRAWS > 1 else ("train",)
-    records = proved(named, phases=phases, batch_size=batch_size, seed=seed)
+    modes = MODES if number % COMPILED_EVERY == COMPILED_EVERY - 1 else ("eager",)
+    records = proved(named, phases=phases, modes=modes, batch_size=batch_size, seed=seed)
     assert {record["status"] for record in records} == {"passed"}, (
         named, batch_size, seed, [record["reason"] for record in records],
     )  # fmt: skip
