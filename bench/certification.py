@@ -102,6 +102,9 @@ def _company(
         if not task.comparison.is_stub:
             tracing.trace(task, group, traced, prologue, pilot)
         _certify(task.comparison, traced, prologue)
+        if traced.sides and not prologue.hopeless(task.comparison):
+            tracing.go_on(task, group, traced, prologue)
+            _certify(task.comparison, traced, prologue)
     if task.measure and not prologue.hopeless(task.comparison):
         _evaluate(task, group, [arm for arm in group.arms if not _is_whole(prologue, arm)], pilot, prologue)
         for name in group.arms:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from bench import lockstep, parity
@@ -38,7 +38,7 @@ class Traced:
 
 
 def trace(task: Task, group: Group, traced: Traced, prologue: Prologue, pilot: Pilot) -> None:
-    """The reference first, which says how many steps can be held; then the arms: float64, as timed, going on."""
+    """The reference first, which says how many steps can be held; then the arms: in float64, and as timed."""
     precision = task.comparison.baseline_arm.cell.precision
     if traced.reference is None:
         task.say("how far a rounding error leads, in the NumPy reference")
@@ -58,11 +58,24 @@ def trace(task: Task, group: Group, traced: Traced, prologue: Prologue, pilot: P
     few = parity.TIMED_STEPS if traced.reference.steps else steps  # an inference's steps are its batches
     as_timed = {"steps": few, "precision": precision, "unfetched": unfetched}
     timed = _ask_all(task, group, prologue, "parity", **as_timed)
-    closings = _go_on(task, group, prologue)
-    for name in closings:
-        traced.sides[name] = Side(
-            arm=name, float64=exact[name], timed=timed[name], slow=slow.get(name), closing=closings[name]
-        )
+    for name, as_it_is in timed.items():
+        traced.sides[name] = Side(arm=name, float64=exact[name], timed=as_it_is, slow=slow.get(name))
+
+
+def go_on(task: Task, group: Group, traced: Traced, prologue: Prologue) -> None:
+    """Steps of the timed programs themselves, after some that nobody looked at."""
+    if task.comparison.baseline_arm.cell.phase == "infer":
+        return
+    task.say("going on with the timed step")
+    for name in group.arms:
+        with leaving_out(task, group, prologue):
+            if not task.measure:  # else the pilot has taken its steps
+                step_ns = ask(group, name, "warm", limit_s=LIMIT_S["eager"], steps=1)["step_ns"][0]
+                most = max(1, min(UNSEEN_STEPS, int(GO_ON_S * 1e9 / max(step_ns, 1))))
+                ask(group, name, "measure", limit_s=LIMIT_S["eager"], steps=most, settle=0, sync="slice")
+            asked = {"steps": GO_ON_STEPS, "most_s": GO_ON_S}
+            closing = ask(group, name, "closing", limit_s=LIMIT_S["eager"], **asked)
+            traced.sides[name] = replace(traced.sides[name], closing=closing)
 
 
 def _steps_to_trace(pilot: Pilot) -> int:
@@ -102,23 +115,6 @@ def _trace_of(group: Group, name: str, answer: dict[str, Any]) -> Trace:
         return answer
 
     return Trace.of(answer, piece)
-
-
-def _go_on(task: Task, group: Group, prologue: Prologue) -> dict[str, dict[str, Any]]:
-    """Steps of the timed programs themselves, after some that nobody looked at."""
-    if task.comparison.baseline_arm.cell.phase == "infer":
-        return {name: {"steps": 0} for name in group.arms}
-    task.say("going on with the timed step")
-    closings = {}
-    for name in group.arms:
-        with leaving_out(task, group, prologue):
-            if not task.measure:  # else the pilot has taken its steps
-                step_ns = ask(group, name, "warm", limit_s=LIMIT_S["eager"], steps=1)["step_ns"][0]
-                most = max(1, min(UNSEEN_STEPS, int(GO_ON_S * 1e9 / max(step_ns, 1))))
-                ask(group, name, "measure", limit_s=LIMIT_S["eager"], steps=most, settle=0, sync="slice")
-            asked = {"steps": GO_ON_STEPS, "most_s": GO_ON_S}
-            closings[name] = ask(group, name, "closing", limit_s=LIMIT_S["eager"], **asked)
-    return closings
 
 
 def _open_reference(task: Task, group: Group) -> None:

@@ -160,6 +160,24 @@ def test_what_was_proved_before_an_arm_raised_stays_in_its_record(begun: Any) ->
 
 
 @KINDS
+@pytest.mark.parametrize("names", [ARMS, THREE])
+def test_an_arm_that_does_other_work_and_then_raises_has_failed_its_proof(
+    begun: Any, monkeypatch: pytest.MonkeyPatch, kind: str, names: tuple[str, ...]
+) -> None:
+    """As one whose loss is a sum: it runs away in the steps that follow."""
+    answer = Workers._answer
+    other = TRACE | {"losses": [2.0] * 50}
+    monkeypatch.setattr(
+        Workers,
+        "_answer",
+        lambda self, name, verb: other if (name, verb) == ("pytorch", "parity") else answer(self, name, verb),
+    )
+    certificate = begun({("pytorch", "closing"): "failed"}, names, kind=kind).certificates["pytorch"]
+    assert certificate.status == "failed"
+    assert certificate.reason.startswith("pytorch: float64 losses")
+
+
+@KINDS
 @pytest.mark.parametrize("verb", ["open", "warm", "parity", "closing", "measure"])
 @pytest.mark.parametrize(("failure", "status"), [("unsupported", "unsupported"), ("failed", "broken")])
 def test_a_baseline_that_cannot_or_raises_gives_every_contrast_its_reason(
