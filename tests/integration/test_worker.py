@@ -316,7 +316,7 @@ def test_an_answer_over_the_limit_is_an_error_and_the_worker_goes_on(
 def test_an_answer_that_is_no_json_is_an_error_and_the_worker_goes_on(
     begin: Begin, group: Group, root: Path, edit: Any
 ) -> None:
-    edit(root / "workloads/trial.py", '"step_ns": self._steps(steps)', '"step_ns": [float("nan")] * steps')
+    edit(root / "workloads/trial.py", "step_ns = self._steps(steps)\n", 'step_ns = [float("nan")] * steps\n')
     begin()
     error = failure(group, "warm", steps=3)
     assert error.kind == "failed"
@@ -325,7 +325,7 @@ def test_an_answer_that_is_no_json_is_an_error_and_the_worker_goes_on(
 
 
 def test_an_answer_of_many_megabytes_comes_whole_and_soon(begin: Begin, group: Group, root: Path, edit: Any) -> None:
-    edit(root / "workloads/trial.py", '"step_ns": self._steps(steps)', '"step_ns": ["x" * 2**20] * steps')
+    edit(root / "workloads/trial.py", "step_ns = self._steps(steps)\n", 'step_ns = ["x" * 2**20] * steps\n')
     begin()
     assert len(group.ask("arm", "warm", limit_s=60, steps=200)["step_ns"]) == 200
 
