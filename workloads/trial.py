@@ -105,13 +105,6 @@ class Trial:
             "gpu": gpu,
         }
 
-    def traced(self, verb: str, **asked: Any) -> dict[str, Any]:
-        """What a certificate asks for: `parity`, `horizon`, `closing` or `piece` of workloads.tracing."""
-        from workloads import tracing
-
-        answer: dict[str, Any] = getattr(tracing, verb)(self, **asked)
-        return answer
-
     def warm(self, *, steps: int) -> dict[str, Any]:
         """Steps that are never part of an estimate, each timed: their length is what a pilot needs to know."""
         if self.cell.phase == "infer" and self.expected is None:

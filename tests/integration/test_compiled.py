@@ -21,12 +21,13 @@ MANY = 12  # torch.compile leaves a ninth program of the same code to eager mode
 BUILD_MANY = """
 import json, os, sys
 os.dup2(2, 1)
+from workloads import tracing
 from workloads.trial import Trial
 cell, framework = json.loads(sys.argv[1])
 trial, _ = Trial.open(cell=cell, framework=framework, seed=0, data=None)
 found = [trial.runtime.compilations()]
 for i in range({many}):
-    trial.traced("parity", steps=1, precision="fp64", rate=1 / (i + 2))
+    tracing.parity(trial, steps=1, precision="fp64", rate=1 / (i + 2))
     found.append(trial.runtime.compilations())
 os.write(int(sys.argv[2]), json.dumps(found).encode())
 """

@@ -44,6 +44,7 @@ def _traced(framework: str, question: dict[str, Any], configured: bool) -> Any:
 
     if configured and framework != "reference":  # threads can be set once in a process
         importlib.import_module(f"workloads.runtime.{framework}").configure = lambda cell: None  # type: ignore[attr-defined]
+    from workloads import tracing
     from workloads.trial import Trial
 
     precisions = ("fp64",) if framework == "reference" else ("fp64", "fp32")
@@ -53,8 +54,8 @@ def _traced(framework: str, question: dict[str, Any], configured: bool) -> Any:
         if "evaluate" in question:
             return trial.evaluate(steps=question["evaluate"])
         found = {
-            precision: trial.traced(
-                "parity",
+            precision: tracing.parity(
+                trial,
                 steps=max(question["steps"], unfetched) if precision == "fp32" else question["steps"],
                 precision=precision,
                 unfetched=unfetched if precision == "fp32" else 0,
@@ -64,7 +65,7 @@ def _traced(framework: str, question: dict[str, Any], configured: bool) -> Any:
         if question.get("closing") and framework != "reference":
             with suppress(ArithmeticError):  # it ran away: then its traces are wrong already
                 trial.measure(steps=UNSEEN, settle=0, sync="slice")
-                found["closing"] = trial.traced("closing", steps=question["closing"], most_s=60.0)
+                found["closing"] = tracing.closing(trial, steps=question["closing"], most_s=60.0)
         return found
     except Exception as error:
         traceback.print_exc()

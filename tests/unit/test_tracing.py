@@ -43,7 +43,7 @@ def opened(tmp_path: Path) -> Open:
 
 
 def horizon(trial: Trial, *, steps: int = 12, rate: float = 1.0, limit: float = 1e-12) -> Trace:
-    return Trace.of(trial.traced("horizon", steps=steps, rate=rate, limit=limit, most_s=60.0))
+    return Trace.of(tracing.horizon(trial, steps=steps, rate=rate, limit=limit, most_s=60.0))
 
 
 # The horizon
@@ -54,7 +54,7 @@ def test_an_ulp_leads_nowhere_in_a_shallow_model_and_the_trace_is_that_of_parity
     found = horizon(opened(workload))
     assert found.steps == 12
     assert 0 < found.leads_to("weights") < 1e-12
-    traced = Trace.of(opened(workload).traced("parity", steps=12, precision="fp64"))
+    traced = Trace.of(tracing.parity(opened(workload), steps=12, precision="fp64"))
     for group in ("losses", "gradients", "weights"):
         for name, array in traced.groups[group].items():
             np.testing.assert_array_equal(found.groups[group][name], array)
@@ -105,7 +105,7 @@ def test_ten_ulp_of_the_timed_precision_lead_further_than_one_of_float64(opened:
 
 
 def test_steps_whose_losses_nobody_fetches_end_where_the_traced_ones_do(opened: Open) -> None:
-    found = opened("transformer_lm").traced("parity", steps=10, precision="fp32", unfetched=10)["unfetched"]
+    found = tracing.parity(opened("transformer_lm"), steps=10, precision="fp32", unfetched=10)["unfetched"]
     assert found["value"] == 0.0
 
 
@@ -122,7 +122,7 @@ def test_a_program_that_steps_only_when_it_is_asked_for_its_loss_is_seen(
         )
 
     monkeypatch.setattr(trial.twin, "build", lazy)
-    found = trial.traced("parity", steps=10, precision="fp32", unfetched=10)["unfetched"]
+    found = tracing.parity(trial, steps=10, precision="fp32", unfetched=10)["unfetched"]
     assert found["value"] > 1e-3
 
 
@@ -131,7 +131,7 @@ def test_a_program_that_steps_only_when_it_is_asked_for_its_loss_is_seen(
 
 def closed(trial: Trial, *, steps: int = 12) -> list[str]:
     """The names of the checks that fail."""
-    found = trial.traced("closing", steps=steps, most_s=60.0)
+    found = tracing.closing(trial, steps=steps, most_s=60.0)
     return [check.name for check in parity.closing_checks(found, "arm") if not check.passed]
 
 
@@ -139,12 +139,12 @@ def closed(trial: Trial, *, steps: int = 12) -> list[str]:
 def test_a_program_that_goes_on_as_its_rule_says_passes(opened: Open, workload: str) -> None:
     trial = opened(workload)
     trial.warm(steps=20)
-    assert trial.traced("closing", steps=3, most_s=60.0)["steps"] == 3
+    assert tracing.closing(trial, steps=3, most_s=60.0)["steps"] == 3
     assert closed(trial) == []
 
 
 def test_closing_ends_after_its_time_but_not_before_three_steps(opened: Open) -> None:
-    assert opened("linear_regression").traced("closing", steps=50, most_s=0.0)["steps"] == 3
+    assert tracing.closing(opened("linear_regression"), steps=50, most_s=0.0)["steps"] == 3
 
 
 def test_an_inference_closes_by_its_outputs_alone(opened: Open) -> None:
@@ -209,7 +209,7 @@ def test_one_array_that_stands_still_is_named(opened: Open) -> None:
         return program.weights() | {"block1/dense1/kernel": frozen}
 
     trial.program = dataclasses.replace(program, weights=weights)
-    found = trial.traced("closing", steps=3, most_s=60.0)
+    found = tracing.closing(trial, steps=3, most_s=60.0)
     assert found["still"] == ["block1/dense1/kernel"]
     (check, *_) = [check for check in parity.closing_checks(found, "arm") if not check.passed]
     assert check.place == "block1/dense1/kernel"
@@ -219,16 +219,16 @@ def test_one_array_that_stands_still_is_named(opened: Open) -> None:
 
 
 def test_what_is_too_large_for_one_answer_comes_piece_by_piece(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Trace.of(opened("mnist_cnn").traced("parity", steps=2, precision="fp64"))
+    whole = Trace.of(tracing.parity(opened("mnist_cnn"), steps=2, precision="fp64"))
     trial = opened("mnist_cnn")
     monkeypatch.setattr(tracing, "PIECE_BYTES", 1000)
-    answer = trial.traced("parity", steps=2, precision="fp64")
+    answer = tracing.parity(trial, steps=2, precision="fp64")
     assert "weights" not in answer
     pieces: list[int] = []
 
     def piece(kind: str, name: str, start: int) -> dict[str, Any]:
         pieces.append(start)
-        return trial.traced("piece", kind=kind, name=name, start=start)
+        return tracing.piece(trial, kind=kind, name=name, start=start)
 
     found = Trace.of(answer, piece)
     for group, arrays in whole.groups.items():

@@ -124,10 +124,6 @@ class StubTrial(trial.Trial):
             "gpu": gpu,
         }
 
-    def traced(self, verb: str, **asked: Any) -> dict[str, Any]:
-        """There is nothing to prove: the work differs on purpose."""
-        raise Unsupported("a stub has no parity: its work differs on purpose")
-
     def evaluate(self, *, steps: int) -> dict[str, Any]:
         """There is nothing to train."""
         raise Unsupported("a stub has nothing to train")
