@@ -24,7 +24,7 @@ def check(arm: str, name: str, value: float | None, *, passed: bool = True) -> R
 def record(arm: str, checks: list[Record], **more: Any) -> Record:
     told = {
         "comparison": "resnet(depth=110)-train", "workload": "resnet(depth=110)", "phase": "train",
-        "baseline": "tensorflow-eager", "arm": arm, "seconds": 321.4, "status": "passed", "reason": "", "by": None,
+        "baseline": "tensorflow-eager", "arm": arm, "mode": arm.rpartition("-")[2], "seconds": 321.4, "status": "passed", "reason": "", "by": None,
         "horizon": HORIZON if checks else None, "checks": checks,
     }  # fmt: skip
     return told | more
@@ -48,6 +48,12 @@ def test_a_table_of_eighty_columns_cuts_nothing_and_says_every_arm_s_largest_err
     assert of_all.split() == ["resnet(depth=110)", "train", "1", "step,", "21", "at", "1/1000", "321"]
     assert baseline.split() == ["tensorflow-eager", "2.5e-14", "✓", "passed"]
     assert arm.split() == ["pytorch-compiled", "3.0e-14", "✓", "passed"], "of the float64 checks alone"
+
+
+def test_one_mode_alone_which_no_arm_s_name_says_stands_beside_the_phase() -> None:
+    own = [check(arm, "float64 gradients", 3e-14) for arm in ("tensorflow", "pytorch")]
+    text = printed([record("pytorch", own, baseline="tensorflow", mode="compiled")])
+    assert "resnet(depth=110) train compiled" in " ".join(text.split())
 
 
 def test_a_failed_arm_shows_the_first_error_over_its_bound_and_below_the_table_the_reason() -> None:
