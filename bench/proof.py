@@ -137,10 +137,10 @@ def print_table(records: Sequence[Record], console: Console) -> None:
         own = list(group)
         first = own[0]
         horizon = _horizon(next((one["horizon"] for one in own if one["horizon"]), None))
-        told = f"{first['workload']} {first['phase']}"
+        title = f"{first['workload']} {first['phase']}"
         if not first["arm"].endswith(first["mode"]):  # one mode alone, which no arm's name says
-            told += f" {first['mode']}"
-        table.add_row(escape(told), "", horizon, f"{first['seconds']:.0f}", "")
+            title += f" {first['mode']}"
+        table.add_row(escape(title), "", horizon, f"{first['seconds']:.0f}", "")
         for arm in dict.fromkeys(name for one in own for name in (one["baseline"], one["arm"])):
             told = next((one for one in own if one["arm"] == arm), None)
             told = told or next((one for one in own if one["checks"]), first)
