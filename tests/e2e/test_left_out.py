@@ -136,3 +136,34 @@ def test_an_exception_in_the_reference_is_every_contrast_s_reason_and_no_failed_
     found = broken.contrasts("logistic_regression")
     assert {one["verdict"] for one in found.values()} == {"failed"}
     assert {one["reason"] for one in found.values()} == {"the reference: MemoryError: it does not fit"}
+
+
+@pytest.fixture(scope="module")
+def tiring(tmp_path_factory: pytest.TempPathFactory, calm_tree: Copy, edit: Any, borrowed_cache: Path) -> Done:
+    """PyTorch leaves out its updates from its 10,000th step on, which no prologue takes and every block does."""
+    tree = calm_tree()
+    call = "        return step(xs[i % len(xs)], ys[i % len(ys)])\n"
+    edit(
+        tree / "workloads/training/pytorch.py",
+        call,
+        "        take = step if i < 10_000 else lambda x, y: probe(x, y)[0]\n" + call.replace("step(", "take("),
+    )
+    matrix = """\
+name: tiring
+compare: framework
+axes: {workload: [{name: linear_regression, n: 256, d: 8, evaluate_steps: 20}]}
+budget: {blocks: 2}
+seed: 7
+"""
+    return done(tmp_path_factory.mktemp("tiring"), matrix, tree=tree, BENCH_CACHE=str(borrowed_cache))
+
+
+def test_a_twin_that_stops_to_learn_within_a_block_is_proved_before_and_invalid_after_it(tiring: Done) -> None:
+    (found,) = tiring.contrasts("linear_regression").values()
+    assert found["parity"]["status"] == "passed"
+    assert (found["verdict"], found["ratio"]) == ("invalid", None)
+    assert found["reason"].startswith("parity failed after the last slice: ")
+    assert "leaves out updates: no weight moved after step" in found["reason"]
+    (record,) = read(tiring.folder).blocks
+    assert record["arms"]["tensorflow"]["closing"]["reason"] is None
+    assert tiring.code == 3, "and no second block is spent on it"

@@ -251,6 +251,17 @@ def test_an_unsupported_cell_is_an_answer_and_not_a_failure(begin: Begin, group:
     assert (error.kind, str(error)) == ("unsupported", "arm: no mode like that here")
 
 
+def test_what_closing_takes_is_not_in_the_trial_s_last_figures(
+    begin: Begin, group: Group, root: Path, edit: Any
+) -> None:
+    began = "    began, program, rule = time.monotonic()"
+    edit(root / "workloads/tracing.py", began, f"    np.ones(2**26)  # of 512 MiB\n{began}")
+    begin()
+    group.ask("arm", "warm", limit_s=30, steps=5)
+    assert group.ask("arm", "closing", limit_s=60, steps=3, most_s=0.0)["steps"] == 3
+    assert group.ask("arm", "close", limit_s=30)["max_rss_bytes"] < 2**28
+
+
 def test_chatter_on_stdout_cannot_corrupt_an_answer(begin: Begin, group: Group, root: Path, edit: Any) -> None:
     sabotage(root, "print('{\"id\": 1}'); os.write(1, b'raw chatter\\n'); os.system('echo a child talks')", edit)
     begin()
