@@ -99,17 +99,23 @@ def _company(
             with leaving_out(task, group, prologue):
                 pilot.take_first_steps(group, name)
     if not task.known:
-        if not task.comparison.is_stub:
-            tracing.trace(task, group, traced, prologue, pilot)
-        _certify(task.comparison, traced, prologue)
-        if traced.sides and not prologue.hopeless(task.comparison):
-            tracing.go_on(task, group, traced, prologue)
-            _certify(task.comparison, traced, prologue)
+        _prove(task, group, traced, pilot, prologue)
     if task.measure and not prologue.hopeless(task.comparison):
-        _evaluate(task, group, [arm for arm in group.arms if not _is_whole(prologue, arm)], pilot, prologue)
+        if not all(_is_whole(prologue, arm.id) for arm in task.comparison.arms):  # all alike, or none
+            _evaluate(task, group, pilot, prologue)
         for name in group.arms:
             with leaving_out(task, group, prologue):
                 pilot.ask_for_control(group, name, _sync(task))
+
+
+def _prove(task: Task, group: Group, traced: Traced, pilot: Pilot, prologue: Prologue) -> None:
+    """The certificates by the traces; then, where any is worth it, by what the timed programs do next as well."""
+    if not task.comparison.is_stub:
+        tracing.trace(task, group, traced, prologue, pilot)
+    _certify(task.comparison, traced, prologue)
+    if traced.sides and not prologue.hopeless(task.comparison):
+        tracing.go_on(task, group, traced, prologue)
+        _certify(task.comparison, traced, prologue)
 
 
 def _tell_left_out(comparison: Comparison, prologue: Prologue) -> None:
@@ -152,26 +158,32 @@ def _is_whole(prologue: Prologue, arm: str) -> bool:
 
 
 def _steps_to_evaluate(task: Task, wanted: int, pilot: Pilot) -> int:
-    """As many as all arms can take in the time that is given, by the pilot's steps; LEAST_EVALUATION at least."""
-    whole_s = sum(statistics.median(taken) / 1e9 for taken in pilot.step_ns.values() if taken)
+    """As many as all arms can take in the time that is given, by the pilot's steps; LEAST_EVALUATION at least.
+
+    An arm whose pilot is still to come counts as the slowest so far, and each fold as another training.
+    """
+    taken_s = [statistics.median(taken) / 1e9 for taken in pilot.step_ns.values() if taken]
+    missing = len(task.comparison.arms) - len(taken_s)
+    trainings = 1 + int(task.comparison.baseline_arm.cell.workload.mapping.get("folds", 0))  # type: ignore[arg-type]
+    whole_s = trainings * (sum(taken_s) + missing * max(taken_s, default=0.0))
     affordable = task.evaluate_s / whole_s if whole_s else math.inf
     return wanted if affordable >= wanted else min(wanted, max(LEAST_EVALUATION, int(affordable)))
 
 
-def _evaluate(task: Task, group: Group, company: Sequence[str], pilot: Pilot, prologue: Prologue) -> None:
+def _evaluate(task: Task, group: Group, pilot: Pilot, prologue: Prologue) -> None:
     """Train from the initial weights and evaluate; an inference has nothing to train.
 
     One that fails takes neither certificate nor timing with it: its reason stands where its figures would.
     """
     cell = task.comparison.baseline_arm.cell
-    if cell.phase != "train" or task.comparison.is_stub or not company:
+    if cell.phase != "train" or task.comparison.is_stub:
         return
     wanted = int(cell.workload.get("evaluate_steps"))  # type: ignore[arg-type]
-    steps = _steps_to_evaluate(task, wanted, pilot)
+    steps = prologue.evaluate_steps = prologue.evaluate_steps or _steps_to_evaluate(task, wanted, pilot)
     of_them = f" of {wanted}, which the budget has no time for" if steps < wanted else ""
     task.say(f"training {steps} steps{of_them} to evaluate")
     limit_s = tracing.LIMIT_S[slowest_mode(task.comparison)]
-    for arm in company:
+    for arm in group.arms:
         try:
             found = ask(group, arm, "evaluate", limit_s=limit_s, steps=steps)
             prologue.evaluations[arm] = found | ({"cut_from": wanted} if found["steps"] and steps < wanted else {})

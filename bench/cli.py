@@ -147,7 +147,9 @@ def run(
     from bench.report import summary, table
 
     fixed = {"--matrix": matrix, "--launcher": launcher, "--device": device, "--budget": budget, "--seed": seed}
-    given = [name for name, value in {**fixed, "--base": base}.items() if value is not None]
+    given = [
+        name for name, value in {**fixed, "--base": base, "--recertify": recertify or None}.items() if value is not None
+    ]
     if resume is not None and given:
         raise InputError(f"--resume goes on with a run as it was begun; leave out {', '.join(given)}")
     with interruptible(), View() as view:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +21,6 @@ from bench import environment, paths, provenance
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from bench.comparison import Arm, Comparison
 
@@ -38,11 +39,19 @@ def of(header: Mapping[str, Any], comparison: Comparison) -> dict[str, Record]:
 
 
 def keep(header: Mapping[str, Any], comparison: Comparison, arm: Arm, record: Mapping[str, Any]) -> None:
-    """A new certificate that passed, unless an evaluation failed; a cache that cannot be written keeps nothing."""
-    failed = any("failed" in evaluation for evaluation in record["evaluations"].values())
-    if record["status"] != "passed" or record["kept"] or failed:
+    """A certificate that passed, unless an evaluation failed; a cache that cannot be written keeps nothing.
+
+    One that was kept already is kept again where its evaluations have become whole.
+    """
+    evaluations = record["evaluations"].values()
+    if record["status"] != "passed" or any("failed" in evaluation for evaluation in evaluations):
         return
     path = _path(header, comparison.baseline_arm, arm)
+    if record["kept"]:
+        before = _read(path)
+        cut = any("cut_from" in evaluation for evaluation in evaluations)
+        if cut or before is None or before["evaluations"] == record["evaluations"]:
+            return
     partial = path.with_suffix(f".{os.getpid()}.part")
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,8 +70,10 @@ def _read(path: Path) -> Record | None:
 
 def _path(header: Mapping[str, Any], baseline: Arm, arm: Arm) -> Path:
     terms = {
+        "arms": [baseline.id, arm.id],
         "code": [header["harness"], header["workloads"]],
-        "reference": [np.__version__, sys.version],
+        "reference": [np.__version__, sys.version, _blas()],
+        "host": _host(),
         "cells": [one.cell.to_json() for one in (baseline, arm)],
         "images": [provenance.without_notes(_image(header, one)) for one in (baseline, arm)],
         "seed": header["seed"],
@@ -73,6 +84,20 @@ def _path(header: Mapping[str, Any], baseline: Arm, arm: Arm) -> Path:
     }
     name = hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()
     return paths.cache_root() / "certificates" / f"{name}.json"
+
+
+def _blas() -> Any:
+    """What NumPy multiplies by, as it was built."""
+    return np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+
+
+def _host() -> dict[str, Any]:
+    """What a worker on the host takes from it beside its environment: libraries put before it, and the compiler."""
+    found: dict[str, Any] = {name: os.environ.get(name) for name in ("LD_LIBRARY_PATH", "LD_PRELOAD", "CXX")}
+    compilers = (shutil.which(name) for name in (found["CXX"] or "c++", "c++", "g++", "clang++"))
+    compiler = next((Path(path).resolve() for path in compilers if path), None)
+    size_and_time = compiler and (compiler.stat().st_size, compiler.stat().st_mtime_ns)
+    return found | {"compiler": compiler and [str(compiler), *(size_and_time or ())]}
 
 
 def _image(header: Mapping[str, Any], arm: Arm) -> Mapping[str, Any]:

@@ -35,7 +35,7 @@ QUIET_S = 0.001  # before each slice: what the last answer left to do is done
 # How long an answer may take, in seconds; compiled modes compile before they answer.
 OPEN_LIMIT_S = {"eager": 180.0, "graph": 300.0, "compiled": 900.0}
 CLOSE_LIMIT_S = 30.0
-CLOSING_STEPS, CLOSING_LIMIT_S = 3, 300.0
+CLOSING_STEPS = 3
 SOAK_S = 3.0
 SLICE_LIMIT_S, SLICE_LIMIT_FACTOR = 60.0, 20.0
 
@@ -190,7 +190,7 @@ def _measure(crew: Crew, comparison: Comparison, plan: Plan) -> None:
     _soak_all(crew, arms, plan)
     for name in crew.names:
         with crew.leaving():
-            _close(bench, group, arms[name], block)
+            _close(bench, group, arms[name], plan, block)
 
 
 def companies(names: Sequence[str], kind: str) -> tuple[tuple[str, ...], ...]:
@@ -392,13 +392,14 @@ def _soak(group: Group, arm: Arm, plan: Plan, soak_s: float) -> dict[str, Any]:
     return ask(group, arm.id, "soak", limit_s=limit_s, seconds=soak_s, steps=steps)
 
 
-def _close(bench: Bench, group: Group, arm: Arm, block: Block) -> None:
+def _close(bench: Bench, group: Group, arm: Arm, plan: Plan, block: Block) -> None:
     """The trial's last figures; of a training, whether its program still does what was proved."""
     if bench.sampler:
         bench.sampler.unwatch(arm.id)
     outcome = block.outcomes[arm.id]
     if arm.cell.phase == "train" and arm.cell.workload.name != STUB:
-        found = ask(group, arm.id, "closing", limit_s=CLOSING_LIMIT_S, steps=CLOSING_STEPS, most_s=0.0)
+        limit_s = 5 * SLICE_LIMIT_S + 2 * SLICE_LIMIT_FACTOR * CLOSING_STEPS * plan.step_ns[arm.id] * 1e-9
+        found = ask(group, arm.id, "closing", limit_s=limit_s, steps=CLOSING_STEPS, most_s=0.0)
         outcome["closing"] = parity.closed(found, arm.cell, arm.id)
     closed = ask(group, arm.id, "close", limit_s=CLOSE_LIMIT_S)
     device_peak = closed.pop("device_peak_memory_bytes")

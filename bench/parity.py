@@ -35,6 +35,7 @@ GATED_STEPS = 5
 ROUNDED = 100.0
 TIMED_ROOM = 10.0  # arms flip other rectifiers: what ten ulp of the timed precision lead losses to is known so roughly
 UNFETCHED = {"cpu": 1e-6, "cuda": 1e-3}  # a GPU adds up in another order each time
+LEAST_UNFETCHED = 3  # steps that tell anything: the first and the last are fetched around
 CLOSING_RTOL = 1e-4
 GAP_FACTOR = 3.0
 GAP_FLOOR_ULP = 8
@@ -136,10 +137,14 @@ def gated_steps(reference: Trace, bound: float) -> int:
 
 
 def unfetched_steps(reference: Trace, cell: Cell) -> int:
-    """How many steps are taken unfetched: ten, or on a GPU, which adds up in another order each time, those gated."""
+    """How many steps are taken unfetched: ten, or on a GPU, which adds up in another order each time, those gated.
+
+    0, for no such check, where that is so few that every one is next to a fetch.
+    """
     if cell.device != "cuda":
         return TIMED_STEPS
-    return gated_steps(reference, _timed_bounds(cell.precision, rtol_of(cell))["losses"])
+    gated = gated_steps(reference, _timed_bounds(cell.precision, rtol_of(cell))["losses"])
+    return gated if gated >= LEAST_UNFETCHED else 0
 
 
 def horizon_of(reference: Trace, slow: Slow | None, gated: int) -> dict[str, Any]:
@@ -263,7 +268,7 @@ def _at_timed_precision(
             limit = max(bounds[group], GAP_FACTOR * max(reference.leads_as_timed(group), default=0.0))
             checks.append(_worst(f"{precision} {group}", side.arm, timed.get(group, {}), exact[group], limit))
     if "losses" in exact:
-        place = f"first {gated} steps" if gated > 1 else "first step"
+        place = _first(gated)
         first = {place: timed["losses"]["losses"][:gated]}
         truth = {place: exact["losses"]["losses"][:gated]}
         checks.append(_worst(f"{precision} losses", side.arm, first, truth, bounds["losses"]))
@@ -285,7 +290,11 @@ def _gap(baseline: Side, arm: Side, gated: int) -> Check:
     truth = baseline.float64.groups["losses"]["losses"][:gated]
     own = max(relative_error(ours, truth), relative_error(theirs, truth))
     limit = max(GAP_FACTOR * own, GAP_FLOOR_ULP * float(np.finfo(np.float32).eps))
-    return _check("timed losses", arm.arm, f"first {gated} steps", relative_error(theirs, ours), limit)
+    return _check("timed losses", arm.arm, _first(gated), relative_error(theirs, ours), limit)
+
+
+def _first(gated: int) -> str:
+    return f"first {gated} steps" if gated > 1 else "first step"
 
 
 def _check(name: str, arm: str, place: str, value: float | None, limit: float) -> Check:

@@ -31,6 +31,7 @@ class Prologue:
     left_out  the arms, or the reference, that cannot do what is asked, or whose code raised an error: the same would
               happen again
     failed    the arm, or the reference, whose worker crashed, hung or babbled: that may not happen again
+    evaluate_steps  of every evaluation that is made now, once it is known
     """
 
     certificates: dict[str, Certificate] = field(default_factory=dict)
@@ -38,6 +39,7 @@ class Prologue:
     plan: Plan | None = None
     left_out: dict[str, WorkerFailed] = field(default_factory=dict)
     failed: ArmFailed | None = None
+    evaluate_steps: int | None = None
 
     @property
     def passed(self) -> bool:

@@ -55,11 +55,15 @@ def prove(
     workloads  with all their parameters, as `workload` gives them
     modes      those of every framework that has them; eager where none is named
 
-    raises  EnvironmentUnavailable, DataUnavailable: what it takes cannot be had
+    raises  InputError: fewer than two arms in every comparison
+            EnvironmentUnavailable, DataUnavailable: what it takes cannot be had
     """
     chosen = workloads or [workload(name) for name in known_workloads()]
     phases, modes = phases or PHASES, modes or ("eager",)
     comparisons = [one for named in chosen for one in _comparisons(named, phases, modes, batch_size)]
+    if not comparisons:
+        which = f"{' and '.join(phases)} in mode {' or '.join(modes)}"
+        raise InputError(f"nothing to compare for {which}: one framework alone has it; name further modes")
     with ExitStack() as stack:
         run_id = f"parity-{run.fresh_id()}"
         cache = stack.enter_context(run.compile_cache(run_id))

@@ -65,7 +65,7 @@ class Run:
     view: View
     bench: Bench
     control_cpus: frozenset[int]
-    recertify: bool = False
+    terms: Mapping[str, Any]
     ratios: dict[str, dict[str, float]] = field(default_factory=dict)
     told: set[int] = field(default_factory=set)
     noted: set[str] = field(default_factory=set)
@@ -110,6 +110,8 @@ def new(
         if few := schedule.too_few_blocks(matrix.budget, _family(matrix)):
             view.say(few)
             header["notes"].append(few)
+        if recertify:
+            header["recertify"] = True
         if prepared:
             header["plans"] = {name: plan.to_json() for name, plan in prepared.plans.items()}
         writer = Store.create(folder, header)
@@ -117,7 +119,7 @@ def new(
         for certificate in prepared.certificates if prepared else ():
             writer.append_certificate(certificate)
         with _told_how_to_resume(folder, view):
-            _carry_on(writer, header, matrix, chosen, dataset, placement, view, recertify=recertify)
+            _carry_on(writer, header, matrix, chosen, dataset, placement, view, terms=header)
     return folder
 
 
@@ -141,12 +143,13 @@ def resume(folder: Path, *, view: View, placement: cpus.Placement | None = None)
         )
         chosen, provisions = provide_all(matrix.launchers, matrix, place, view)
         stack.callback(chosen.close)
-        provenance.refuse_changes(folder, header, provenance.header(place, matrix, chosen, provisions, dataset))
+        now = provenance.header(place, matrix, chosen, provisions, dataset)
+        provenance.refuse_changes(folder, header, now)
         placement = placement or cpus.choose(_threads(matrix))
         if not header["finished_at"]:
             _note_place(writer, header, placement)
         with _told_how_to_resume(folder, view):
-            _carry_on(writer, header, matrix, chosen, dataset, placement, view)
+            _carry_on(writer, header, matrix, chosen, dataset, placement, view, terms=now)
     return folder
 
 
@@ -159,9 +162,12 @@ def _carry_on(
     placement: cpus.Placement,
     view: View,
     *,
-    recertify: bool = False,
+    terms: Mapping[str, Any],
 ) -> None:
-    """Measure until nothing is pending, from the harness's own processors."""
+    """Measure until nothing is pending, from the harness's own processors.
+
+    terms  the header as this machine would write it now: on which terms certificates are kept
+    """
     with ExitStack() as stack:
         stack.enter_context(cpus.confined(placement.control))
         sampler = stack.enter_context(Sampler(writer.folder, matrix.telemetry.hz, placement.control))
@@ -175,7 +181,7 @@ def _carry_on(
             soak_s=matrix.telemetry.soak_s,
             room_s=_room_s(matrix),
         )
-        run = Run(writer, header, matrix, launcher, view, bench, placement.control, recertify)
+        run = Run(writer, header, matrix, launcher, view, bench, placement.control, terms)
         if _loop(run):
             header["finished_at"] = provenance.now()
             header["notes"] = [note for note in header["notes"] if not note.startswith(BUDGET_SPENT)]
@@ -255,7 +261,7 @@ def _certify(run: Run, comparison: Comparison, planned: schedule.Planned) -> Non
         cache=paths.cache_root() / "compile" / run.header["id"],
         control_cpus=run.control_cpus,
         view=run.view,
-        known={} if run.recertify else kept_certificates.of(run.header, comparison),
+        known={} if run.header.get("recertify") else kept_certificates.of(run.terms, comparison),
         evaluate_s=EVALUATION_SHARE * _each_s(run.matrix),
     )
     _flush(run, f"{comparison.id}.prologue")  # whatever came of it: its readings are no block's
@@ -308,7 +314,7 @@ def _keep_certificates(run: Run, comparison: Comparison, planned: schedule.Plann
         more = {"evaluations": evaluations, "log": logs.get(certificate.by or "", "")}
         record = {"comparison": comparison.id} | sides | certificate.to_json() | more
         run.store.append_certificate(record)
-        kept_certificates.keep(run.header, comparison, arms[arm], record)
+        kept_certificates.keep(run.terms, comparison, arms[arm], record)
         run.view.certified(comparison.id, arm, certificate)
 
 

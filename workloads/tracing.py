@@ -104,9 +104,10 @@ def horizon(trial: Trial, *, steps: int, rate: float, limit: float, most_s: floa
 def closing(trial: Trial, *, steps: int, most_s: float) -> dict[str, Any]:
     """More steps of the timed program itself, each looked at: that the weights move, the last three as the rule says.
 
-    Without momentum a step is −α g; with it (w₃ − w₂) = μ (w₂ − w₁) − α g₃; by Adam no weight goes further than α times
-    what its β allow. g is of the weights before the last step, by the function that the step differentiates, in eager
-    mode. An array need not move where its gradient is zero, or less than its float32 can tell.
+    No loss is fetched, as in a slice. Without momentum a step is −α g; with it (w₃ − w₂) = μ (w₂ − w₁) − α g₃; by Adam
+    no weight goes further than α times what its β allow. g is of the weights before the last step, by the function that
+    the step differentiates, in eager mode. An array need not move where its gradient is zero, or less than its float32
+    can tell; by Adam, whose gradients of before count as well, it may stand for one step.
 
     most_s   no more than LEAST_CLOSING steps after these seconds
 
@@ -126,7 +127,7 @@ def closing(trial: Trial, *, steps: int, most_s: float) -> dict[str, Any]:
         last, batch = done + 1 == steps or (enough and done + 1 >= LEAST_CLOSING), trial.position
         if last:
             gradients = program.gradients(batch, eager=True)
-        program.fetch(trial.step())
+        trial.step()
         done += 1
         older, old, now = old, now, program.weights()
         if not _moved(old, now) and _by_the_rule(rule, older, old, now, program.gradients(batch, eager=True))[0]:
@@ -134,6 +135,8 @@ def closing(trial: Trial, *, steps: int, most_s: float) -> dict[str, Any]:
         if last:
             break
     still, error, place = _by_the_rule(rule, older, old, now, gradients)
+    if rule.name == "adam":
+        still = [name for name in still if (old[name] == older[name]).all()]
     return {"steps": done, "idle": idle, "still": still, "error": finite(error), "place": place}
 
 
@@ -158,8 +161,11 @@ def distance(found: Arrays, truth: Arrays) -> float:
 
 
 def _gap(a: Array, b: Array) -> float:
+    """Infinite where a value is not finite."""
     scale = float(np.max(np.abs(b), initial=0.0))
     gap = float(np.max(np.abs(a - b), initial=0.0))
+    if not np.isfinite(gap):
+        return np.inf
     return gap / scale if scale else gap
 
 
@@ -227,35 +233,48 @@ def _moved(before: Arrays, after: Arrays) -> bool:
 def _by_the_rule(
     rule: Any, older: Arrays, old: Arrays, now: Arrays, gradients: Arrays
 ) -> tuple[list[str], float, str | None]:
-    """Arrays that should have moved and did not; the largest departure from the rule, and where."""
+    """Arrays that should have moved and did not; the largest departure from the rule, and where.
+
+    A departure is a share of the update that the rule gives, past the rounding of a weight; infinite of what is not
+    finite, and of an array that moved and should not have.
+    """
     still: list[str] = []
     error, where = 0.0, None
     for name, gradient in gradients.items():
         before, after = old[name].astype(np.float64), now[name].astype(np.float64)
         rounding = 4 * float(np.finfo(np.float32).eps) * float(np.max(np.abs(after), initial=0.0))
-        update = after - before
         if rule.name == "adam":
-            should, gap = _adam(rule, gradient, update)
+            must, scale, gap = _adam(rule, gradient, after - before)
         else:
-            momentum = rule.momentum if rule.name == "sgd" else 0.0
-            expected = momentum * (before - older[name].astype(np.float64)) - rule.learning_rate * gradient
-            should, gap = float(np.max(np.abs(expected), initial=0.0)), float(np.max(np.abs(update - expected)))
-        if should > rounding and not update.any():
+            must, gap = _descent(rule, gradient, before - older[name].astype(np.float64), after - before)
+            scale = must
+        if must > rounding and not (after != before).any():
             still.append(name)
-        departure = max(0.0, gap - rounding) / should if should else 0.0
+        departure = 0.0 if gap <= rounding else (gap - rounding) / scale if scale and np.isfinite(gap) else np.inf
         if departure > error:
             error, where = departure, name
     return still, error, where
 
 
-def _adam(rule: Any, gradient: Array, update: Array) -> tuple[float, float]:
-    """The longest way that Adam goes, and how far the update is past it.
+def _descent(rule: Any, gradient: Array, last: Array, update: Array) -> tuple[float, float]:
+    """The longest way that the rule gives, after an update that was `last`; how far this update is from it."""
+    momentum = rule.momentum if rule.name == "sgd" else 0.0
+    expected = momentum * last - rule.learning_rate * gradient
+    return float(np.max(np.abs(expected), initial=0.0)), float(np.max(np.abs(update - expected), initial=0.0))
 
-    source  Kingma & Ba 2015, section 2.1: α (1 − β₁) / √(1 − β₂) where that is over α
+
+def _adam(rule: Any, gradient: Array, update: Array) -> tuple[float, float, float]:
+    """How far it must go, which is 0 where the gradient is nothing; the longest way that it may; how far it is past it.
+
+    The moments m = (1 − β₁) Σ β₁ⁱ g and v = (1 − β₂) Σ β₂ⁱ g² are of the same gradients, so that by Cauchy and Schwarz
+    |m| ≤ (1 − β₁) √(v / ((1 − β₂) (1 − β₁² / β₂))), of whatever gradients; what corrects their start makes it less.
     """
-    longest = rule.learning_rate * max(1.0, (1 - rule.beta1) / (1 - rule.beta2) ** 0.5)
-    should = longest if np.max(np.abs(gradient), initial=0.0) > rule.epsilon else 0.0
-    return should, max(0.0, float(np.max(np.abs(update), initial=0.0)) - longest)
+    most = (1 - rule.beta1) / ((1 - rule.beta2) * (1 - rule.beta1**2 / rule.beta2)) ** 0.5
+    longest = rule.learning_rate * max(1.0, most)
+    must = longest if float(np.max(np.abs(gradient), initial=0.0)) > rule.epsilon else 0.0
+    if not np.isfinite(gradient).all():
+        return must, longest, np.inf
+    return must, longest, float(np.max(np.abs(update), initial=0.0)) - longest
 
 
 def _given(trial: Trial, groups: Mapping[str, Arrays]) -> dict[str, Any]:

@@ -179,7 +179,7 @@ class Trial:
 
         weights = self.spec.initial_weights(parameters, self.seed)
         whole = lambda: self.spec.examples(parameters, self.seed)  # noqa: E731
-        program, loss = self._trained(weights, Batches(batches, steps, at_once), whole)
+        program, loss = self._trained(weights, Batches(batches, steps, at_once), whole, self.cell.mode)
         given = self.spec.evaluation_inputs(parameters, seed=self.seed, data=self.data)
         outputs = _in_batches(program.outputs, given, 1000)
         metrics = self.spec.evaluate(
@@ -189,10 +189,10 @@ class Trial:
         return {**how, **metrics, **self._cross_validated(weights, steps)}
 
     def _trained(
-        self, weights: Arrays, batches: Batches, examples: Callable[[], tuple[Array, Array]]
+        self, weights: Arrays, batches: Batches, examples: Callable[[], tuple[Array, Array]], mode: str
     ) -> tuple[Program, float | None]:
         """A fresh program after a step on each of the batches, with the last one's loss; or after its solver."""
-        train = replace(self.cell, phase="train")
+        train = replace(self.cell, phase="train", mode=mode)
         program = self.twin.build(cell=train, weights=weights, batches=batches.stretch(0))
         if program.solve:
             program.solve(*examples())
@@ -208,7 +208,10 @@ class Trial:
         return program, last
 
     def _cross_validated(self, weights: Arrays, steps: int) -> dict[str, Any]:
-        """Each fold trained from the initial weights for as many steps; nothing where no folds are asked for."""
+        """Each fold trained from the initial weights for as many steps; nothing where no folds are asked for.
+
+        What is compiled is trained eagerly here: a fold is another shape, and would compile for longer than it trains.
+        """
         parameters = self.cell.workload.mapping
         if not parameters.get("folds"):
             return {}
@@ -225,7 +228,8 @@ class Trial:
                 return found
 
             at_once = max(1, EVALUATION_BYTES // (size * (x[0].nbytes + y[0].nbytes)))
-            program, _ = self._trained(weights, Batches(batches, steps, at_once), lambda: (x, y))
+            mode = "eager" if self.cell.mode == "compiled" else self.cell.mode
+            program, _ = self._trained(weights, Batches(batches, steps, at_once), lambda: (x, y), mode)
             return float(self.spec.score(program.outputs(features[held]), targets[held]))
 
         folds = int(parameters["folds"])  # type: ignore[arg-type]

@@ -129,17 +129,19 @@ _FETCH = {
 }  # fmt: skip
 
 
-def _unseen(workload: str, framework: str) -> Mutation:
-    """Its update is left out from the third step after a fetch on, as inside a slice."""
+def _unseen(workload: str, framework: str, *, late: bool = False) -> Mutation:
+    """Its update is left out from the third step after a fetch on, as inside a slice; `late`: of the 60th and later."""
     old, _ = _STEP[framework]
+    begins = " or i < 60" if late else ""
     new = {
         _T: ("step=lambda i: (setattr(give, 'n', getattr(give, 'n', 0) + 1), step(xs[i % len(xs)], ys[i % len(ys)]) "
-             "if give.n < 3 else probe(xs[i % len(xs)], ys[i % len(ys)])[0])[1],"),
-        _P: _STEP[_P][1].format(kept="< 3"),
+             f"if give.n < 3{begins} else probe(xs[i % len(xs)], ys[i % len(ys)])[0])[1],"),
+        _P: _STEP[_P][1].format(kept=f"< 3{begins}"),
     }  # fmt: skip
-    return Mutation(workload=workload, framework=framework, kind="no update inside slices", old=old,
-                    new=new[framework], cause="unfetched steps", file=f"{_TRAINING}/{framework}.py",
-                    also=(_FETCH[framework],))  # fmt: skip
+    kind = "no update inside slices" + (" from the 60th step on" if late else "")
+    return Mutation(workload=workload, framework=framework, kind=kind, old=old, new=new[framework],
+                    cause="leaves out updates" if late else "unfetched steps",
+                    file=f"{_TRAINING}/{framework}.py", also=(_FETCH[framework],))  # fmt: skip
 
 
 BASE: tuple[Mutation, ...] = (
@@ -261,6 +263,8 @@ BASE: tuple[Mutation, ...] = (
     *(_unseen(workload, framework) for workload, framework in
       {**dict.fromkeys(("mnist_mlp", "lstm_text", "resnet", "ncf", "svm"), _P),
        **dict.fromkeys(("linear_regression", "mnist_cnn", "transformer_lm", "conv1d_audio"), _T)}.items()),
+    *(_unseen(workload, framework, late=True) for workload, framework in
+      (("linear_regression", _T), ("mnist_mlp", _P), ("mnist_cnn", _P), ("transformer_lm", _T), ("resnet", _P))),
     *(_late(workload, framework, "no update every 100th step", "% 100", 110)
       for workload, framework in (("linear_regression", _P), ("mnist_mlp", _P), ("ncf", _T), ("transformer_lm", _P))),
 )  # fmt: skip
@@ -279,6 +283,7 @@ RESIZED = (
     "ε", "momentum", "dropped bias", "padding", "padding on one side", "padding that keeps every shape",
     "what a norm keeps for what is new", "Keras' own ε of a norm", "a convolution turned round",
     "no update from the 60th step on", "no update every 100th step", "no update inside slices",
+    "no update inside slices from the 60th step on",
 )  # fmt: skip
 _HALF = Mutation(
     workload="transformer_lm", framework=_T, kind="a constant through float32",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,8 @@ THREE = ("tensorflow", "tensorflow-graph", "pytorch")
 PASSED = Certificate(status="passed", reason="", max_rel_error=0.0)
 OPENED = {"open_s": 0.1, "import_s": 0.03, "data_s": 0.0, "build_s": 0.01, "first_step_s": 0.01, "pid": 1, "gpu": None,
           "timer_ns": 50.0, "cache_empty": True}  # fmt: skip
-TRACE = {"parameter_count": 1, "inputs_sha256": "0", "losses": [1.0] * 50, "gradients": {"w": pack(np.ones(1))},
+SHARED: dict[str, Any] = {"parameter_count": 1, "inputs_sha256": "0"}
+TRACE = {**SHARED, "losses": [1.0] * 50, "gradients": {"w": pack(np.ones(1))},
          "weights": {"w": pack(np.ones(1))}}  # fmt: skip
 LED = {"weights": [1e-16] * 50, "losses": [1e-16] * 50, "gradients": 1e-16}  # by an ulp in every weight
 ANSWERS = {
@@ -92,10 +94,14 @@ class Workers:
         return WorkerFailed(words(name, verb), kind=kind, log=f"log of {name}") if kind else dict(ANSWERS[verb])
 
 
-def task_of(names: tuple[str, ...], *, kind: str = "lockstep", measure: bool = True) -> Task:
+def task_of(
+    names: tuple[str, ...], *, kind: str = "lockstep", measure: bool = True, phase: str = "train", folds: int = 0,
+    **more: Any,
+) -> Task:  # fmt: skip
     """A comparison of these arms, the first one its baseline."""
-    named = Named.of("linear_regression", spec.parameters({}))
-    cells = [Cell(workload=named, framework=Named(name.partition("-")[0]), device="cpu") for name in names]
+    optimizer = "gradient_descent" if folds else "sgd"
+    named = Named.of("linear_regression", spec.parameters({"optimizer": optimizer}) | {"folds": folds})
+    cells = [Cell(workload=named, framework=Named(name.partition("-")[0]), phase=phase, device="cpu") for name in names]
     arms = tuple(Arm(id=name, cell=cell) for name, cell in zip(names, cells, strict=True))
     comparison = Comparison(id="one", compare=("framework",), arms=arms, baseline=names[0])
     channel = SimpleNamespace(gpu=None, image=None, pid=1, scope="process")
@@ -103,7 +109,9 @@ def task_of(names: tuple[str, ...], *, kind: str = "lockstep", measure: bool = T
     stand_in: Any = launcher
     bench = Bench(launcher=stand_in, sampler=None, arm_cpus={1: frozenset({0})}, seed=0, data=None, schedule=kind)
     view: Any = SimpleNamespace(stage=lambda *_: None, say=lambda *_: None)
-    return Task(bench=bench, comparison=comparison, cache=Path(), control_cpus=frozenset(), view=view, measure=measure)
+    return Task(
+        bench=bench, comparison=comparison, cache=Path(), control_cpus=frozenset(), view=view, measure=measure, **more
+    )
 
 
 @pytest.fixture
@@ -114,11 +122,11 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr("bench.pilot.time.sleep", lambda _: None)
 
     def begin(
-        failing: Failing, names: tuple[str, ...] = THREE, *, kind: str = "lockstep", measure: bool = True
+        failing: Failing, names: tuple[str, ...] = THREE, *, kind: str = "lockstep", measure: bool = True, **more: Any
     ) -> Prologue:
         monkeypatch.setattr(Workers, "failing", failing)
         monkeypatch.setattr(Workers, "started", [])
-        return certification._prologue(task_of(names, kind=kind, measure=measure))
+        return certification._prologue(task_of(names, kind=kind, measure=measure, **more))
 
     return begin
 
@@ -252,3 +260,64 @@ def test_a_failed_proof_is_no_reason_to_call_the_arm_broken(begun: Any, monkeypa
     found = begun({("pytorch", "measure"): "failed"})
     assert replace(found.certificates["pytorch"], made_at=None) == wrong
     assert set(found.plan.step_ns) == {"tensorflow", "tensorflow-graph"}, "no time is spent on it"
+
+
+@pytest.mark.parametrize("kind", ["lockstep", "serial"])
+@pytest.mark.parametrize(
+    ("seconds", "folds", "steps", "cut"),
+    [(math.inf, 0, 1000, False), (0.3, 0, 100, True), (0.3, 4, 20, True), (0.3, 1, 50, True)],
+)
+def test_evaluations_are_cut_for_all_arms_alike_where_the_time_is_short(
+    begun: Any, monkeypatch: pytest.MonkeyPatch, kind: str, seconds: float, folds: int, steps: int, cut: bool
+) -> None:
+    """Three arms with steps of a millisecond; each fold is another training."""
+    asked: list[int] = []
+    answer = Workers.ask
+
+    def ask(self: Workers, name: str, verb: str, **more: Any) -> dict[str, Any]:
+        if verb == "evaluate":
+            asked.append(more["steps"])
+            return {"steps": more["steps"]}
+        return answer(self, name, verb, **more)
+
+    monkeypatch.setattr(Workers, "ask", ask)
+    found = begun({}, kind=kind, evaluate_s=seconds, folds=folds)
+    assert asked == [steps] * 3
+    assert {name: "cut_from" in one for name, one in found.evaluations.items()} == dict.fromkeys(THREE, cut)
+
+
+def test_what_is_kept_is_neither_proved_nor_evaluated_again_unless_an_evaluation_was_cut(begun: Any) -> None:
+    def known(**evaluation: Any) -> dict[str, Any]:
+        return {
+            arm: PASSED.to_json() | {"evaluations": dict.fromkeys(("tensorflow", arm), evaluation)} for arm in THREE[1:]
+        }
+
+    found = begun({}, known=known(steps=1000))
+    assert statuses(found) == {"tensorflow-graph": "passed", "pytorch": "passed"}
+    assert all(one.kept for one in found.certificates.values())
+    assert Workers.started == list(THREE), "no reference"
+    assert {name: one["steps"] for name, one in found.evaluations.items()} == dict.fromkeys(THREE, 1000)
+    again = begun({}, known=known(steps=20, cut_from=1000))
+    assert {name: one["steps"] for name, one in again.evaluations.items()} == dict.fromkeys(THREE, 3), "of all alike"
+
+
+def test_of_an_inference_the_arms_are_asked_for_as_many_batches_as_the_reference_gave(
+    begun: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of two seconds: the reference gives ten."""
+    outputs = {f"batch {i}": pack(np.ones(1)) for i in range(10)}
+    monkeypatch.setitem(ANSWERS, "horizon", {**SHARED, "outputs": outputs})
+    asked: list[int] = []
+    answer = Workers.ask_all
+
+    def ask_all(self: Workers, questions: Mapping[str, Any], verb: str, *, limit_s: float) -> dict[str, Any]:
+        if verb != "parity":
+            return answer(self, questions, verb, limit_s=limit_s)
+        asked.extend(question["steps"] for question in questions.values())
+        count = asked[-1]
+        return {name: {**SHARED, "outputs": dict(list(outputs.items())[:count])} for name in questions}
+
+    monkeypatch.setattr(Workers, "ask_all", ask_all)
+    found = begun({}, ARMS, phase="infer")
+    assert statuses(found) == {"pytorch": "passed"}
+    assert asked == [10] * 4

@@ -21,7 +21,8 @@ HEADER: dict[str, Any] = {
     "harness": "aaaa", "workloads": "bbbb", "seed": 0, "data": {"images": "cccc"},
     "images": {"tensorflow": {"image": "sha256:1", "notes": ["x"]}, "pytorch": {"image": "sha256:2", "notes": []}},
     "environment": {
-        "architecture": "x86_64", "kernel": "6.1.0", "memory_bytes": 2**34, "gpus": [],
+        "architecture": "x86_64", "kernel": "6.1.0", "memory_bytes": 2**34,
+        "gpus": [{"name": "a GPU", "driver": "570"}],
         "cpu": {"model": "a processor", "logical": 2, "physical": 2, "flags": ["avx2", "fma"]},
     },
 }  # fmt: skip
@@ -80,12 +81,60 @@ def changed(path: tuple[str, ...], value: Any) -> dict[str, Any]:
         changed(("environment", "cpu", "model"), "another"),
         changed(("environment", "cpu", "flags"), ["avx2", "avx512f", "fma"]),
         changed(("environment", "gpus"), [{"name": "a GPU", "driver": "580"}]),
+        changed(("environment", "gpus"), [{"name": "another GPU", "driver": "570"}]),
     ],
     ids=lambda header: json.dumps(header)[:20],
 )
 def test_where_anything_that_it_depends_on_changed_there_is_none(header: dict[str, Any]) -> None:
     keep()
     assert kept(header) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("bench.kept_certificates.np.__version__", "1.0"),
+        ("bench.kept_certificates._blas", lambda: {"name": "another"}),
+        ("bench.kept_certificates.sys.version", "3.99"),
+    ],
+)
+def test_another_reference_or_library_proves_anew(monkeypatch: pytest.MonkeyPatch, name: str, value: Any) -> None:
+    keep()
+    assert kept()
+    monkeypatch.setattr(name, value)
+    assert kept() == {}
+
+
+def test_another_compiler_or_library_path_proves_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiler = tmp_path / "own-c++"
+    compiler.write_text("one")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    keep()
+    assert kept()
+    compiler.write_text("another")
+    assert kept() == {}
+    compiler.unlink()
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/elsewhere")
+    assert kept() == {}
+
+
+def test_the_same_cells_under_other_names_are_not_taken_for_these() -> None:
+    keep()
+    one = comparison()
+    renamed = replace(
+        one, arms=tuple(replace(arm, id=f"{arm.id}-eager") for arm in one.arms), baseline="tensorflow-eager"
+    )
+    assert kept(HEADER, renamed) == {}
+
+
+def test_evaluations_that_have_become_whole_are_kept_and_shorter_ones_are_not() -> None:
+    cut, whole = {"steps": 20, "cut_from": 200}, {"steps": 200}
+    keep(record(pytorch=cut))
+    keep(record(replace(PASSED, kept=True), pytorch=whole))
+    assert kept()["pytorch"]["evaluations"] == {"pytorch": whole}
+    keep(record(replace(PASSED, kept=True), pytorch=cut))
+    assert kept()["pytorch"]["evaluations"] == {"pytorch": whole}
 
 
 @pytest.mark.parametrize("axis", [{"mode": "compiled"}, {"batch_size": 3}, {"phase": "infer"}, {"threads": 2}])

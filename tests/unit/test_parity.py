@@ -12,7 +12,7 @@ import pytest
 
 from bench import parity
 from bench.parity import STEPS, Certificate, certify, relative_error
-from bench.traces import Side, Trace
+from bench.traces import Side, Slow, Trace
 from workloads.contract import Cell, Named, pack
 from workloads.linear_regression import spec
 
@@ -288,8 +288,41 @@ def test_gradients_as_timed_may_be_off_by_three_times_what_ten_ulp_of_float32_le
         assert failed(certificate(reference=reference, arm=side("pytorch", timed=timed))) == wrong
 
 
+def slow_sides(noise: float) -> tuple[Slow, dict[str, Side]]:
+    """The reference's updates at a hundredth of the rate, and arms whose updates are off by so much."""
+
+    def updates(off: float) -> Trace:
+        groups = {
+            "losses": {"losses": LOSSES[:12]},
+            "updates": {name: 1e-3 * array * (1 + off) for name, array in WEIGHTS.items()},
+        }
+        return training(groups=groups, sensitivity={"weights": [1e-9] * 12, "losses": [1e-9] * 12})
+
+    arms = {name: replace(side(name), slow=updates(off)) for name, off in (("tensorflow", 0.0), ("pytorch", noise))}
+    return Slow(rate=0.01, trace=updates(0.0)), arms
+
+
+@pytest.mark.parametrize(("noise", "wrong"), [(5e-7, []), (2e-6, [("float64 updates", "pytorch", "weight")])])
+def test_updates_at_a_lower_rate_are_held_to_a_millionth_of_their_size(noise: float, wrong: list[Any]) -> None:
+    slow, arms = slow_sides(noise)
+    found = certify(reference=training(), baseline=arms["tensorflow"], arm=arms["pytorch"], precision="fp32", slow=slow)
+    assert failed(found) == wrong
+    assert found.horizon is not None
+    assert found.horizon["updates"] == {"rate": 0.01, "steps": 12, "sensitivity": 1e-9}
+
+
+@pytest.mark.parametrize(("noise", "wrong"), [(3e-10, []), (5e-10, [("float64 weights", "pytorch", "weight")])])
+def test_where_an_ulp_alone_uses_up_a_bound_it_is_a_hundred_times_as_far_as_the_ulp_leads(
+    noise: float, wrong: list[Any]
+) -> None:
+    reference = training(sensitivity={"weights": [1e-13, *[4e-12] * (STEPS - 1)], "losses": [1e-16] * STEPS})
+    off = training(groups={**training().groups, "weights": {k: v * (1 + noise) for k, v in WEIGHTS.items()}})
+    assert failed(certificate(reference=reference, arm=side("pytorch", float64=off))) == wrong
+
+
 def test_on_a_gpu_no_more_steps_go_unfetched_than_are_gated() -> None:
     cell = Cell(workload=Named.of("linear_regression", spec.parameters({})), framework=Named("pytorch"), device="cuda")
-    reference = led_to([1e-7, 1e-7, 1.0, 1.0, 1.0])
-    assert parity.unfetched_steps(reference, cell) == 2
+    reference = led_to([1e-7, 1e-7, 1e-7, 1.0, 1.0])
+    assert parity.unfetched_steps(reference, cell) == 3
+    assert parity.unfetched_steps(led_to([1e-7, 1e-7, 1.0, 1.0, 1.0]), cell) == 0, "each would be next to a fetch"
     assert parity.unfetched_steps(reference, replace(cell, device="cpu")) == parity.TIMED_STEPS

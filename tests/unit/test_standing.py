@@ -145,10 +145,9 @@ def test_a_run_killed_between_certificate_and_plan_certifies_again_without_those
     certificates = [certificate("tensorflow-graph", "passed"), certificate("pytorch", "unsupported", by="pytorch")]
     out = standing(comparison, stored(certificates, [])).out
     whole: Any = SimpleNamespace(
-        header={"plans": {}, "id": "x"},
+        header={"plans": {}, "id": "x", "recertify": True},
         bench=SimpleNamespace(sampler=None),
         control_cpus=frozenset(),
-        recertify=True,
         matrix=SimpleNamespace(comparisons=[comparison], budget=Budget(blocks=3)),
         view=None,
         store=None,
@@ -179,10 +178,9 @@ def test_the_failure_of_an_arm_before_the_first_block_is_a_block_in_which_the_ot
     monkeypatch.setattr(run.certification, "begin", lambda *_, **__: Prologue(failed=failed))
     kept: list[dict[str, Any]] = []
     whole: Any = SimpleNamespace(
-        header={"plans": {}, "id": "x"},
+        header={"plans": {}, "id": "x", "recertify": True},
         bench=SimpleNamespace(sampler=None),
         control_cpus=frozenset(),
-        recertify=True,
         matrix=SimpleNamespace(comparisons=[comparison], budget=Budget(blocks=3)),
         view=SimpleNamespace(failed=lambda *_: None, kept=lambda _: None),
         store=SimpleNamespace(append_block=lambda record, _: kept.append(record), write_log=lambda *_: "logs/x"),

@@ -15,7 +15,9 @@ from bench import parity
 from bench.matrix_model import spec_of
 from bench.traces import Trace
 from workloads import tracing
-from workloads.contract import Cell, Named
+from workloads.contract import Cell, Named, finite
+from workloads.training import Rule
+from workloads.training.reference import optimizer
 from workloads.trial import Trial
 
 SMALL = {
@@ -190,7 +192,9 @@ def test_updates_that_are_left_out_late_or_every_hundredth_are_seen(opened: Open
         assert wanted in closed(trial, steps=steps)
 
 
-@pytest.mark.parametrize(("workload", "factor"), [("linear_regression", 1.01), ("mnist_cnn", 1.01), ("lstm_text", 8.0)])
+@pytest.mark.parametrize(
+    ("workload", "factor"), [("linear_regression", 1.01), ("mnist_cnn", 1.01), ("lstm_text", 100.0)]
+)
 def test_an_update_that_is_not_the_rules_is_seen(opened: Open, workload: str, factor: float) -> None:
     """Of Adam's only that it goes too far."""
     trial = opened(workload, learning_rate=0.01 * factor)
@@ -213,6 +217,68 @@ def test_one_array_that_stands_still_is_named(opened: Open) -> None:
     assert found["still"] == ["block1/dense1/kernel"]
     (check, *_) = [check for check in parity.closing_checks(found, "arm") if not check.passed]
     assert check.place == "block1/dense1/kernel"
+
+
+def test_by_adam_no_weight_goes_further_than_its_bound_after_whatever_gradients() -> None:
+    rule = Rule(name="adam", learning_rate=0.01)
+    draw = np.random.default_rng(0)
+    histories = [np.zeros(3000), 1.11 ** np.arange(-300.0, 0), draw.standard_normal(3000), np.ones(3000)]
+    longest = 0.0
+    for history in histories:
+        spikes = np.concatenate([history, [1e3, 1e3, 1e3], np.zeros(20)])
+        model = {"w": np.zeros(1)}
+        step = optimizer(rule, model)
+        for gradient in spikes:
+            before = model["w"].copy()
+            step({"w": np.array([gradient])})
+            update = model["w"] - before
+            _, bound, past = tracing._adam(rule, np.array([gradient]), update)
+            assert past <= 0, "a correct Adam"
+            longest = max(longest, abs(update[0]) / bound)
+    assert longest > 0.6, "the bound is near"
+    assert tracing._adam(rule, np.ones(1), np.array([1.01 * bound]))[2] > 0
+
+
+@pytest.mark.parametrize(
+    "rule", [Rule(name="sgd", learning_rate=0.1, momentum=0.9), Rule(name="adam", learning_rate=0.1)]
+)
+@pytest.mark.parametrize("broken", ["weights", "gradient"])
+def test_what_is_not_finite_departs_from_every_rule(rule: Rule, broken: str) -> None:
+    ones = {"w": np.ones(3)}
+    bad = {"w": np.array([1.0, np.nan, 1.0])}
+    now, gradient = (bad, ones) if broken == "weights" else (ones, bad)
+    _, error, place = tracing._by_the_rule(rule, ones, ones, now, gradient)
+    assert (error, place) == (np.inf, "w")
+    assert tracing.distance(bad, ones) == tracing.distance(ones, bad) == np.inf
+    found = {"steps": 3, "idle": [], "still": [], "error": finite(error), "place": place}
+    assert [check.name for check in parity.closing_checks(found, "arm") if not check.passed] == ["closing: update"]
+
+
+def test_a_move_that_no_gradient_asks_for_departs_from_the_rule() -> None:
+    before, after = {"w": np.ones(3)}, {"w": np.full(3, 5.0)}
+    nothing = {"w": np.zeros(3)}
+    assert tracing._by_the_rule(Rule(name="sgd", learning_rate=0.1), before, before, after, nothing)[1] == np.inf
+    assert tracing._by_the_rule(Rule(name="sgd", learning_rate=0.1), before, before, before, nothing)[1] == 0.0
+
+
+def test_a_program_that_learns_next_to_a_fetch_alone_is_seen_by_closing(opened: Open) -> None:
+    """From its 60th step on, where no trace looks: closing fetches no loss."""
+    trial = opened("transformer_lm")
+    program, since, total = trial.program, 0, 0
+
+    def step(i: int) -> Any:
+        nonlocal since, total
+        since, total = since + 1, total + 1
+        return program.step(i) if since < 3 or total < 60 else np.asarray(1.0)
+
+    def fetch(value: Any) -> Any:
+        nonlocal since
+        since = 0
+        return program.fetch(value)
+
+    trial.program = dataclasses.replace(program, step=step, fetch=fetch)
+    trial.measure(steps=70, settle=0, sync="slice")
+    assert parity.STILL in closed(trial, steps=6)
 
 
 # Large arrays

@@ -57,9 +57,14 @@ def _compile_each_program() -> None:
     """
     import torch._dynamo.config as dynamo
 
-    dynamo.recompile_limit = 256
-    dynamo.fail_on_recompile_limit_hit = True
-    dynamo.automatic_dynamic_shapes = False
+    wanted = {
+        "recompile_limit": 256, "cache_size_limit": 256,  # in 2.6 and later, and before
+        "fail_on_recompile_limit_hit": True, "fail_on_cache_limit_hit": True,
+        "automatic_dynamic_shapes": False,
+    }  # fmt: skip
+    for name, value in wanted.items():
+        if hasattr(dynamo, name):
+            setattr(dynamo, name, value)
 
 
 def device(cell: Cell) -> Any:
