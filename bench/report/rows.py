@@ -99,9 +99,8 @@ def results(summary: Json) -> list[str]:
     lines = []
     for title, cells in _trained(summary).items():
         parts = [part for key in _RESULTS if (part := _result(key, cells))]
-        steps = {cell["evaluation"].get("steps") for cell in cells} - {None}
+        after = _after(cells)
         if parts:
-            after = f" after {next(iter(steps)):,} steps" if len(steps) == 1 else ""
             lines.append(words.clean(f"{title}{after}: {'; '.join(parts)}"))
         lines += [words.clean(f"{title}: {text}") for text in (*_cross_validations(cells), *_predictions(cells))]
     reasons = {cell["id"]: str(cell["nulls"].get("evaluation")) for cell in summary["cells"]}
@@ -272,6 +271,16 @@ def _result(key: str, cells: Sequence[Json]) -> str | None:
         if cell["evaluation"].get(key) is not None
     ]
     return f"{name} {', '.join(told)}" if told else None
+
+
+def _after(cells: Sequence[Json]) -> str:
+    """After how many steps, where that is one number; of how many, where the budget had no time for all."""
+    steps = {cell["evaluation"].get("steps") for cell in cells} - {None}
+    if len(steps) != 1:
+        return ""
+    wanted = {cell["evaluation"].get("cut_from") for cell in cells} - {None}
+    of_them = f" of {max(wanted):,}" if wanted else ""
+    return f" after {next(iter(steps)):,}{of_them} steps" + (", all that the budget had time for" if wanted else "")
 
 
 def _trained_by(cell: Json) -> str:

@@ -293,6 +293,14 @@ def test_failed_parity_leaves_no_ratio_in_any_format(invalid: dict[str, Any], do
         assert "weights of step 3" in " ".join(text.split()), name
 
 
+def test_an_evaluation_that_was_cut_says_after_how_many_of_its_steps(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "run").measured(TRAIN, 8)
+    cut = {"steps": 57, "cut_from": 1000, "test_accuracy": 0.9}
+    writer.certified(TRAIN, evaluations={"tensorflow": cut, "pytorch": cut})
+    (line,) = [line for line in rows.results(summary.summarise(writer.read())) if "accuracy" in line]
+    assert " after 57 of 1,000 steps, all that the budget had time for: " in line
+
+
 def test_an_evaluation_that_failed_is_null_with_its_reason_and_takes_no_ratio(tmp_path: Path) -> None:
     writer = Writer(tmp_path / "run")
     for name in COMPARISONS:
