@@ -74,7 +74,10 @@ def horizon(trial: Trial, *, steps: int, rate: float, limit: float, most_s: floa
     told = {"parameter_count": one.parameter_count, "inputs_sha256": sha256(weights, batches)}
     if cell.phase == "infer":
         outputs, beside = (_outputs(program, steps) for program in (one, other))
-        led = {"outputs": distance(beside, outputs), "timed": {"outputs": _led_at_once(trial, weights, outputs)}}
+        led = {
+            "outputs": distance(beside, outputs),
+            "timed": {"outputs": _led_at_once(trial, weights, batches, outputs)},
+        }
         return told | {"sensitivity": led} | _given(trial, {"outputs": outputs})
     sensitivity: dict[str, Any] = {"weights": [], "losses": []}
     gradients: dict[str, Arrays] = {}
@@ -96,7 +99,7 @@ def horizon(trial: Trial, *, steps: int, rate: float, limit: float, most_s: floa
         if i + 1 >= LEAST_STEPS and time.monotonic() - began > most_s:
             break
     if rate == 1:
-        sensitivity["timed"] = _led(trial, weights, gradients["gradients"], losses[:TIMED_STEPS])
+        sensitivity["timed"] = _led(trial, weights, batches, gradients["gradients"], losses[:TIMED_STEPS])
     told |= {"losses": [finite(loss) for loss in losses], "sensitivity": sensitivity}
     return told | _given(trial, gradients | _weights_or_updates(ends, weights, rate))
 
@@ -182,24 +185,23 @@ def _nudged(trial: Trial, weights: Arrays, size: float) -> dict[str, Array]:
     }
 
 
-def _nudged_as_timed(trial: Trial, weights: Arrays) -> Program:
+def _nudged_as_timed(trial: Trial, weights: Arrays, batches: Arrays) -> Program:
     cell, size = at(trial.cell, "fp64"), TIMED_ULP * float(np.finfo(DTYPES[trial.cell.precision]).eps)
-    _, batches = inputs(trial.spec, cell, trial.seed, trial.data, POOL_BATCHES)
     built: Program = trial.twin.build(cell=cell, weights=_nudged(trial, weights, size), batches=batches)
     return built
 
 
-def _led(trial: Trial, weights: Arrays, gradients: Arrays, losses: Sequence[float]) -> dict[str, Any]:
+def _led(trial: Trial, weights: Arrays, batches: Arrays, gradients: Arrays, losses: Sequence[float]) -> dict[str, Any]:
     """How far TIMED_ULP of the timed precision lead from these gradients and losses."""
-    program = _nudged_as_timed(trial, weights)
+    program = _nudged_as_timed(trial, weights, batches)
     led = distance(program.gradients(0), gradients)
     beside = [float(program.fetch(program.step(i))) for i in range(len(losses))]
     return {"gradients": finite(led), "losses": [finite(_apart(a, b)) for a, b in zip(beside, losses, strict=True)]}
 
 
-def _led_at_once(trial: Trial, weights: Arrays, outputs: Arrays) -> float | None:
+def _led_at_once(trial: Trial, weights: Arrays, batches: Arrays, outputs: Arrays) -> float | None:
     """The same of an inference's outputs."""
-    return finite(distance(_outputs(_nudged_as_timed(trial, weights), len(outputs)), outputs))
+    return finite(distance(_outputs(_nudged_as_timed(trial, weights, batches), len(outputs)), outputs))
 
 
 def _outputs(program: Program, steps: int) -> dict[str, Array]:
