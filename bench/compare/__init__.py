@@ -185,7 +185,8 @@ def _cell(cell: Cell, claim: Claim | None, group: Sequence[Cell], claims: Sequen
     if claim:
         verdict = "slower" if claim.slower else "faster"
         reason = words.difference(verdict, claim.change, by=claim.by, other=claim.other)
-        reason += words.company(claim.by, claim.sure, baseline, alike=alike)
+        same = not pair.changed and not any(_against_others(cell, group))
+        reason += words.company(claim.by, claim.sure, baseline, alike=alike, same=same)
     elif cell.own.p_equal is not None and cell.own.p_equal < stats.ALPHA:
         verdict, reason = "equivalent", words.equivalent(cell.own, cell.by)
     else:

@@ -31,17 +31,22 @@ def difference(verdict: str, change: Change, *, by: str, other: str | None) -> s
     return f"{verdict} by {_size(change.ratio or 1.0)} ({_interval(change)}) {evidence}"
 
 
-def company(by: str, sure: bool, baseline: tuple[str, str | None] | None, *, alike: bool) -> str:
-    """What the other arms of the comparison did meanwhile; starts with a semicolon, or is empty."""
+def company(by: str, sure: bool, baseline: tuple[str, str | None] | None, *, alike: bool, same: bool) -> str:
+    """What the other arms of the comparison did meanwhile; starts with a semicolon, or is empty.
+
+    alike  whether every arm changed by its own time, the same way
+    same   whether nothing of this arm changed on record, nor its ratio to another
+    """
     if alike:
         return "; every arm of the comparison changed alike: the machine, or what they share"
     if by == "baseline":
         told = "the other is the same on record" if sure else "of the two its own time moved more"
         return f"; {told}"
-    if baseline is None:
-        return ""
-    name, verdict = baseline
-    return f"; its baseline {name} is {verdict} too" if verdict else f"; its baseline {name} shows no change"
+    told = ""
+    if baseline is not None:
+        name, verdict = baseline
+        told = f"; its baseline {name} is {verdict} too" if verdict else f"; its baseline {name} shows no change"
+    return told + ("; nothing of its own changed on record: the machine, or what arms share" if same else "")
 
 
 def beside(against: Change | None, baseline: tuple[str, str | None] | None) -> str:

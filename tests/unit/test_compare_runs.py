@@ -234,6 +234,25 @@ def test_an_arm_that_is_the_same_on_record_is_not_blamed_when_the_machine_moved_
     assert "the other is the same on record" in found["reason"]
 
 
+def test_an_arm_that_is_the_same_on_record_and_moved_with_the_machine_points_at_it() -> None:
+    """The machine became slower by 3 % between two quiet sessions, and the other arm another one, slower by 10 %."""
+    pairs = sessions(
+        np.random.default_rng(2), more=(0.03, 0.03 + TENTH), spread=0.003, changed=((), ("framework work: 1.0 → 1.1",))
+    )
+    cells = verdicts(pairs)
+    same, other = of(cells, "TF"), of(cells, "PyTorch")
+    assert (same["verdict"], same["by"], same["above"]) == ("slower", "cpu", False)
+    assert same["reason"].endswith("; nothing of its own changed on record: the machine, or what arms share")
+    assert (other["verdict"], other["above"]) == ("slower", True)
+    assert "the machine" not in other["reason"]
+
+
+def test_an_arm_whose_ratio_moved_too_does_not_point_at_the_machine() -> None:
+    cells = verdicts(sessions(np.random.default_rng(1), more=(-TENTH, 0.0), spread=0.005))
+    assert of(cells, "TF")["verdict"] == "faster"
+    assert "the machine" not in of(cells, "TF")["reason"]
+
+
 def test_arms_that_changed_alike_point_at_the_machine() -> None:
     cells = verdicts(sessions(np.random.default_rng(3), more=(TENTH, TENTH), spread=0.006))
     assert [cell["verdict"] for cell in cells] == ["slower", "slower"]
