@@ -58,7 +58,7 @@ def drawn(workload: str, draw: random.Random) -> Named:
         if "n" in given:
             given["optimizer"] = draw.choice(["sgd", "gradient_descent"])
         with suppress(ValueError):  # one sentence: tests/unit/test_specs.py
-            return Named.of(workload, spec_of(workload).parameters(given))
+            return _named(workload, given)
 
 
 def _between(draw: random.Random, low: float, high: float) -> Any:
@@ -89,7 +89,10 @@ def test_every_workload_is_drawn() -> None:
 
 
 def examples() -> list[Named]:
-    """Every workload with parameters in the matrices that the documentation shows."""
+    """Every workload with parameters in the matrices that the documentation shows.
+
+    Those at the defaults are certified in tests/integration/test_framework_parity.py, over everything.
+    """
     found: list[Named] = []
     for page in sorted([*DOCS.glob("*.md"), DOCS.parent / "README.md"]):
         for block in re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
@@ -97,8 +100,12 @@ def examples() -> list[Named]:
             for one in axes.get("workload", []):
                 if isinstance(one, dict) and one["name"] != "stub":
                     given = {name: value for name, value in one.items() if name != "name"}
-                    found.append(Named.of(one["name"], spec_of(one["name"]).parameters(given)))
-    return list(dict.fromkeys(found))
+                    found.append(_named(one["name"], given))
+    return [one for one in dict.fromkeys(found) if one != _named(one.name, {})]
+
+
+def _named(workload: str, given: dict[str, Any]) -> Named:
+    return Named.of(workload, spec_of(workload).parameters(given))
 
 
 def test_the_docs_show_some() -> None:

@@ -37,8 +37,8 @@ LIMIT_S = 900.0
 QUICK = ("logistic_regression", "svm", "mnist_mlp", "ncf", "conv1d_audio")  # broken together, where not all rounds are
 EVERY_ROUND = "BENCH_ALL_MUTATIONS"  # `nox -s mutations`: each mutation by `bench parity`, half an hour
 
-# Of the further sizes one in eight, where not all are asked for.
-TOLD = MUTATIONS if os.environ.get(EVERY_ROUND) else (*MUTATIONS[: -len(FURTHER)], *FURTHER[::8])
+# Of the further sizes one in sixteen, where not all are asked for.
+TOLD = MUTATIONS if os.environ.get(EVERY_ROUND) else (*MUTATIONS[: -len(FURTHER)], *FURTHER[::16])
 
 Traces = dict[str, Any]
 
