@@ -1,4 +1,4 @@
-"""What can go wrong, one sentence each; raised anywhere, caught once in `bench.cli`."""
+"""What can go wrong, one sentence each; raised anywhere, caught once in `bench.cli.main`."""
 
 from __future__ import annotations
 

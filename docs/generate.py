@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from bench.cli import cli
+from bench.cli.main import cli
 
 FOLDER = Path(__file__).parent
 CLI, PICTURE = FOLDER / "cli.md", FOLDER / "table.svg"
@@ -34,7 +34,8 @@ def picture(run: Path) -> str:
     from rich.console import Console
 
     from bench import store
-    from bench.report import summary, table
+    from bench.estimate import summary
+    from bench.report import table
 
     console = Console(record=True, width=126, file=io.StringIO(), force_terminal=True)
     table.render(summary.summarise(store.read(run)), console)

@@ -32,7 +32,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @cache
 def _no_engine() -> str | None:
-    from bench.container_engine import engine
+    from bench.engine.client import engine
 
     try:
         engine().close()
@@ -51,7 +51,7 @@ def _no_podman() -> str | None:
 @cache
 def _no_frameworks() -> str | None:
     """Their environments are made here on first use, which takes minutes."""
-    from bench.environments import environment
+    from bench.provision.venv import environment
 
     try:
         for framework in ("tensorflow", "pytorch"):
@@ -117,7 +117,7 @@ def calm_tree(source_tree: Callable[[], Path], edit: Edit) -> Callable[[], Path]
     def copy() -> Path:
         tree = source_tree()
         judged = "    found = [reason for facts in stretches for reason in _of_machine(facts)]\n"
-        edit(tree / "bench/gates.py", judged, "    return []\n" + judged)
+        edit(tree / "bench/measure/gates.py", judged, "    return []\n" + judged)
         return tree
 
     return copy
@@ -126,7 +126,7 @@ def calm_tree(source_tree: Callable[[], Path], edit: Edit) -> Callable[[], Path]
 @pytest.fixture
 def calm(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same in this process."""
-    from bench import gates
+    from bench.measure import gates
 
     monkeypatch.setattr(gates, "reasons", lambda stretches: [])
 

@@ -6,7 +6,7 @@ import hashlib
 import zipfile
 from pathlib import Path
 
-from bench.locks import Target
+from bench.provision.locks import Target
 
 MACHINE = Target("3.11").machine
 CUDA = ("nvidia-cublas==13.1.1.3; platform_system == 'Linux'",)

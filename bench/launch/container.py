@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 from docker.errors import NotFound
 
-from bench import engine_errors
-from bench.container_engine import address, engine
-from bench.engine_errors import LOST, went_away
-from bench.environment import read_text
+from bench.engine import words
+from bench.engine.client import address, engine
+from bench.engine.words import LOST, went_away
 from bench.errors import EngineLost, EnvironmentUnavailable
 from bench.launch.reaper import force_away
+from bench.machine.describe import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import docker
 
-    from bench.launch import GpuRequest, podman
+    from bench.engine import podman
+    from bench.launch import GpuRequest
 
 _STDOUT = 1
 _HEADER = struct.Struct(">BxxxI")
@@ -79,7 +80,7 @@ class DockerChannel:
             if not self.pid or not _pid(self._client.api, self._container):
                 return  # it has ended already: nothing is known
             time.sleep(0.1)
-        raise engine_errors.elsewhere(address())
+        raise words.elsewhere(address())
 
     def filenos(self) -> Sequence[int]:
         """The one socket."""

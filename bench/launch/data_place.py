@@ -11,8 +11,8 @@ import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.container_engine import one_sentence, run_build
-from bench.launch import owner
+from bench.engine import owner
+from bench.engine.client import one_sentence, run_build
 from bench.launch.docker import DATA, DockerLauncher
 from bench.launch.reaper import force_away
 

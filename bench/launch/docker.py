@@ -15,15 +15,21 @@ from typing import TYPE_CHECKING, Any
 from docker.errors import APIError
 from docker.types import LogConfig, Ulimit
 
-from bench import base_image, engine_errors, environment, foreign_image, images, storage
-from bench.container_engine import address, engine, one_sentence, run_once
-from bench.engine_errors import LOST, explained, went_away
+from bench import storage
+from bench.engine import owner, podman
+from bench.engine import words as engine_errors
+from bench.engine.client import address, engine, one_sentence, run_once
+from bench.engine.words import LOST, explained, went_away
 from bench.errors import EngineLost, EnvironmentUnavailable, InputError, WorkerFailed
-from bench.launch import GpuRequest, Need, Progress, Provision, owner, podman, worker_environment
+from bench.launch import GpuRequest, Need, Progress, Provision, worker_environment
 from bench.launch import gpu as gpus
 from bench.launch.container import DockerChannel, Ends
 from bench.launch.reaper import Reaper, force_away, sweep, sweep_dead
+from bench.machine import describe
 from bench.paths import ANOTHER_CACHE, staged_worker_root
+from bench.provision import base as base_image
+from bench.provision import foreign
+from bench.provision import image as images
 from workloads.contract import STUB
 
 if TYPE_CHECKING:
@@ -105,7 +111,7 @@ class DockerLauncher:
         """The user's own image, or the base for a stub, which needs the standard library alone; else None."""
         framework = need.framework
         if own := framework.get("image"):
-            found = foreign_image.inspect(self.client, str(own), framework.name, progress)
+            found = foreign.inspect(self.client, str(own), framework.name, progress)
             version, asked = found.versions[framework.name], framework.get("version")
             if asked and version.partition("+")[0] != asked:
                 raise InputError(f'image "{own}" holds {framework.name} {version}, not {asked}; leave version out')
@@ -124,7 +130,7 @@ class DockerLauncher:
             config = self.client.images.get(image).attrs["Config"]
             container = api.create_container(
                 image=image,
-                command=[foreign_image.interpreter(config.get("Labels")), "-m", "workloads.worker"],
+                command=[foreign.interpreter(config.get("Labels")), "-m", "workloads.worker"],
                 entrypoint=[],
                 user=NOBODY,
                 stdin_open=True,
@@ -133,7 +139,7 @@ class DockerLauncher:
                 network_disabled=True,
                 working_dir="/tmp",  # noqa: S108 - the container's own scratch
                 environment=worker_environment(
-                    root=foreign_image.python_path(WORKER, config),
+                    root=foreign.python_path(WORKER, config),
                     cache=CACHE,
                     padding=padding,
                     inherited={"HOME": "/tmp", "USER": "nobody", **gpus.variables(gpu)},  # noqa: S108
@@ -167,7 +173,7 @@ class DockerLauncher:
 
     def _gpu_request(self, cell: Cell) -> GpuRequest | None:
         """How this engine is asked for the cell's GPU."""
-        uuid = environment.gpu_for(cell)
+        uuid = describe.gpu_for(cell)
         return GpuRequest(uuid=uuid, way=gpus.way(uuid, self._info)) if uuid else None
 
     def _host_config(self, cpus: frozenset[int], *, gpu: GpuRequest | None) -> Any:
@@ -234,7 +240,7 @@ class DockerLauncher:
 
 def _python(api: Any, image: str) -> str:
     """The image's own framework environment, or whatever its python3 is for an image that is not ours."""
-    return foreign_image.interpreter(api.inspect_image(image)["Config"].get("Labels"))
+    return foreign.interpreter(api.inspect_image(image)["Config"].get("Labels"))
 
 
 def _memory_total_bytes() -> int:
@@ -253,7 +259,7 @@ def _own_engine() -> tuple[docker.DockerClient, dict[str, Any]]:
     try:
         with one_sentence("telling what it is", client):
             info = client.info()
-        memory_bytes = environment.memory_bytes(Path("/"))
+        memory_bytes = describe.memory_bytes(Path("/"))
         engine_errors.refuse_remote(where, info, kernel=os.uname().release, memory_bytes=memory_bytes)
     except EnvironmentUnavailable:
         client.close()

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import paths, storage
-from bench.environment import gpu_for
-from bench.environments import environment
 from bench.errors import InputError
 from bench.launch import GpuRequest, Need, Progress, Provision, worker_environment
+from bench.machine.describe import gpu_for
 from bench.paths import staged_worker_root
+from bench.provision.venv import environment
 from workloads.contract import STUB
 
 if TYPE_CHECKING:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench import provenance
 from bench.errors import EnvironmentUnavailable
 from bench.launch import Need, gpu
 from bench.launch.local import LocalLauncher
 from bench.launch.together import Together
+from bench.measure import provenance
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bench.console import View
     from bench.launch import Launcher, Provider, Provision
-    from bench.matrix import Matrix
+    from bench.matrix.matrix import Matrix
+    from bench.report.live import View
 
 
 def provide_all(

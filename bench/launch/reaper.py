@@ -20,7 +20,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from bench import child, storage
-from bench.launch import owner
+from bench.engine import owner
 from workloads.contract import SILENCE_LIMIT_S
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     if sys.stdin.buffer.read() == DONE:
         return
-    from bench.container_engine import engine
-    from bench.engine_errors import LOST
+    from bench.engine.client import engine
+    from bench.engine.words import LOST
     from bench.errors import EnvironmentUnavailable
 
     _, run_id, whose = sys.argv

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from bench import schedule, telemetry
+from bench import telemetry
 from bench.errors import InputError
-from bench.report import words
+from bench.plan import schedule
+from bench.report import numbers
 from bench.telemetry import attribution
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def block_chart(run: StoredRun, record: Mapping[str, Any]) -> Json:
     readings = telemetry.readings(path)
     origin_ns = min([*(span.start_ns for span in spans), *readings["t_ns"]])
     entry = run.run["comparisons"][record["comparison"]]
-    labels = words.arm_labels(entry["arms"], entry["compare"])
+    labels = numbers.arm_labels(entry["arms"], entry["compare"])
     gpus = {one["gpu"]["uuid"] for one in record["arms"].values() if one.get("gpu")}
     panels = [*_arm_panels(readings, labels, origin_ns), *_gpu_panels(readings, gpus, facts, origin_ns)]
     shades = [_shade(span, labels, origin_ns) for span in spans]
@@ -164,7 +165,7 @@ def _gpu_panels(
     """The arms' own GPUs, or parts of one; the first where they use none."""
     shown = used or {gpu["uuid"] for gpu in facts["gpus"][:1]}
     of_gpus = readings[readings["gpu"].isin(shown) & readings["arm"].isna()]
-    short = words.short_names(of_gpus["gpu"].unique())
+    short = numbers.short_names(of_gpus["gpu"].unique())
     for title, fields in _GPU_PANELS:
         values: list[Json] = []
         for uuid, rows in of_gpus.groupby("gpu", sort=False):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from bench.report import soak_table, words
+from bench.report import numbers as words
+from bench.report import soak_table
 from bench.report.rows import Json, Row, direction, facts, failures, heads, results, rows, startup
 
 _SPECIAL = re.compile(r"([\\`*\[\]<>|~#])|(?<![^\W_])(_)|(_)(?![^\W_])")

@@ -18,17 +18,19 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from bench import certification, parity, run, schedule, stats, store
-from bench.comparison import Arm, Comparison
-from bench.console import View
-from bench.matrix import Budget, Matrix, Telemetry
-from bench.plan import Plan
-from bench.report import frames, summary
-from bench.schedule import SlicePlan
+from bench import stats, store
+from bench.estimate import frames, summary
+from bench.matrix.comparison import Arm, Comparison
+from bench.matrix.matrix import Budget, Matrix, Telemetry
+from bench.measure import certify, parity, run
+from bench.plan import schedule
+from bench.plan.plan import Plan
+from bench.plan.schedule import SlicePlan
+from bench.report.live import View
 from workloads.contract import STUB, Cell, Named, Value
 
 if TYPE_CHECKING:
-    from bench.cpus import Placement
+    from bench.machine.cpus import Placement
 
 # Some 0.4 ms a step. What calling a step costs besides its work is 0.5 % of that: at 50 µs it was 3 %, and 10 % more
 # work took 9.7 % more time, which intervals of calm contrasts rightly did not cover.
@@ -156,7 +158,7 @@ def prepared(comparisons: Sequence[Comparison], turns: Turns, placement: Placeme
         warm_steps=dict.fromkeys(names, turns.warm),
         step_ns=dict.fromkeys(names, STEP_NS),
     )
-    skipped = parity.skipped(certification.STUB_REASON).to_json()
+    skipped = parity.skipped(certify.STUB_REASON).to_json()
     return run.Prepared(
         plans={one.id: plan for one in comparisons},
         certificates=[{"comparison": one.id, "baseline": "baseline", "arm": "arm"} | skipped for one in comparisons],

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench import stats, store
-from bench.comparison import Arm, Comparison
-from bench.matrix import Budget, Matrix
-from bench.matrix_model import spec_of
-from bench.report import summary
+from bench.estimate import summary
+from bench.matrix.comparison import Arm, Comparison
+from bench.matrix.matrix import Budget, Matrix
+from bench.matrix.model import spec_of
 from bench.validate.campaign import measured
 from bench.validate.row import Row, not_above
 from workloads.contract import FRAMEWORKS, Cell, Named

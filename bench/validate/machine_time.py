@@ -22,20 +22,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import certification, cpus, data, lockstep, provenance, run, schedule, stats
-from bench.comparison import Arm, Comparison
+from bench import stats
 from bench.errors import BenchError
 from bench.launch import Need
 from bench.launch.group import Group
 from bench.launch.provide import provide
-from bench.lockstep import Bench, ask
-from bench.schedule import Planned
+from bench.machine import cpus
+from bench.matrix.comparison import Arm, Comparison
+from bench.measure import certify, lockstep, provenance, run
+from bench.measure.lockstep import Bench, ask
+from bench.plan import schedule
+from bench.plan.schedule import Planned
+from bench.provision import mnist
 from bench.validate.campaign import Quiet
 from bench.validate.frameworks import training_cell
 from bench.validate.row import Row, outcome
 
 if TYPE_CHECKING:
-    from bench.plan import Plan
+    from bench.plan.plan import Plan
 
 DESIGNS = ("one after the other", "interleaved", "lockstep")
 PROCESSES = 2  # of each arm, in each design of a cycle
@@ -109,11 +113,11 @@ def _measured(name: str, comparison: Comparison, out: Path, seed: int, cycles: i
     placement = cpus.choose([1])
     with run.compile_cache(f"validate-{run.fresh_id()}") as cache, cpus.confined(placement.control):
         view = Quiet(name, 0)
-        dataset = data.require(view.say)
+        dataset = mnist.require(view.say)
         place = provenance.Place(run_id="validate", cache=cache, data=dataset.folder, base=None)
         launcher, _ = provide("local", [Need.of(arm.cell) for arm in comparison.arms], place, view)
         bench = Bench(launcher=launcher, sampler=None, arm_cpus=placement.arms, seed=seed, data=dataset.folder)
-        prologue = certification.begin(bench, comparison, cache=cache, control_cpus=placement.control, view=view)
+        prologue = certify.begin(bench, comparison, cache=cache, control_cpus=placement.control, view=view)
         if prologue.plan is None:
             raise BenchError(f"{comparison.id}: no certificate, so that nothing is measured; see bench parity")
         with journal.open("a", encoding="utf-8") as handle:

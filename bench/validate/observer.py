@@ -12,12 +12,13 @@ from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
-from bench import cpus, stats
-from bench.comparison import Arm
+from bench import stats
 from bench.launch import Need
 from bench.launch.group import Group
 from bench.launch.local import LocalLauncher
-from bench.lockstep import Bench, ask, start
+from bench.machine import cpus
+from bench.matrix.comparison import Arm
+from bench.measure.lockstep import Bench, ask, start
 from bench.telemetry import Sampler
 from bench.validate.row import CALMER, Row, outcome
 from workloads.contract import STUB, Cell, Named

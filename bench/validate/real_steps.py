@@ -14,12 +14,13 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bench import cpus, lockstep, run
 from bench.errors import WorkerFailed
 from bench.launch import Need
 from bench.launch.group import Group
 from bench.launch.local import LocalLauncher
-from bench.matrix_model import spec_of
+from bench.machine import cpus
+from bench.matrix.model import spec_of
+from bench.measure import lockstep, run
 from bench.validate.observer import equivalence
 from bench.validate.row import Row
 from workloads.contract import FRAMEWORKS, Cell, Named, Value

@@ -20,7 +20,8 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from bench import schedule, stats, warmup
+from bench import stats
+from bench.plan import schedule, warmup
 from bench.validate.row import Row, at_least, at_most, not_above, not_below, outcome, percent
 
 Array = npt.NDArray[np.float64]

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import environment, provenance, run, store
+from bench import store
 from bench.errors import EnvironmentUnavailable, GateError, InputError
+from bench.machine import describe
+from bench.measure import provenance, run
 from bench.validate.row import MARKS, PASSED, Outcome, Row
 
 SCHEMA = "bench.validate/1"
@@ -68,7 +70,7 @@ def begin(*, full: bool, out: Path, only: Iterable[str], seed: int) -> Path:
     kind = "full" if full else "quick"
     folder = out / f"validate-{kind}-{run.fresh_id()}"
     folder.mkdir(parents=True)
-    machine = environment.describe(device="cpu")
+    machine = describe.describe(device="cpu")
     facts = {
         "kind": kind,
         "seed": seed,

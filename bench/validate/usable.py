@@ -14,8 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import cpus, stats, store
-from bench.report import summary
+from bench import stats, store
+from bench.estimate import summary
+from bench.machine import cpus
 from bench.validate import load
 from bench.validate.campaign import USUAL, Pair, matrix_of, measured, noisy, prepared
 from bench.validate.row import Row, at_least, at_most, not_above, not_below

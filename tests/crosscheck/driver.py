@@ -22,11 +22,12 @@ from agreement import CONTROLS, STATISTICS, Row, rows
 from rich.console import Console
 from rich.table import Table
 
-from bench import cpus, data
-from bench.environments import environment
 from bench.launch import worker_environment
 from bench.launch.local import INHERITED
+from bench.machine import cpus
 from bench.paths import cache_root, staged_worker_root
+from bench.provision import mnist
+from bench.provision.venv import environment
 from workloads.contract import STUB, Cell, Named
 from workloads.linear_regression import spec as linear_regression
 from workloads.mnist_cnn import spec as mnist_cnn
@@ -121,7 +122,7 @@ def measure(step: Step, *, tools: Path, limits: dict[str, float], seed: int, clo
         "cell": step.cell.to_json(),
         "framework": step.cell.framework.name,
         "seed": seed,
-        "data": str(data.require().folder) if step.needs_data else None,
+        "data": str(mnist.require().folder) if step.needs_data else None,
         "cpus": sorted(cpus.choose([step.cell.threads]).arms[step.cell.threads]),
         "tools": step.tools,
         "clock": clock,

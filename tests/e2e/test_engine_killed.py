@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from second_engine import SecondEngine
 
-from bench import base_image
-from bench.container_engine import engine
+from bench.engine.client import engine
+from bench.provision import base as base_image
 from bench.store import read
 
 pytestmark = [pytest.mark.docker, pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")]

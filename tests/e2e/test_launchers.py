@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bench.container_engine import engine
+from bench.engine.client import engine
 from bench.store import read
 
 MATRIX = """\

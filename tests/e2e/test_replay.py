@@ -23,8 +23,9 @@ import pyarrow.parquet as pq
 import pytest
 from absent import absent
 
-from bench import cpus, store, telemetry
-from bench.report import soaks
+from bench import store, telemetry
+from bench.estimate import soaks
+from bench.machine import cpus
 from bench.telemetry import programs
 
 BENCH = (sys.executable, "-m", "bench")

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from bench.container_engine import engine
+from bench.engine.client import engine
 from bench.store import STEP_COLUMNS, read, stem
 from workloads.contract import AXES, FRAMEWORKS
 
@@ -393,12 +393,12 @@ def test_a_run_whose_harness_changed_is_not_resumed_and_one_whose_words_changed_
 ) -> None:
     tree = calm_tree()
     before = local_run.blocks()
-    for prose in ("workloads/linear_regression/README.md", "bench/cli_support.py", "bench/report/table.py"):
+    for prose in ("workloads/linear_regression/README.md", "bench/cli/options.py", "bench/report/table.py"):
         with (tree / prose).open("a") as file:
             file.write("\n")
     resumed = bench("run", "--resume", local_run.folder, tree=tree, BENCH_CACHE=str(borrowed_cache)).wait()
     assert "cannot be resumed" not in resumed.stderr, resumed.stderr
-    edit(tree / "bench/lockstep.py", "QUIET_S = 0.001", "QUIET_S = 0.002")
+    edit(tree / "bench/measure/lockstep.py", "QUIET_S = 0.001", "QUIET_S = 0.002")
     resumed = bench("run", "--resume", local_run.folder, tree=tree, BENCH_CACHE=str(borrowed_cache)).wait()
     assert resumed.code == 2
     assert "cannot be resumed, because the harness's own code changed since it began" in resumed.stderr

@@ -31,8 +31,8 @@ def test_images_matrices_and_types_travel_in_the_wheel(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {
         "bench/py.typed",
-        "bench/matrices/quick.yaml",
-        "bench/matrices/default.yaml",
+        "bench/matrix/quick.yaml",
+        "bench/matrix/default.yaml",
         "bench/_images/tensorflow/Dockerfile",
         "bench/_images/pytorch/requirements-cpu.lock",
         "bench/_images/base/make-base.sh",
@@ -110,13 +110,13 @@ def test_what_pip_installed_from_a_checkout_names_its_commit_for_as_long_as_it_i
     git(checkout, "commit", "--quiet", "-m", "second")
     second = git(checkout, "rev-parse", "HEAD")
     assert told(site, tmp_path) == {"commit": second, "dirty": False}
-    for file in ("bench/lockstep.py", "bench/_images/base/make-base.sh", "workloads/mnist_cnn/pytorch.py"):
+    for file in ("bench/measure/lockstep.py", "bench/_images/base/make-base.sh", "workloads/mnist_cnn/pytorch.py"):
         before = (site / file).read_bytes()
         (site / file).write_bytes(before + b"\n")
         assert told(site, tmp_path) == {"commit": second, "dirty": True}, file
         (site / file).write_bytes(before)
     assert told(site, tmp_path) == {"commit": second, "dirty": False}
-    (checkout / "bench/lockstep.py").write_text("# another harness\n")
+    (checkout / "bench/measure/lockstep.py").write_text("# another harness\n")
     git(checkout, "commit", "--quiet", "-a", "-m", "third")
     assert told(site, tmp_path) == {"commit": git(checkout, "rev-parse", "HEAD"), "dirty": True}
     shutil.rmtree(checkout)
@@ -137,7 +137,7 @@ def test_what_pip_installed_from_a_repository_names_the_commit_that_it_fetched(c
     commit = git(checkout, "rev-parse", "HEAD")
     shutil.rmtree(checkout)
     assert told(site, tmp_path) == {"commit": commit, "dirty": False}
-    with (site / "bench/lockstep.py").open("a") as file:
+    with (site / "bench/measure/lockstep.py").open("a") as file:
         file.write("\n")
     assert told(site, tmp_path) == {"commit": commit, "dirty": True}
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 from stand_in_registry import Registry
 
-from bench import base_image
-from bench.base_image import choose
-from bench.container_engine import engine
+from bench.engine.client import engine
+from bench.provision import base
+from bench.provision.base import choose
 
 if TYPE_CHECKING:
     import docker
@@ -26,7 +26,7 @@ def client() -> Iterator[docker.DockerClient]:
 
 
 @pytest.fixture(scope="module")
-def default_base(client: docker.DockerClient) -> base_image.Base:
+def default_base(client: docker.DockerClient) -> base.Base:
     return choose(client, base=None, progress=print)
 
 
@@ -35,7 +35,7 @@ def registry(monkeypatch: pytest.MonkeyPatch, client: docker.DockerClient) -> It
     server = Registry()
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    monkeypatch.setattr(base_image, "OFFICIAL", server.official)
+    monkeypatch.setattr(base, "OFFICIAL", server.official)
     yield server
     server.shutdown()
     thread.join()

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bench import base_image
-from bench.base_image import choose
-from bench.container_engine import run_build
+from bench.engine.client import run_build
 from bench.errors import EnvironmentUnavailable
+from bench.provision import base
+from bench.provision.base import choose
 
 if TYPE_CHECKING:
     import docker
@@ -32,7 +32,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def derive(client: docker.DockerClient, default_base: base_image.Base) -> Iterator[Callable[[str], str]]:
+def derive(client: docker.DockerClient, default_base: base.Base) -> Iterator[Callable[[str], str]]:
     """Make an odd image by one command on the default base; all its names are removed afterwards."""
     made: list[str] = []
 
@@ -73,12 +73,12 @@ def test_a_base_that_cannot_serve_is_refused_in_one_sentence(
 
 @pytest.mark.docker
 def test_a_base_may_be_given_by_name_or_id(
-    client: docker.DockerClient, default_base: base_image.Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: docker.DockerClient, default_base: base.Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
     for given in (default_base.tag, default_base.id):
         assert choose(client, base=given, progress=print) == default_base
-    assert not base_image.is_settled()  # a base given once is no default
+    assert not base.is_settled()  # a base given once is no default
 
 
 @pytest.mark.docker
@@ -97,7 +97,7 @@ def test_where_no_registry_answers_the_base_is_made_here_and_says_so(
     client: docker.DockerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
-    monkeypatch.setattr(base_image, "OFFICIAL", NOWHERE)
+    monkeypatch.setattr(base, "OFFICIAL", NOWHERE)
     said: list[str] = []
     first = choose(client, base=None, progress=said.append)
     assert "the base is made here from Debian packages" in said[0]
@@ -112,8 +112,8 @@ def test_a_missing_mmdebstrap_is_one_sentence_with_the_command(
 ) -> None:
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(base_image, "OFFICIAL", NOWHERE)
-    monkeypatch.setattr(base_image, "_made_name", lambda: "bench-base:absent")
+    monkeypatch.setattr(base, "OFFICIAL", NOWHERE)
+    monkeypatch.setattr(base, "_made_name", lambda: "bench-base:absent")
     with pytest.raises(EnvironmentUnavailable, match="sudo apt-get install mmdebstrap"):
         choose(client, base=None, progress=print)
 
@@ -124,13 +124,13 @@ def test_the_digest_of_the_official_base_is_recorded_at_the_first_pull_and_held(
 ) -> None:
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
     digest = registry.release("first")
-    first = base_image._default(client, base_image._load(), print)
-    held = base_image._load()["default"]
+    first = base._default(client, base._load(), print)
+    held = base._load()["default"]
     assert held == {"reference": f"{registry.official.rpartition(':')[0]}@{digest}", "source": first}
     assert registry.release("second") != digest  # the tag moves on
     client.images.remove(held["reference"], force=True)
-    assert base_image._default(client, base_image._load(), print) == first
-    assert base_image._load()["default"] == held
+    assert base._default(client, base._load(), print) == first
+    assert base._load()["default"] == held
 
 
 @pytest.mark.docker
@@ -138,15 +138,15 @@ def test_a_held_digest_outlives_a_registry_that_is_down_for_a_day(
     registry: Registry, client: docker.DockerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
-    monkeypatch.setattr(base_image, "_made", lambda *_: "sha256:made-here")
+    monkeypatch.setattr(base, "_made", lambda *_: "sha256:made-here")
     registry.release("first")
-    first = base_image._default(client, base_image._load(), print)
-    held = base_image._load()["default"]
+    first = base._default(client, base._load(), print)
+    held = base._load()["default"]
     client.images.remove(held["reference"], force=True)
     blobs, registry.blobs = registry.blobs, {}
     said: list[str] = []
-    assert base_image._default(client, base_image._load(), said.append) == "sha256:made-here"
+    assert base._default(client, base._load(), said.append) == "sha256:made-here"
     assert "no image registry gives" in said[-1]
-    assert base_image._load()["default"] == held
+    assert base._load()["default"] == held
     registry.blobs = blobs
-    assert base_image._default(client, base_image._load(), print) == first
+    assert base._default(client, base._load(), print) == first

@@ -17,9 +17,9 @@ import pytest
 import yaml
 from rich.console import Console
 
-from bench import proof
-from bench.console import View
-from bench.matrix_model import known_workloads, spec_of
+from bench.matrix.model import known_workloads, spec_of
+from bench.measure import prove
+from bench.report.live import View
 from workloads.contract import MODES, PHASES, Named
 
 pytestmark = pytest.mark.framework
@@ -68,7 +68,7 @@ def _between(draw: random.Random, low: float, high: float) -> Any:
 
 def proved(named: Named, **how: Any) -> list[dict[str, Any]]:
     with View(Console(stderr=True)) as view:
-        return proof.prove([named], launcher="local", view=view, **how)
+        return prove.prove([named], launcher="local", view=view, **how)
 
 
 @pytest.mark.parametrize("number", range(DRAWS))

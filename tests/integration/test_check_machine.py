@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from bench import cpus
-from bench.check.findings import WORST_FIRST, Machine
-from bench.check.probes import docker
+from bench.machine import cpus
+from bench.machine.check.findings import WORST_FIRST, Machine
+from bench.machine.check.probes import docker
 
 NAME, SECRET = "burner-of-cpus", "an-argument-kept-to-itself"
 

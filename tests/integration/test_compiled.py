@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.environments import environment
-from bench.matrix_model import spec_of
+from bench.matrix.model import spec_of
+from bench.provision.venv import environment
 from workloads.contract import Cell, Named
 
 pytestmark = pytest.mark.framework

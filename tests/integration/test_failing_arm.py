@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench import certification, gates, parity, run, store
-from bench.console import View
-from bench.matrix import load
-from bench.plan import Plan
-from bench.report import summary
-from bench.schedule import SlicePlan
+from bench import store
+from bench.estimate import summary
+from bench.matrix.matrix import load
+from bench.measure import certify, gates, parity, run
+from bench.plan.plan import Plan
+from bench.plan.schedule import SlicePlan
+from bench.report.live import View
 
 ROUNDS, STEPS, SETTLE, WARM, BLOCKS = 8, 10, 2, 10, 5
 DIES_AT = WARM + 2 * (STEPS + SETTLE)  # in its third slice, or thereabouts
@@ -68,7 +69,7 @@ def measured(folder: Path, *stubs: str, kind: str = "lockstep") -> Measured:
         warm_steps=dict.fromkeys(names, WARM),
         step_ns=dict.fromkeys(names, 50_000.0),
     )
-    skipped = parity.skipped(certification.STUB_REASON).to_json()
+    skipped = parity.skipped(certify.STUB_REASON).to_json()
     certificates = [
         {"comparison": comparison.id, "baseline": baseline.id, "arm": arm.id} | skipped
         for baseline, arm in comparison.contrasts

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bench import base_image, foreign_image, images
-from bench.container_engine import run_build
+from bench.engine.client import run_build
 from bench.errors import EnvironmentUnavailable, InputError
+from bench.provision import base as base_image
+from bench.provision import foreign, image
 
 if TYPE_CHECKING:
     import docker
@@ -77,7 +78,7 @@ def test_what_an_image_lacks_is_one_sentence_before_anything_is_timed(
     base = base_image.choose(client, base=None, progress=print)
     name = derive(base.tag, command)
     with pytest.raises(InputError, match=sentence) as refused:
-        foreign_image.inspect(client, name, "pytorch", print)
+        foreign.inspect(client, name, "pytorch", print)
     assert f'image "{NAME}"' in str(refused.value)
     assert "\n" not in str(refused.value)
     assert client.containers.list(all=True, filters={"ancestor": NAME}) == []
@@ -85,7 +86,7 @@ def test_what_an_image_lacks_is_one_sentence_before_anything_is_timed(
 
 def test_an_image_that_is_nowhere_is_one_sentence(client: docker.DockerClient) -> None:
     with pytest.raises(EnvironmentUnavailable, match=r"the image 127\.0\.0\.1:9/none:1 is neither on this engine nor"):
-        foreign_image.inspect(client, "127.0.0.1:9/none:1", "pytorch", print)
+        foreign.inspect(client, "127.0.0.1:9/none:1", "pytorch", print)
 
 
 @pytest.mark.framework
@@ -97,7 +98,7 @@ def test_a_teams_own_image_runs_by_its_id_and_the_report_says_whose_it_is(
 
     Or its packages on a PYTHONPATH, beside a user, an entry point and threads of its own.
     """
-    built = images.build(framework="pytorch", progress=print)
+    built = image.build(framework="pytorch", progress=print)
     derive(built.id, *recipe)
     own = str(client.images.get(NAME).id)
     (tmp_path / "m.yaml").write_text(

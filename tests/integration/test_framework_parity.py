@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 from mutations import BASE, FURTHER, MUTATIONS, Mutation, rounds
 
-from bench import data
-from bench.environments import environment
-from bench.matrix_model import spec_of
-from bench.parity import STEPS, Certificate, certify, left_out
-from bench.traces import Side, Trace
+from bench.matrix.model import spec_of
+from bench.measure.parity import STEPS, Certificate, certify, left_out
+from bench.measure.traces import Side, Trace
+from bench.provision import mnist
+from bench.provision.venv import environment
 from workloads.contract import FRAMEWORKS, Cell, Named
 
 pytestmark = pytest.mark.framework
@@ -59,7 +59,7 @@ def question(
 ) -> dict[str, Any]:
     return {
         "name": name, "root": str(root), "cell": one.to_json(), "steps": steps,
-        "data": str(data.require(print).folder), "closing": closing if one.phase == "train" else 0,
+        "data": str(mnist.require(print).folder), "closing": closing if one.phase == "train" else 0,
     }  # fmt: skip
 
 

@@ -16,15 +16,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench import certification, gates, parity, run, store
-from bench.comparison import Arm
-from bench.console import View
-from bench.matrix import load
-from bench.plan import Plan
-from bench.report import summary
+from bench import store
+from bench.estimate import summary
+from bench.matrix.comparison import Arm
+from bench.matrix.matrix import load
+from bench.measure import certify, gates, parity, run
+from bench.measure.stretch import Stretch
+from bench.plan.plan import Plan
+from bench.plan.schedule import SlicePlan
+from bench.report.live import View
 from bench.report.rows import facts as origins
-from bench.schedule import SlicePlan
-from bench.stretch import Stretch
 from workloads.contract import Cell, Named
 
 ARMS = ("stub", "stub-work1.05")
@@ -51,7 +52,7 @@ def of(matrix_file: Path, *, launcher: str, rounds: int, steps: int = 25) -> Any
         warm_steps=dict.fromkeys(names, 10),
         step_ns=dict.fromkeys(names, 200_000.0),
     )
-    certificate = parity.skipped(certification.STUB_REASON).to_json()
+    certificate = parity.skipped(certify.STUB_REASON).to_json()
     sides = [{"comparison": comparison.id, "baseline": comparison.baseline, "arm": arm.id}
              for _, arm in comparison.contrasts]  # fmt: skip
     prepared = run.Prepared(plans={comparison.id: plan}, certificates=[side | certificate for side in sides])
@@ -185,7 +186,7 @@ def test_a_container_throttled_in_mid_block_spoils_it_and_the_next_attempt_is_no
 
 def throttle_once(run_prefix: str, throttled: list[str]) -> None:
     """Give one of the first block's containers a fifth of a processor, once both have been up for a while."""
-    from bench.container_engine import engine
+    from bench.engine.client import engine
 
     with closing(engine()) as client:
         end = time.monotonic() + 120

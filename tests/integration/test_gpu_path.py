@@ -23,13 +23,13 @@ import nvml_stub as nvml
 import pytest
 from second_engine import SecondEngine
 
-from bench import base_image
-from bench.container_engine import engine as users_engine
+from bench.engine.client import engine as users_engine
 from bench.errors import InputError, WorkerFailed
 from bench.launch import GpuRequest
 from bench.launch import gpu as gpus
 from bench.launch.group import Group
 from bench.launch.local import start_process
+from bench.provision import base
 from bench.telemetry.nvml import source
 from workloads.contract import Cell, Named
 
@@ -79,7 +79,7 @@ def begin(nvml_stub: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """Start an engine that has the base image, and NVIDIA's hook and runtime, or stubs of them, or neither."""
     data = Path(tempfile.mkdtemp(prefix="engine-data-"))
     with closing(users_engine()) as client:
-        ground = base_image.choose(client, base=None, progress=print)
+        ground = base.choose(client, base=None, progress=print)
     with SecondEngine(data=data) as first:
         first.take(ground.id, BASE)
     gc.collect()

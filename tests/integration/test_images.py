@@ -19,11 +19,15 @@ import docker
 import pytest
 from absent import absent
 
-from bench import base_image, container_engine, images, locks, wheelhouse
-from bench.environments import environment
+from bench.engine import client as container_engine
 from bench.errors import EnvironmentUnavailable, InputError
-from bench.images import Image, Wanted
-from bench.locks import Lock, Pin
+from bench.provision import base as base_image
+from bench.provision import image as images
+from bench.provision import locks
+from bench.provision import wheels as wheelhouse
+from bench.provision.image import Image, Wanted
+from bench.provision.locks import Lock, Pin
+from bench.provision.venv import environment
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODULES = {"tensorflow": "tensorflow", "pytorch": "torch"}

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bench.engine_errors import seccomp_note
+from bench.engine.words import seccomp_note
 from bench.launch import Need
 from bench.launch.docker import PIDS, SHARED_MEMORY_BYTES, DockerChannel, DockerLauncher
 from workloads.contract import Cell, Named

@@ -20,14 +20,17 @@ from podman_engine import PodmanEngine
 from requests.exceptions import RequestException
 from test_containers import PROBE
 
-from bench import base_image, matrix, provenance
-from bench.container_engine import engine
+from bench.engine import podman
+from bench.engine.client import engine
 from bench.errors import EnvironmentUnavailable, WorkerFailed
-from bench.launch import Need, podman
+from bench.launch import Need
 from bench.launch import docker as launching
 from bench.launch.docker import DockerLauncher
 from bench.launch.group import Group
 from bench.launch.provide import provide_all
+from bench.matrix import matrix
+from bench.measure import provenance
+from bench.provision import base as base_image
 from bench.store import read
 from workloads.contract import Cell, Named
 

@@ -16,19 +16,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.console import Console
 
-from bench import certification, lockstep, provenance, run, store
-from bench.console import View
+from bench import store
 from bench.errors import InputError
+from bench.estimate import summary
 from bench.launch import Need
 from bench.launch.local import LocalChannel, LocalLauncher
-from bench.lockstep import Bench, Block
-from bench.matrix import load
-from bench.report import summary
-from bench.schedule import Planned, valid
+from bench.matrix.matrix import load
+from bench.measure import certify, lockstep, provenance, run
+from bench.measure.lockstep import Bench, Block
+from bench.plan.schedule import Planned, valid
+from bench.report.live import View
 
 if TYPE_CHECKING:
-    from bench.comparison import Comparison
-    from bench.prologue import Prologue
+    from bench.matrix.comparison import Comparison
+    from bench.measure.prologue import Prologue
 
 STUBS = "axes: {workload: [stub], framework: [{name: stub}, {name: stub, work: 1.5}]}"
 CLASSIC = "axes: {workload: [{name: linear_regression, preset: classic, evaluate_steps: 20}]}"
@@ -73,7 +74,7 @@ def bench_of(launcher: Watched, kind: str, one: Comparison) -> Bench:
 def prologue(bench: Bench, one: Comparison, cache: Path) -> Prologue:
     view = View(Console(file=io.StringIO()))
     view.plan([one.id], blocks=1, deadline=0.0)
-    return certification.begin(bench, one, cache=cache, control_cpus=CPUS, view=view)
+    return certify.begin(bench, one, cache=cache, control_cpus=CPUS, view=view)
 
 
 def measured(launcher: Watched, kind: str, one: Comparison, cache: Path) -> Block:

@@ -21,10 +21,12 @@ import pytest
 from absent import absent
 from synthetic_run import whole_run
 
-from bench import cli, run, store
+from bench import store
+from bench.cli import main
 from bench.errors import InputError, ProcessRefused, StorageFailed
 from bench.launch import local
 from bench.launch.local import start_process
+from bench.measure import run
 from bench.store import Store
 from bench.telemetry import Sampler
 from bench.validate import suite
@@ -424,7 +426,7 @@ def test_a_validation_whose_disk_is_full_says_how_to_go_on(
     monkeypatch.setattr(suite, "_rows", measured)
     monkeypatch.setattr(sys, "argv", ["bench", "validate", "--only", "observer", "--out", str(disk / "runs")])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     assert ended.value.code == 3
     (folder,) = (disk / "runs").iterdir()
     said = capsys.readouterr().err

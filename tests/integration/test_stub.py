@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bench.errors import InputError
-from bench.matrix import load
+from bench.matrix.matrix import load
 
 
 def measured(folder: Path, *arms: str, launcher: str = "local", blocks: int = 10) -> list[dict[str, Any]]:

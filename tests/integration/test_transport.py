@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from second_engine import SecondEngine
 
-from bench import images, transport
 from bench.errors import InputError
 from bench.paths import cache_root
+from bench.provision import image, transport
 
 if TYPE_CHECKING:
-    from bench.images import Image
+    from bench.provision.image import Image
 
 # docker-py leaves the socket of a streamed answer to the garbage collector.
 pytestmark = [pytest.mark.docker, pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")]
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.filterwarnings("ignore:unclosed <s
 
 @pytest.fixture(scope="module")
 def built() -> Image:
-    return images.build(framework="pytorch", progress=print)
+    return image.build(framework="pytorch", progress=print)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_a_manifest_of_another_shape_is_one_sentence(more: dict[str, Any], tmp_p
 
 
 def test_an_image_that_was_never_built_cannot_be_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "find", lambda *_, **__: None)
+    monkeypatch.setattr(image, "find", lambda *_, **__: None)
     with pytest.raises(
         InputError, match=r"there is no image of pytorch as locked \(cpu\) to save; bench images build makes it"
     ):

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import lockstep
 from bench.errors import WorkerFailed
 from bench.launch import group as groups
 from bench.launch.group import LOG_LIMIT_BYTES, Group
 from bench.launch.local import LocalChannel, start_process
+from bench.measure import lockstep
 from workloads.contract import (
     HEARTBEAT,
     MESSAGE_LIMIT_BYTES,

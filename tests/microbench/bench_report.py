@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from synthetic_run import COMPARISONS, Writer, block, certificate, outcome, run_json, steps
 
-from bench.report.summary import summarise
+from bench.estimate.summary import summarise
 from bench.store import BLOCK_SCHEMA, PARITY_SCHEMA, StoredRun, read, stem
 
 if TYPE_CHECKING:

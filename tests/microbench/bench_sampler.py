@@ -20,7 +20,7 @@ from absent import absent
 from conftest import FIGURES
 from figures import Figure
 
-from bench.container_engine import engine
+from bench.engine.client import engine
 from bench.telemetry import Sampler
 from bench.telemetry.process_tree import cpu_clock
 from bench.telemetry.sampler import Recorder

@@ -10,7 +10,7 @@ import pytest
 from synthetic_run import COMPARISONS, ROUNDS, Writer
 
 from bench import stats
-from bench.report import frames
+from bench.estimate import frames
 
 if TYPE_CHECKING:
     from figures import Each

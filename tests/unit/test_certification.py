@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pytest
 
-from bench import certification
-from bench.comparison import Arm, Comparison
 from bench.errors import WorkerFailed
-from bench.lockstep import Bench
-from bench.parity import REFERENCE, Certificate
-from bench.prologue import Task
+from bench.matrix.comparison import Arm, Comparison
+from bench.measure import certify
+from bench.measure.lockstep import Bench
+from bench.measure.parity import REFERENCE, Certificate
+from bench.measure.prologue import Task
 from workloads.contract import Cell, Named, pack
 from workloads.linear_regression import spec
 
 if TYPE_CHECKING:
-    from bench.prologue import Prologue
+    from bench.measure.prologue import Prologue
 
 ARMS = ("tensorflow", "pytorch")
 THREE = ("tensorflow", "tensorflow-graph", "pytorch")
@@ -117,7 +117,7 @@ def task_of(
 @pytest.fixture
 def begun(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A prologue in which these workers fail."""
-    monkeypatch.setattr(certification, "Group", Workers)
+    monkeypatch.setattr(certify, "Group", Workers)
     monkeypatch.setattr("bench.tracing.start_reference", lambda **_: None)
     monkeypatch.setattr("bench.pilot.time.sleep", lambda _: None)
 
@@ -126,7 +126,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> Any:
     ) -> Prologue:
         monkeypatch.setattr(Workers, "failing", failing)
         monkeypatch.setattr(Workers, "started", [])
-        return certification._prologue(task_of(names, kind=kind, measure=measure, **more))
+        return certify._prologue(task_of(names, kind=kind, measure=measure, **more))
 
     return begin
 
@@ -256,7 +256,7 @@ def test_memory_that_runs_out_is_advised_of_serial_in_lockstep_alone(begun: Any)
 
 def test_a_failed_proof_is_no_reason_to_call_the_arm_broken(begun: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = replace(PASSED, status="failed", reason="pytorch: float64 losses")
-    monkeypatch.setattr(certification.parity, "certify", lambda *, arm, **_: wrong if arm.arm == "pytorch" else PASSED)
+    monkeypatch.setattr(certify.parity, "certify", lambda *, arm, **_: wrong if arm.arm == "pytorch" else PASSED)
     found = begun({("pytorch", "measure"): "failed"})
     assert replace(found.certificates["pytorch"], made_at=None) == wrong
     assert set(found.plan.step_ns) == {"tensorflow", "tensorflow-graph"}, "no time is spent on it"

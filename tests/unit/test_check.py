@@ -18,15 +18,16 @@ import pytest
 from rich.console import Console
 from stand_in_nvml import NvmlStandIn
 
-from bench import check, environment
-from bench.check import gpu as check_gpu
-from bench.check import limits as check_limits
-from bench.check import probes as check_probes
-from bench.check import window as check_window
-from bench.check.findings import WORST_FIRST, Finding, Machine
-from bench.check.window import Program, Window
 from bench.errors import GateError, InputError
-from bench.telemetry.machine import OfMachine
+from bench.machine import describe
+from bench.machine.check import gpu as check_gpu
+from bench.machine.check import inspect
+from bench.machine.check import limits as check_limits
+from bench.machine.check import probes as check_probes
+from bench.machine.check import window as check_window
+from bench.machine.check.findings import WORST_FIRST, Finding, Machine
+from bench.machine.check.window import Program, Window
+from bench.telemetry.disturbances import OfMachine
 
 CPU = "sys/devices/system/cpu"
 CLOCK = "sys/devices/system/clocksource/clocksource0"
@@ -65,7 +66,7 @@ WELL = {
     "proc/loadavg": "0.10 0.20 0.30 1/200 4000\n",
 }
 SCOPE = "sys/fs/cgroup/user.slice/me.scope"
-FILE_PROBES = [probe for probe in check.PROBES if probe.__name__ not in ("cores", "disk", "timer", "docker")]
+FILE_PROBES = [probe for probe in inspect.PROBES if probe.__name__ not in ("cores", "disk", "timer", "docker")]
 
 Write = Callable[..., Machine]
 
@@ -79,7 +80,7 @@ def write(tmp_path: Path) -> Write:
             path = tmp_path / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-        return Machine(root=tmp_path, arms=arms, control=environment.cpu_numbers(control) or frozenset())
+        return Machine(root=tmp_path, arms=arms, control=describe.cpu_numbers(control) or frozenset())
 
     return write
 
@@ -177,7 +178,7 @@ ILL = [
 def test_each_ill_is_found_with_its_level_and_its_cure(
     write: Write, name: str, changes: dict[str, str], level: str, found: str, cure: str
 ) -> None:
-    (probe,) = (probe for probe in check.PROBES if probe.__name__ == name)
+    (probe,) = (probe for probe in inspect.PROBES if probe.__name__ == name)
     finding = sound(probe(write({**WELL, **changes})))
     assert (finding.name, finding.level) == (name, level)
     assert found in finding.found
@@ -513,16 +514,16 @@ def test_one_look_has_every_finding_once_and_no_gpu_where_none_is_measured(
 ) -> None:
     driver = Driver()
     monkeypatch.setattr("bench.telemetry.nvml._binding", lambda: driver)
-    monkeypatch.setattr(check, "PROBES", FILE_PROBES)
+    monkeypatch.setattr(inspect, "PROBES", FILE_PROBES)
     root = write(WELL).root
     for gpu, expected in ((False, len(FILE_PROBES) + 7), (True, len(FILE_PROBES) + 7 + 5)):
-        names = [sound(one).name for one in check.inspect(root=root, seconds=0.0, gpu=gpu)]
+        names = [sound(one).name for one in inspect.inspect(root=root, seconds=0.0, gpu=gpu)]
         assert len(set(names)) == len(names) == expected
 
 
 def test_more_threads_than_cpus_are_bad_input() -> None:
     with pytest.raises(InputError, match="threads: 4096 is not to be had here"):
-        check.inspect(threads=4096, seconds=0.0)
+        inspect.inspect(threads=4096, seconds=0.0)
 
 
 def finding(name: str, level: Any, cure: str | None = "Wait.") -> Finding:
@@ -532,16 +533,16 @@ def finding(name: str, level: Any, cure: str | None = "Wait.") -> Finding:
 def test_the_gate_names_every_failing_finding_in_one_sentence_and_no_other() -> None:
     found = [finding("busy", "fail"), finding("turbo", "warn"), finding("quota", "fail"), finding("x", "unknown")]
     with pytest.raises(GateError) as caught:
-        check.gate(found)
+        inspect.gate(found)
     assert "(busy: busy was found; quota: quota was found)" in str(caught.value)
     assert "turbo" not in str(caught.value)
     assert caught.value.exit_code == 1
-    check.gate([one for one in found if one.level != "fail"])
+    inspect.gate([one for one in found if one.level != "fail"])
 
 
 def table(*found: Finding) -> Iterator[str]:
     out = io.StringIO()
-    check.print_table(found, Console(file=out, width=80))
+    inspect.print_table(found, Console(file=out, width=80))
     return iter(out.getvalue().splitlines())
 
 
@@ -565,5 +566,5 @@ def test_a_command_is_one_line_however_long_it_is() -> None:
 
 
 def test_json_is_a_list_of_findings() -> None:
-    (record,) = json.loads(check.as_json([finding("turbo", "ok", None)]))
+    (record,) = json.loads(inspect.as_json([finding("turbo", "ok", None)]))
     assert record == {"name": "turbo", "level": "ok", "found": "turbo was found", "why": "It disturbs.", "cure": None}

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import clean, paths, run
-from bench.launch import owner
+from bench import paths
+from bench.engine import owner
+from bench.launch import clean
 from bench.launch.reaper import Reaper
+from bench.measure import run
 
 # docker-py leaves the socket of an engine that is not there to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")

@@ -16,11 +16,11 @@ import pytest
 from scipy import stats as scipy_stats
 from synthetic_run import COMPARISONS, Writer, block, outcome, run_json, steps
 
-from bench import compare
-from bench.compare.change import SESSION, blocks_to_show, change
-from bench.compare.pairing import CPU, WALL, Pair, match_arms
 from bench.errors import InputError
-from bench.report import regression_table
+from bench.history import compare
+from bench.history.change import SESSION, blocks_to_show, change
+from bench.history.pairing import CPU, WALL, Pair, match_arms
+from bench.report import compare_table
 
 if TYPE_CHECKING:
     from bench.store import StoredRun
@@ -427,9 +427,9 @@ def test_too_few_blocks_are_said_to_show_nothing(tmp_path: Path) -> None:
 def test_a_gate_that_could_not_have_shown_a_slowdown_says_so(tmp_path: Path) -> None:
     before, after = stored(tmp_path / "a"), stored(tmp_path / "b", first=50)
     strict, loose = (compare.compare(before, after, fail_above=limit) for limit in (0.001, 0.5))
-    assert "4 of 4 cells could not have shown one" in str(regression_table.outcome(strict))
+    assert "4 of 4 cells could not have shown one" in str(compare_table.outcome(strict))
     assert any("a slowdown of 0.1 % goes unseen" in line for line in strict["unseen"])
-    assert regression_table.outcome(loose) == "no slowdown of more than 50 % is shown"
+    assert compare_table.outcome(loose) == "no slowdown of more than 50 % is shown"
 
 
 def test_the_page_and_the_table_tell_verdict_change_and_blind_spots(tmp_path: Path) -> None:
@@ -439,8 +439,8 @@ def test_the_page_and_the_table_tell_verdict_change_and_blind_spots(tmp_path: Pa
     document = compare.compare(before, after, fail_above=0.05)
     assert document["failed"] is True
     console = Console(record=True, width=100, file=io.StringIO())
-    regression_table.render(document, console)
-    for text in (regression_table.markdown(document), console.export_text()):
+    compare_table.render(document, console)
+    for text in (compare_table.markdown(document), console.export_text()):
         for word in ("slower", "PyTorch", "two sessions", "nothing on record", "2 of 4 cells are slower"):
             assert word in " ".join(text.split())
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench.console import View
-from bench.schedule import Planned
+from bench.plan.schedule import Planned
+from bench.report.live import View
 
 
 @dataclass(frozen=True)

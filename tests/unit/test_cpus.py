@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from bench import cpus
-from bench.cpus import Placement, choose, listed, named
-from bench.environment import cpu_numbers
 from bench.errors import InputError
+from bench.machine import cpus
+from bench.machine.cpus import Placement, choose, listed, named
+from bench.machine.describe import cpu_numbers
 
 CPU = "sys/devices/system/cpu"
 Machine = Callable[..., Path]

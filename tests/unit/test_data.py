@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import data
+from bench.provision import mnist as data
 from workloads.data import MNIST_FILES, mnist, read_idx
 
 

@@ -37,7 +37,7 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
 
 
 def test_every_command_that_the_readme_shows_exists() -> None:
-    from bench.cli import cli
+    from bench.cli.main import cli
 
     shown = re.findall(r"^bench ([a-z]+)", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert {"run", "report", "parity", "images", "data", "matrix"} <= set(shown)
@@ -45,7 +45,7 @@ def test_every_command_that_the_readme_shows_exists() -> None:
 
 
 def test_the_readmes_matrix_loads(tmp_path: Path) -> None:
-    from bench.matrix import load
+    from bench.matrix.matrix import load
 
     (example,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
     path = tmp_path / "example.yaml"

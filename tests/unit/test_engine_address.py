@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.container_engine import engine
+from bench.engine.client import engine
 from bench.errors import EnvironmentUnavailable
 from bench.launch.docker import _own_engine
 

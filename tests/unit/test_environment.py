@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import bench
-from bench import environment
+from bench.machine import describe
 
 CPUINFO = """\
 processor\t: {number}
@@ -48,7 +48,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_a_machine_is_described_from_its_files(root: Path) -> None:
-    found = environment.describe(device="cpu", docker_engine="20.10.24", root=root)
+    found = describe.describe(device="cpu", docker_engine="20.10.24", root=root)
     usable = len(os.sched_getaffinity(0))
     assert found["cpu"] == {
         "model": "Intel(R) Xeon(R) Processor",
@@ -76,16 +76,16 @@ def test_a_machine_is_described_from_its_files(root: Path) -> None:
 
 
 def test_what_cannot_be_read_is_null(tmp_path: Path) -> None:
-    found = environment.describe(device="cpu", root=tmp_path)
+    found = describe.describe(device="cpu", root=tmp_path)
     cpu = found.pop("cpu")
     assert {name for name, value in cpu.items() if value is not None} == {"usable"}
     absent = ("distribution", "memory_bytes", "virtualization", "container", "cgroup", "clocksource", "docker")
     assert [found[name] for name in (*absent, "load_average_1min")] == [None] * 8
-    assert len(environment.machine_key({**found, "cpu": cpu})) == 16
+    assert len(describe.machine_key({**found, "cpu": cpu})) == 16
 
 
 def test_this_machine_is_described_in_plain_json() -> None:
-    found = environment.describe(device="cpu")
+    found = describe.describe(device="cpu")
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["cpu"]["logical"] >= found["cpu"]["usable"] >= 1
     assert found["memory_bytes"] > 2**28
@@ -104,7 +104,7 @@ def test_no_name_of_host_user_or_folder_is_described(
     folder = tmp_path / secret
     folder.mkdir()
     monkeypatch.chdir(folder)
-    for description in (environment.describe(device="cpu"), environment.describe(device="cpu", root=root)):
+    for description in (describe.describe(device="cpu"), describe.describe(device="cpu", root=root)):
         text = json.dumps(description)
         assert secret not in text
         assert str(Path(bench.__file__).parent) not in text
@@ -136,7 +136,7 @@ def description(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_a_machine_keeps_its_key_through_what_does_not_matter(changes: dict[str, Any]) -> None:
-    assert environment.machine_key(description(**changes)) == environment.machine_key(description())
+    assert describe.machine_key(description(**changes)) == describe.machine_key(description())
 
 
 @pytest.mark.parametrize(
@@ -152,4 +152,4 @@ def test_a_machine_keeps_its_key_through_what_does_not_matter(changes: dict[str,
     ],
 )
 def test_another_machine_has_another_key(changes: dict[str, Any]) -> None:
-    assert environment.machine_key(description(**changes)) != environment.machine_key(description())
+    assert describe.machine_key(description(**changes)) != describe.machine_key(description())

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from bench import gates
-from bench.gates import ArmFacts, Facts
+from bench.measure import gates
+from bench.measure.gates import ArmFacts, Facts
 
 ARM = ArmFacts(
     cpus=(1,),

@@ -6,8 +6,8 @@ import importlib
 import os
 from typing import TYPE_CHECKING
 
-from bench import foreign_image
 from bench.launch import worker_environment
+from bench.provision import foreign
 from workloads import trial
 from workloads.contract import FRAMEWORKS, Cell, Named
 
@@ -25,12 +25,12 @@ def test_every_variable_that_a_worker_sets_is_known(tmp_path: object, monkeypatc
         trial.own_compile_cache(cell)
     environment |= trial.thread_variables(1)
     environment |= worker_environment(root="/", cache="/", padding=0, inherited={"HOME": "/", "USER": "nobody"})
-    known = {*foreign_image.OWN_VARIABLES, "PYTHONPATH"}
+    known = {*foreign.OWN_VARIABLES, "PYTHONPATH"}
     assert {name for name in environment if not name.startswith("BENCH_")} == known
 
 
 def test_the_worker_s_modules_come_before_those_of_the_image_s_own_path() -> None:
-    assert foreign_image.python_path("/worker", {"Env": ["PATH=/bin", "PYTHONPATH=/opt/a:/opt/b"]}) == (
+    assert foreign.python_path("/worker", {"Env": ["PATH=/bin", "PYTHONPATH=/opt/a:/opt/b"]}) == (
         "/worker:/opt/a:/opt/b"
     )
-    assert foreign_image.python_path("/worker", {"Env": None}) == "/worker"
+    assert foreign.python_path("/worker", {"Env": None}) == "/worker"

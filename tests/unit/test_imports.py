@@ -20,8 +20,8 @@ FRAMEWORKS = {
 }
 CPU_LIMIT_S = 0.25
 
-PURE = ("stats", "schedule", "parity", "comparison")
-EFFECTS = {"launch", "run", "cli", "console", "images", "store", "telemetry", "certification", "lockstep", "proof"}
+PURE = ("stats", "plan/schedule", "measure/parity", "matrix/comparison")
+EFFECTS = {"launch", "cli", "report", "provision", "store", "telemetry"}
 
 
 def modules(package: str) -> list[Path]:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from bench import kept_certificates
-from bench.comparison import Arm, Comparison
-from bench.parity import Certificate, Check
+from bench.matrix.comparison import Arm, Comparison
+from bench.measure import kept_certificates
+from bench.measure.parity import Certificate, Check
 from workloads.contract import Cell, Named
 
 CHECK = Check(name="float64 weights", arm="pytorch", place="dense1/kernel", value=1e-15, limit=1e-10, passed=True)

@@ -11,8 +11,8 @@ import pynvml
 import pytest
 from stand_in_nvml import NvmlStandIn
 
-from bench.telemetry import machine
-from bench.telemetry.machine import OfArm, OfGpu, OfMachine, Watch, Watched
+from bench.telemetry import disturbances
+from bench.telemetry.disturbances import OfArm, OfGpu, OfMachine, Watch, Watched
 from bench.telemetry.nvml import Size
 
 PID = 4242
@@ -236,5 +236,5 @@ def test_no_gpu_is_asked_where_no_arm_uses_one(tmp_path: Path) -> None:
 
 def test_every_field_is_documented() -> None:
     likewise = {"pressure_memory_s", "pressure_io_s"}
-    for kind in (machine.OfMachine, machine.OfArm, machine.OfGpu):
+    for kind in (disturbances.OfMachine, disturbances.OfArm, disturbances.OfGpu):
         assert [field for field in kind._fields if field not in str(kind.__doc__) and field not in likewise] == []

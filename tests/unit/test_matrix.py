@@ -13,11 +13,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import matrix, schedule, yaml_source
-from bench.comparison import compare_cells
 from bench.errors import InputError
-from bench.matrix import Budget, Matrix, Telemetry, load
-from bench.matrix_model import COMPARABLE
+from bench.matrix import matrix, source
+from bench.matrix.comparison import compare_cells
+from bench.matrix.matrix import Budget, Matrix, Telemetry, load
+from bench.matrix.model import COMPARABLE
+from bench.plan import schedule
 from workloads.contract import AXES, Cell, Named
 
 Load = Callable[..., Matrix]
@@ -380,7 +381,7 @@ def valid(schema: Mapping[str, Any], value: Any, root: Mapping[str, Any]) -> boo
 @pytest.mark.parametrize("name", ["quick", "default"])
 def test_built_in_matrices_fit_the_json_schema(name: str) -> None:
     schema = matrix.schema()
-    text = (Path(matrix.__file__).parent / "matrices" / f"{name}.yaml").read_text(encoding="utf-8")
+    text = (Path(matrix.__file__).parent / f"{name}.yaml").read_text(encoding="utf-8")
     assert valid(schema, yaml.safe_load(text), schema)
 
 
@@ -546,7 +547,7 @@ BOMBS = {
     "sequences": "[" * 200_000,
     "mappings": "{a: " * 100_000,
     "keys": "\n".join(f"k{n}: 1" for n in range(100_000)),
-    "bytes": "x" * (yaml_source.SIZE_LIMIT_BYTES + 1),
+    "bytes": "x" * (source.SIZE_LIMIT_BYTES + 1),
     "values": f"axes: {{workload: [mnist_cnn], batch_size: [{','.join(map(str, range(1, 100_000)))}]}}",
 }  # fmt: skip
 

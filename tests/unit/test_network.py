@@ -17,9 +17,10 @@ import pytest
 from absent import absent
 from small_wheels import make_wheel
 
-from bench import network, pip_client
 from bench.errors import InputError
-from bench.pip_client import PipFailed, pip, pip_folders, pip_indexes
+from bench.provision import network
+from bench.provision import pip as pip_client
+from bench.provision.pip import PipFailed, pip, pip_folders, pip_indexes
 
 PASSWORD = "sesame"
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from bench import schedule
-from bench.matrix import Budget
-from bench.outlook import Expected, expectation, shortfall
+from bench.matrix.matrix import Budget
+from bench.measure.outlook import Expected, expectation, shortfall
+from bench.plan import schedule
 
 # As a newcomer tried it: five arms, two workloads, five minutes, two blocks each, eight times "inconclusive".
 LINEAR = Expected(comparison="linear", contrasts=4, blocks=0, block_s=25.0)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import parity
-from bench.parity import STEPS, Certificate, certify, relative_error
-from bench.traces import Side, Slow, Trace
+from bench.measure import parity
+from bench.measure.parity import STEPS, Certificate, certify, relative_error
+from bench.measure.traces import Side, Slow, Trace
 from workloads.contract import Cell, Named, pack
 from workloads.linear_regression import spec
 

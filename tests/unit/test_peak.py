@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import peak
-from bench.stretch import step_flops
+from bench.machine import peak
+from bench.measure.stretch import step_flops
 from workloads.contract import Cell, Named
 from workloads.linear_regression import spec as linear
 from workloads.mnist_cnn import spec as cnn

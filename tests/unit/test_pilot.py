@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import pilot
-from bench.lockstep import companies
-from bench.pilot import Pilot, steps_left
-from bench.plan import Plan
+from bench.measure import pilot
+from bench.measure.lockstep import companies
+from bench.measure.pilot import Pilot, steps_left
+from bench.plan.plan import Plan
 from workloads import trial
 from workloads.contract import Cell, Named
 

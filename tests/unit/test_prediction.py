@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from synthetic_run import Writer, block, outcome, run_json, steps
 
-from bench import prediction, schedule
-from bench.matrix import Budget, Matrix, load
-from bench.prediction import Evidence
+from bench.history import forecast as prediction
+from bench.history.forecast import Evidence
+from bench.matrix.matrix import Budget, Matrix, load
+from bench.plan import schedule
 from bench.store import read
 
 if TYPE_CHECKING:
@@ -274,7 +275,7 @@ def test_the_plan_goes_to_stdout_starts_nothing_and_advises_a_pilot(tmp_path: Pa
 
 
 def test_earlier_runs_of_this_machine_predict_and_broken_ones_are_named(tmp_path: Path) -> None:
-    from bench import environment
+    from bench.machine import describe
 
     (tmp_path / "small.yaml").write_text(MATRIX)
     matrix = load(str(tmp_path / "small.yaml")).with_options(launcher="local")
@@ -282,7 +283,7 @@ def test_earlier_runs_of_this_machine_predict_and_broken_ones_are_named(tmp_path
         folder = tmp_path / "runs" / name
         earlier(folder, matrix, blocks=2 if name == "here" else 9)
         header = json.loads((folder / "run.json").read_text())
-        header["environment"] = environment.describe(device="cpu") | machine
+        header["environment"] = describe.describe(device="cpu") | machine
         (folder / "run.json").write_text(json.dumps(header))
     (tmp_path / "runs" / "broken").mkdir()
     (tmp_path / "runs" / "broken" / "run.json").write_text("{")

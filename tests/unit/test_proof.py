@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench import proof
+from bench.measure import prove
 
 Record = dict[str, Any]
 HORIZON = {
@@ -30,7 +30,7 @@ def record(arm: str, checks: list[Record], **more: Any) -> Record:
     return told | more
 
 
-def printed(records: list[Record], show: Callable[[Any, Console], None] = proof.print_table) -> str:
+def printed(records: list[Record], show: Callable[[Any, Console], None] = prove.print_table) -> str:
     console = Console(file=io.StringIO(), width=80)
     show(records, console)
     file: Any = console.file
@@ -84,6 +84,6 @@ def test_an_error_that_is_not_finite_is_a_dash_and_failed() -> None:
 
 
 def test_checks_show_every_one_with_its_bound() -> None:
-    text = printed([record("pytorch-eager", [BASELINE])], proof.print_checks)
+    text = printed([record("pytorch-eager", [BASELINE])], prove.print_checks)
     assert "2.5e-14" in text
     assert "1.0e-11" in text

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from test_imports import dotted, imports, modules
 
-from bench import measuring, paths, provenance
+from bench import paths
 from bench.errors import InputError
 from bench.launch import Provision
 from bench.launch.local import LocalLauncher
-from bench.matrix import load
+from bench.matrix.matrix import load
+from bench.measure import measuring, provenance
 
 STUBS = "axes: {workload: [stub], framework: [{name: stub}, {name: stub, work: 1.5}]}"
 
@@ -31,7 +32,8 @@ def reached() -> set[str]:
     known = {dotted(path): path for path in modules("bench")}
     found: set[str] = set()
     left = [name for name in known if measuring.measures(name.removeprefix("bench."))]
-    assert {"bench.lockstep", "bench.certification", "bench.pilot", "bench.run", "bench.launch.docker"} <= set(left)
+    of_measure = {f"bench.measure.{name}" for name in ("lockstep", "certify", "pilot", "run")}
+    assert of_measure | {"bench.launch.docker"} <= set(left)
     while left:
         name = left.pop()
         if name not in found:
@@ -41,26 +43,22 @@ def reached() -> set[str]:
     return {name.removeprefix("bench.") for name in found}
 
 
-def excepted(module: str) -> bool:
-    return module in measuring.OTHERS or module.partition(".")[0] in measuring.OTHERS
-
-
 def test_whatever_a_measuring_module_imports_measures_too_or_is_excepted_with_its_reason() -> None:
-    assert sorted(name for name in reached() if not measuring.measures(name) and not excepted(name)) == []
+    assert sorted(name for name in reached() if not measuring.named(name)) == []
 
 
 def test_every_module_that_is_named_as_measuring_or_excepted_exists_and_is_not_both() -> None:
     there = {inner(path) for path in modules("bench")}
     assert set(measuring.MODULES) | set(measuring.OTHERS) <= there
     assert not set(measuring.MODULES) & set(measuring.OTHERS)
-    beside = {name for name in measuring.OTHERS if name.partition(".")[0] in measuring.MODULES}
-    needless = {name.partition(".")[0] for name in set(measuring.OTHERS) - beside} - {
-        name.partition(".")[0] for name in reached()
-    }
+    inside = {name for name in measuring.OTHERS if any(name.startswith(f"{one}.") for one in measuring.MODULES)}
+    needless = set(measuring.OTHERS) - inside - {measuring.named(name) for name in reached()}
     assert needless == set()
 
 
-@pytest.mark.parametrize("module", ["lockstep.py", "launch/group.py", "telemetry/sampler.py", "gates.py", "pilot.py"])
+@pytest.mark.parametrize(
+    "module", ["measure/lockstep.py", "launch/group.py", "telemetry/sampler.py", "measure/gates.py", "measure/pilot.py"]
+)
 def test_an_edit_of_what_measures_is_another_harness(source_tree: Callable[[], Path], module: str) -> None:
     package = source_tree() / "bench"
     assert measuring.digest(package) == measuring.digest()
@@ -70,7 +68,7 @@ def test_an_edit_of_what_measures_is_another_harness(source_tree: Callable[[], P
 
 
 @pytest.mark.parametrize(
-    "module", ["report/table.py", "cli.py", "errors.py", "telemetry/windows.py", "validate/row.py"]
+    "module", ["report/table.py", "cli/main.py", "errors.py", "telemetry/windows.py", "validate/row.py"]
 )
 def test_an_edit_of_what_tells_is_the_same_harness(source_tree: Callable[[], Path], module: str) -> None:
     package = source_tree() / "bench"

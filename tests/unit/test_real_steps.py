@@ -12,7 +12,7 @@ import pytest
 
 from bench.errors import EnvironmentUnavailable, WorkerFailed
 from bench.launch import local
-from bench.lockstep import deciding_sync
+from bench.measure.lockstep import deciding_sync
 from bench.validate import real_steps, suite
 from workloads.bare import against_bare, one_against_all
 from workloads.contract import Cell, Named

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from small_wheels import digest, make_torch, make_wheel
 
-from bench import locks, relock
 from bench.errors import EnvironmentUnavailable, InputError
+from bench.provision import locks, relock
 
 Offer = Callable[..., Path]
 # docker-py leaves a socket on which nobody answered to the garbage collector.

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import schedule
-from bench.schedule import Planned
+from bench.plan import schedule
+from bench.plan.schedule import Planned
 
 COMPARISONS = ("a", "b", "c", "d")
 

@@ -11,7 +11,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench import schedule, stats, warmup
+from bench import stats
+from bench.plan import schedule, warmup
 from bench.validate import simulation
 from bench.validate.row import Row, at_least, at_most, clopper_pearson, not_above, not_below
 

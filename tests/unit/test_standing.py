@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from synthetic_run import block, outcome
 
-from bench import run
-from bench.comparison import Arm, Comparison
-from bench.cpus import Placement
-from bench.lockstep import ArmFailed
-from bench.matrix import Budget
-from bench.prologue import Prologue
-from bench.schedule import Planned
-from bench.standing import Stand, stand
+from bench.machine.cpus import Placement
+from bench.matrix.comparison import Arm, Comparison
+from bench.matrix.matrix import Budget
+from bench.measure import run
+from bench.measure.lockstep import ArmFailed
+from bench.measure.prologue import Prologue
+from bench.measure.standing import Stand, stand
+from bench.plan.schedule import Planned
 from bench.store import StoredRun
 from workloads.contract import Cell, Named
 from workloads.linear_regression import spec

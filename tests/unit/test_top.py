@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from bench import store, telemetry, top
-from bench.cli import cli
+from bench import store, telemetry
+from bench.cli.main import cli
+from bench.report import top
 
 
 def live(path: Path, *rows: dict[str, object]) -> Path:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from mnist_files import write_digits
 
-from bench import parity
-from bench.matrix_model import spec_of
-from bench.traces import Trace
+from bench.matrix.model import spec_of
+from bench.measure import parity
+from bench.measure.traces import Trace
 from workloads import tracing
 from workloads.contract import Cell, Named, finite
 from workloads.training import Rule

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.matrix_model import spec_of
+from bench.matrix.model import spec_of
 from workloads import trial
 from workloads.contract import Cell, Named
 from workloads.linear_regression import spec

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from synthetic_run import COMPARISONS, whole_run
 
-from bench.report import summary
+from bench.estimate import summary
 from bench.validate import usable
 
 

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import stats, verdicts
-from bench.course import BEFORE, BEYOND, PARTS, Course
-from bench.verdicts import Corrected, Disturbance, Evidence, Rules, Verdict
+from bench import stats
+from bench.estimate import verdicts
+from bench.estimate.course import BEFORE, BEYOND, PARTS, Course
+from bench.estimate.verdicts import Corrected, Disturbance, Evidence, Rules, Verdict
 
 Rounds = list[npt.NDArray[np.float64]]
 

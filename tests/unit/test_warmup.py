@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pytest
 import ruptures
 
-from bench import warmup
-from bench.warmup import warm_up_steps
+from bench.plan import warmup
+from bench.plan.warmup import warm_up_steps
 
 Series = npt.NDArray[np.float64]
 COUNT = 600

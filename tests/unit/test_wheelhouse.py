@@ -13,15 +13,16 @@ from pathlib import Path
 import pytest
 from small_wheels import CUDA, digest, make_torch, make_wheel
 
-from bench import cpu_wheel, locks, paths, wheelhouse
+from bench import paths
 from bench.errors import EnvironmentUnavailable, InputError
-from bench.locks import Target
+from bench.provision import locks, torch, wheels
+from bench.provision.locks import Target
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def gather(version: str | None = None, python: str = "3.11") -> wheelhouse.Wheelhouse:
-    return wheelhouse.gather(framework="pytorch", version=version, python=python, progress=lambda _: None)
+def gather(version: str | None = None, python: str = "3.11") -> wheels.Wheelhouse:
+    return wheels.gather(framework="pytorch", version=version, python=python, progress=lambda _: None)
 
 
 # The committed locks
@@ -67,9 +68,9 @@ def test_both_frameworks_compute_with_one_cudnn_on_a_gpu() -> None:
 
 def test_the_extras_name_the_locked_versions() -> None:
     extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert extras["tensorflow"] == [f"tensorflow-cpu=={wheelhouse.locked_version('tensorflow')}"]
-    assert extras["sklearn"] == [f"scikit-learn=={wheelhouse.locked_version('sklearn')}"]
-    assert extras["torch"] == [f"torch=={wheelhouse.locked_version('pytorch')}"]
+    assert extras["tensorflow"] == [f"tensorflow-cpu=={wheels.locked_version('tensorflow')}"]
+    assert extras["sklearn"] == [f"scikit-learn=={wheels.locked_version('sklearn')}"]
+    assert extras["torch"] == [f"torch=={wheels.locked_version('pytorch')}"]
 
 
 def test_each_hash_of_torch_in_the_lock_belongs_to_a_named_wheel() -> None:
@@ -87,7 +88,7 @@ def test_a_version_that_is_no_release_number_is_bad_input(version: str) -> None:
 
 def test_an_unknown_framework_is_bad_input() -> None:
     with pytest.raises(InputError, match='framework "jax" is unknown; choose tensorflow or pytorch'):
-        wheelhouse.locked_version("jax")
+        wheels.locked_version("jax")
 
 
 def test_a_python_outside_the_locks_is_refused() -> None:
@@ -105,7 +106,7 @@ def test_a_wheelhouse_is_gathered_once_and_then_found_in_milliseconds(
     first = gather()
     assert {path.name.split("-")[0] for path in first.path.glob("*.whl")} == {"torch", "numpy"}
     assert first.requirements.read_text().count("--hash=sha256:") == 2
-    monkeypatch.setattr(wheelhouse, "pip", pytest.fail)
+    monkeypatch.setattr(wheels, "pip", pytest.fail)
     start = time.perf_counter()
     assert gather() == first
     assert time.perf_counter() - start < 0.1
@@ -128,8 +129,8 @@ def test_concurrent_gathers_yield_one_complete_wheelhouse(links: Path, monkeypat
         calls.append(arguments[0])
         return real(*arguments)
 
-    real = wheelhouse.pip  # type: ignore[attr-defined]
-    monkeypatch.setattr(wheelhouse, "pip", counted)
+    real = wheels.pip  # type: ignore[attr-defined]
+    monkeypatch.setattr(wheels, "pip", counted)
     with ThreadPoolExecutor(8) as pool:
         found = set(pool.map(lambda _: gather(), range(8)))
     assert len(found) == 1
@@ -242,7 +243,7 @@ def test_the_real_index_is_asked_for_metadata_alone(tmp_path: Path, monkeypatch:
     (tmp_path / "nothing").mkdir()
     monkeypatch.setenv("BENCH_TORCH_INDEX", str(tmp_path / "nothing"))
     with pytest.raises(EnvironmentUnavailable) as refused:
-        cpu_wheel.find_cpu_wheel(version=wheelhouse.locked_version("pytorch"), target=Target("3.12"))
+        torch.find_cpu_wheel(version=wheels.locked_version("pytorch"), target=Target("3.12"))
     if "pip offers no torch" in str(refused.value):
         pytest.skip("no package index answers here")
     assert "pip would fetch the CUDA build torch-" in str(refused.value)
@@ -283,7 +284,7 @@ def cuda_links(links: Path) -> Path:
 
 def test_a_release_that_is_asked_for_and_has_no_cpu_build_is_its_cuda_build_and_says_so(cuda_links: Path) -> None:
     said: list[str] = []
-    found = wheelhouse.gather(framework="pytorch", version="9.8.0", python="3.11", progress=said.append)
+    found = wheels.gather(framework="pytorch", version="9.8.0", python="3.11", progress=said.append)
     assert [wheel.name.split("-")[0] for wheel in sorted(found.path.glob("nvidia*"))] == ["nvidia_cublas"]
     assert "no CPU build of torch 9.8.0 can be had here: taking its CUDA build, gigabytes, to run on the CPU" in said
     assert "pytorch 9.8.0 is its CUDA build, run on the CPU: no CPU build could be had" in found.notes
@@ -303,7 +304,7 @@ def test_flavour_cuda_takes_the_cuda_build_past_a_cpu_wheel_of_the_same_release(
     text = "".join(f"{pin} \\\n    --hash=sha256:{digest(path)}\n" for pin, path in pins.items())
     locks.lock_path("pytorch", "cuda").write_text(text)
     both = {
-        flavour: wheelhouse.gather(
+        flavour: wheels.gather(
             framework="pytorch", version=None, python="3.11", flavour=flavour, progress=lambda _: None
         )
         for flavour in locks.FLAVOURS

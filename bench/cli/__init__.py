@@ -1,0 +1,1 @@
+"""The command line: click, and calls of what does the work."""

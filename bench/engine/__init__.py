@@ -1,0 +1,1 @@
+"""The container engine: its client, its words, whose container is whose, and what the dead left."""

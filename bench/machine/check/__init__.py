@@ -1,0 +1,1 @@
+"""`bench check`: what about this machine would spoil a measurement, how badly, and the cure of each."""

@@ -1,0 +1,1 @@
+"""Matrices: files to cells and comparisons."""

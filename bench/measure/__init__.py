@@ -1,0 +1,1 @@
+"""The measurement: certificates, lockstep, and the run that repeats them."""

@@ -1,0 +1,1 @@
+"""What is measured next, in which order, and when it is enough (pure)."""

@@ -1,0 +1,1 @@
+"""What workers need: locks, wheels, environments, images, data."""
