@@ -118,8 +118,8 @@ def task_of(
 def begun(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A prologue in which these workers fail."""
     monkeypatch.setattr(certify, "Group", Workers)
-    monkeypatch.setattr("bench.tracing.start_reference", lambda **_: None)
-    monkeypatch.setattr("bench.pilot.time.sleep", lambda _: None)
+    monkeypatch.setattr("bench.measure.tracing.start_reference", lambda **_: None)
+    monkeypatch.setattr("bench.measure.pilot.time.sleep", lambda _: None)
 
     def begin(
         failing: Failing, names: tuple[str, ...] = THREE, *, kind: str = "lockstep", measure: bool = True, **more: Any

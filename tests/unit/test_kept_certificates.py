@@ -93,9 +93,9 @@ def test_where_anything_that_it_depends_on_changed_there_is_none(header: dict[st
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("bench.kept_certificates.np.__version__", "1.0"),
-        ("bench.kept_certificates._blas", lambda: {"name": "another"}),
-        ("bench.kept_certificates.sys.version", "3.99"),
+        ("bench.measure.kept_certificates.np.__version__", "1.0"),
+        ("bench.measure.kept_certificates._blas", lambda: {"name": "another"}),
+        ("bench.measure.kept_certificates.sys.version", "3.99"),
     ],
 )
 def test_another_reference_or_library_proves_anew(monkeypatch: pytest.MonkeyPatch, name: str, value: Any) -> None:
