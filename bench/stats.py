@@ -271,3 +271,8 @@ def _quiet() -> Iterator[None]:
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def k_min(family: int, alpha: float = ALPHA) -> int:
+    """Blocks without which Wilcoxon cannot survive Holm over `family` contrasts, and 10 at least."""
+    return max(10, blocks_to_claim(family, alpha))

@@ -136,11 +136,10 @@ def plan(
     from bench.history import forecast
     from bench.launch import joined
     from bench.matrix import matrix as matrices
-    from bench.measure import run as runs
     from bench.report import plan_table
 
     given = matrices.load(matrix).with_options(device=device, seed=seed, budget_total_s=duration_s(budget))
-    loaded = runs._resolve_devices(given)
+    loaded = devices._resolve_devices(given)
     launchers = (launcher,) if launcher else the_launchers(loaded)
     chosen = joined(launchers)
     earlier, unread = _earlier_runs(out)

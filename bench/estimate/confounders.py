@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bench.measure import provenance
-from bench.report import numbers
+from bench.matrix import need
 
 if TYPE_CHECKING:
     from bench.store import StoredRun
@@ -36,7 +35,7 @@ def confounders(run: StoredRun, compare: list[str], cells: tuple[Json, Json], ou
         *_libraries(*outcomes),
         *_images(run, *cells),
     ]
-    return [numbers.clean(text) for text in found]
+    return [text.clean(text) for text in found]
 
 
 def _axes(compare: list[str], left: Json, right: Json) -> Iterator[str]:
@@ -76,7 +75,7 @@ def _oldest_driver(versions: Mapping[str, str]) -> str | None:
 
 def _images(run: StoredRun, *cells: Json) -> Iterator[str]:
     known = run.run.get("images") or {}
-    images = [image for cell in cells if isinstance(image := provenance.image_of(known, cell), dict)]
+    images = [image for cell in cells if isinstance(image := need.image_of(known, cell), dict)]
     if len({str(image["base"]) for image in images if image.get("base")}) > 1:
         yield "images with different bases"
     if any(image.get("image") and not image.get("base") for image in images):

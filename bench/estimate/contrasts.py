@@ -7,16 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from bench import stats
+from bench import records, stats, text
 from bench.estimate import frames, verdicts
 from bench.estimate.confounders import confounders
 from bench.estimate.course import Course
 from bench.estimate.verdicts import Corrected, Disturbance, Evidence, Rules, Verdict
-from bench.measure import gates
-from bench.measure.parity import LEFT_OUT, REFERENCE
-from bench.plan import schedule
-from bench.plan.schedule import OTHER_SYNC_EVERY
-from bench.report import numbers
+from bench.plan.slices import OTHER_SYNC_EVERY
+from bench.records import LEFT_OUT, REFERENCE
 from workloads.contract import STUB
 
 if TYPE_CHECKING:
@@ -117,7 +114,7 @@ def _evidence(one: Comparison, arm: str, samples: frames.Frames) -> Evidence:
 
 
 def _disturbance(one: Comparison, arm: str, samples: frames.Frames) -> Disturbance | None:
-    found = [reasons for record in _holding(one, arm) if (reasons := gates.disturbances(record["spoiled"]))]
+    found = [reasons for record in _holding(one, arm) if (reasons := records.disturbances(record["spoiled"]))]
     if not found:
         return None
     cells = [one.entry["arms"][side] for side in (one.baseline, arm)]
@@ -157,18 +154,18 @@ def _figure(found: stats.Figure | None) -> Json:
 
 def _no_more(one: Comparison, arm: str) -> str | None:
     """Why no more blocks will be measured: an arm that was left out midway."""
-    left_out = schedule.left_out(one.attempts)
+    left_out = records.left_out(one.attempts)
     return next((left_out[side] for side in (arm, one.baseline) if side in left_out), None)
 
 
 def _metric(one: Comparison) -> str:
-    return frames.DECIDES[one.entry["arms"][one.baseline]["phase"]]
+    return records.DECIDES[one.entry["arms"][one.baseline]["phase"]]
 
 
 def _rounds(
     one: Comparison, arm: str, samples: frames.Frames, *, column: str = "step_ns", every_attempt: bool = False
 ) -> list[stats.Numbers]:
-    how = {"sync": frames.SYNC[_metric(one)], "column": column}
+    how = {"sync": records.SYNC[_metric(one)], "column": column}
     return frames.round_log_ratios(samples, one.id, baseline=one.baseline, arm=arm, every_attempt=every_attempt, **how)
 
 
@@ -185,9 +182,9 @@ def _blocks(one: Comparison, arm: str) -> int:
     return len(frames.counting(one.trials, [one.baseline, arm])) // 2
 
 
-def _holding(one: Comparison, arm: str) -> list[schedule.Record]:
+def _holding(one: Comparison, arm: str) -> list[records.Record]:
     """The whole attempts in which both arms were measured."""
-    return [record for record in schedule.whole(one.attempts) if {one.baseline, arm} <= schedule.measured(record)]
+    return [record for record in records.whole(one.attempts) if {one.baseline, arm} <= records.measured(record)]
 
 
 def _spoiled(one: Comparison, arm: str) -> list[Json]:
@@ -201,16 +198,16 @@ def _spoiled(one: Comparison, arm: str) -> list[Json]:
 
 def _cause(reasons: Sequence[str]) -> str | None:
     """What most of these say; None of none."""
-    causes = Counter(map(gates.cause, reasons))
+    causes = Counter(map(records.cause, reasons))
     return min(causes, key=lambda cause: (-causes[cause], cause), default=None)
 
 
 def _faulty(one: Comparison, arm: str) -> Verdict | None:
     """How a side was measured wrongly, where too few other blocks are left."""
-    found = [wrong for record in one.attempts if (wrong := gates.faulty(record["spoiled"], [arm, one.baseline]))]
+    found = [wrong for record in one.attempts if (wrong := records.faulty(record["spoiled"], [arm, one.baseline]))]
     if not found:
         return None
-    sentence = numbers.clean(next(iter(found[-1].values())))
+    sentence = text.clean(next(iter(found[-1].values())))
     return Verdict(word="invalid", reason=f"{len(found)} of {len(one.attempts)} blocks cannot count: {sentence}")
 
 
@@ -232,7 +229,7 @@ def _barred(one: Comparison, arm: str) -> Verdict | None:
 
 def _uncertified(one: Comparison, arm: str, certificate: Json | None) -> Verdict:
     """No certificate: measured all the same, or not measured yet, which is no fault of the contrast."""
-    reason = numbers.clean(certificate["reason"]) if certificate and certificate["reason"] else "parity was not checked"
+    reason = text.clean(certificate["reason"]) if certificate and certificate["reason"] else "parity was not checked"
     if one.outcomes(arm, "measured"):
         return Verdict(word="invalid", reason=f"no certificate: {reason}")
     stopped = one.outcomes(arm, "stopped")
@@ -248,7 +245,7 @@ def _may_be_measured(one: Comparison, arm: str, certificate: Json) -> bool:
 def _refused(one: Comparison, certificate: Json) -> Verdict | None:
     """Another work was done; or nothing was proved, because a side or the reference could not, or failed."""
     if certificate["status"] == "failed":
-        return Verdict(word="invalid", reason=f"parity failed: {numbers.clean(certificate['reason'])}")
+        return Verdict(word="invalid", reason=f"parity failed: {text.clean(certificate['reason'])}")
     if certificate["status"] in LEFT_OUT:
         word = "failed" if certificate["status"] == "broken" else "unsupported"
         return Verdict(word=word, reason=_told(one, certificate["by"], certificate["reason"]))
@@ -262,7 +259,7 @@ def _other_work(one: Comparison, arm: str) -> Verdict | None:
             closing = outcome.get("closing")
             if closing and closing["reason"]:
                 return Verdict(
-                    word="invalid", reason=f"parity failed after the last slice: {numbers.clean(closing['reason'])}"
+                    word="invalid", reason=f"parity failed after the last slice: {text.clean(closing['reason'])}"
                 )
     return None
 
@@ -279,7 +276,7 @@ def _ended(one: Comparison, arm: str, status: str) -> str | None:
 def _told(one: Comparison, side: str, reason: str) -> str:
     """What a worker said, under the name that readers know its arm by."""
     label = "the reference" if side == REFERENCE else one.labels[side]
-    return f"{label}: {numbers.clean(reason.removeprefix(f'{side}: '))}"
+    return f"{label}: {text.clean(reason.removeprefix(f'{side}: '))}"
 
 
 _TOLD = ("max_rel_error", "reason", "horizon", "made_at", "kept")  # of a certificate

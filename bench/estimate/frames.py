@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from bench import stats
-from bench.measure import gates
-from bench.plan import schedule
-from bench.report import numbers as words
+from bench import records, stats
+from bench.estimate import names
+from bench.records import DECIDES, SYNC
 
 if TYPE_CHECKING:
     from bench.store import StoredRun
 
-DECIDES = {"train": "throughput", "fit": "throughput", "infer": "latency"}
-SYNC = {"throughput": "slice", "latency": "step"}
 
 _CHUNK = 128  # blocks read at once: some 50 MB
 _KEY = ["comparison", "block", "attempt", "arm"]
@@ -26,7 +23,7 @@ _TURN = ["trial", "sync", "round"]
 ROUND_COLUMNS = [*_KEY, "sync", "round", "step_ns", "cpu_ns"]
 BY_SYNC = {sync: f"{sync}_step_ms" for sync in SYNC.values()}
 TRIAL_FIGURES = ["step_ms", *BY_SYNC.values(), "p90", "p99", "steps", "items_per_s", "cpu_ms", "cpu_percent"]
-OUTCOME_FIGURES = [*words.STARTUP, "peak_memory_bytes"]
+OUTCOME_FIGURES = [*names.STARTUP, "peak_memory_bytes"]
 _DECIDED = ("cpu_ms", "steps_per_s")  # figures of either sync, of which a row shows those of the one that decides
 
 
@@ -46,7 +43,7 @@ class Frames:
 
 def read(run: StoredRun) -> Frames:
     """The frames of a run: half a block, and one that was measured wrongly, are no part of them."""
-    blocks = schedule.whole(run.blocks)
+    blocks = records.whole(run.blocks)
     cells = {name: entry["arms"] for name, entry in run.run["comparisons"].items()}
     columns = [*_KEY, "disturbed", "batch_size", "decides", *OUTCOME_FIGURES]
     trials = pd.DataFrame(_outcomes(blocks, cells), columns=columns)
@@ -71,7 +68,7 @@ def counting(trials: pd.DataFrame, arms: Sequence[str], *, every_attempt: bool =
     own = trials[trials["arm"].isin(arms)]
     own = own[own.groupby(["block", "attempt"])["arm"].transform("size") == len(set(arms))]
     undisturbed = own[~own["disturbed"].astype(bool)]
-    enough = len(undisturbed) >= schedule.ENOUGH_UNDISTURBED * len(set(arms))
+    enough = len(undisturbed) >= records.ENOUGH_UNDISTURBED * len(set(arms))
     return undisturbed if enough and not every_attempt else own
 
 
@@ -112,13 +109,13 @@ def _outcomes(
 ) -> Iterator[dict[str, Any]]:
     """One row a measured arm; `decides` is the kind of slice that its metric is taken from."""
     for record in blocks:
-        measured = schedule.measured(record)
+        measured = records.measured(record)
         for arm, outcome in record["arms"].items():
             if arm in measured:
                 cell = cells[record["comparison"]][arm]
                 key = {**{name: record[name] for name in _KEY[:-1]}, "arm": arm}
                 how = {
-                    "disturbed": bool(gates.disturbances(record["spoiled"])),
+                    "disturbed": bool(records.disturbances(record["spoiled"])),
                     "decides": SYNC[DECIDES[cell["phase"]]],
                 }
                 yield {

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from bench import records as stored
 from bench import stats, telemetry
 from bench.errors import InputError
-from bench.plan import schedule
 from bench.telemetry.gpu_reading import Reading
 from bench.telemetry.windows import UNREAD, Track, Unresolved
 
@@ -103,9 +103,9 @@ def read(run: StoredRun) -> Soaks:
 
 def _counting(run: StoredRun) -> list[Mapping[str, Any]]:
     """Comparison by comparison."""
-    whole = schedule.whole(run.blocks)
+    whole = stored.whole(run.blocks)
     own = ([record for record in whole if record["comparison"] == name] for name in run.run["comparisons"])
-    return [record for records in own for record in schedule.counting(records)]
+    return [record for records in own for record in stored.counting(records)]
 
 
 class _Block:

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from bench import stats
-from bench.estimate import contrasts, frames, soaks
+from bench.estimate import contrasts, frames, names, soaks
 from bench.estimate.contrasts import Comparison, Json
 from bench.estimate.verdicts import Rules
-from bench.report import numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,7 +91,7 @@ def _comparisons(run: StoredRun, samples: frames.Frames) -> list[Comparison]:
             certificates=run.certificates_of(name),
             trials=samples.trials[samples.trials["comparison"] == name],
             rules=rules,
-            labels=numbers.arm_labels(entry["arms"], entry["compare"]),
+            labels=names.arm_labels(entry["arms"], entry["compare"]),
         )
         for name, entry in entries.items()
     ]
@@ -117,7 +116,7 @@ def _cell(one: Comparison, arm: str, run: StoredRun, soaked: soaks.Soaks) -> Jso
     if evaluation is None:
         nulls["evaluation"] = "no parity certificate of this arm holds one"
     elif "failed" in evaluation:
-        nulls["evaluation"], evaluation = f"{numbers.EVALUATION_FAILED}: {evaluation['failed']}", None
+        nulls["evaluation"], evaluation = f"{names.EVALUATION_FAILED}: {evaluation['failed']}", None
     return {
         "id": one.cell_id(arm),
         "comparison": one.id,
@@ -144,9 +143,7 @@ def _metrics(trials: pd.DataFrame) -> tuple[Json, dict[str, str]]:
     metrics: Json = {}
     for name in ("step_ms", "cpu_ms", "items_per_s"):
         metrics[name] = _median_and_interval(trials, name, nulls)
-    metrics["startup"] = {
-        name: _median_and_interval(trials, name, nulls, f"startup.{name}") for name in numbers.STARTUP
-    }
+    metrics["startup"] = {name: _median_and_interval(trials, name, nulls, f"startup.{name}") for name in names.STARTUP}
     for q in ("p90", "p99"):
         figure = stats.cell_figure(trials[q].to_numpy())
         metrics["step_ms"][q] = figure.median if figure else None  # of steps timed one by one

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bench import stats
-from bench.report import numbers
+from bench import text as words
 from bench.stats import Contrast, Drift, Interval
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ def _claim(claim: str, estimate: Contrast, rules: Rules) -> str:
         return f"{arm} and {baseline} are as fast within {_percent(rules.theta)} (ratio {_between((low, high))})"
     quicker = estimate.ratio > 1
     quick, slow = (arm, baseline) if quicker else (baseline, arm)
-    times = numbers.ratio(max(estimate.ratio, 1 / estimate.ratio))
+    times = words.ratio(max(estimate.ratio, 1 / estimate.ratio))
     return f"{quick} is {times} times as fast as {slow} ({_between(_oriented(estimate, quicker))}, 95 % sure)"
 
 
@@ -304,7 +304,7 @@ def _disturbed(estimate: Contrast, disturbance: Disturbance) -> str:
 def _told(one: Contrast) -> str:
     if one.ratio is None:
         return "no ratio"
-    return f"{numbers.ratio(one.ratio)} ({_between(one.ci)})" if one.ci else numbers.ratio(one.ratio)
+    return f"{words.ratio(one.ratio)} ({_between(one.ci)})" if one.ci else words.ratio(one.ratio)
 
 
 def _oriented(estimate: Contrast, quicker: bool) -> Interval:
@@ -313,7 +313,7 @@ def _oriented(estimate: Contrast, quicker: bool) -> Interval:
 
 
 def _between(ends: Interval) -> str:
-    return f"{numbers.ratio(ends[0])} to {numbers.ratio(ends[1])}"
+    return f"{words.ratio(ends[0])} to {words.ratio(ends[1])}"
 
 
 def _below(p: float | None, limit: float) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from bench.estimate.names import code
 from bench.machine import describe
-from bench.report.numbers import clean, code
+from bench.text import clean
 
 if TYPE_CHECKING:
     from bench.store import StoredRun

@@ -12,9 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from bench import stats
+from bench import records, stats
 from bench.estimate import frames
-from bench.measure import parity
 from bench.plan import schedule
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ def evidence(comparison: Comparison, run: StoredRun, *, launcher: str, kind: str
     if name is None:
         return None
     own = replace(run, blocks=[record for record in run.blocks if record["comparison"] == name])
-    valid = [record for record in schedule.latest(own.blocks) if schedule.valid(record)]
+    valid = [record for record in records.latest(own.blocks) if records.valid(record)]
     if not valid:
         return None
     return Evidence(
@@ -167,7 +166,7 @@ def document(matrix: Matrix, runs: Sequence[StoredRun], *, launcher: str) -> dic
     runs  of this machine, the newest first
     """
     family = sum(len(one.contrasts) for one in matrix.comparisons)
-    least = schedule.k_min(family)
+    least = stats.k_min(family)
     budget, names = matrix.budget, [one.id for one in matrix.comparisons]
     known = [best_evidence(one, runs, launcher=launcher, kind=matrix.schedule) for one in matrix.comparisons]
     forecasts = [forecast(one, two, budget, least) for one, two in zip(matrix.comparisons, known, strict=True)]
@@ -262,11 +261,11 @@ def _spreads(run: StoredRun, name: str, entry: Mapping[str, Any]) -> tuple[float
 
     samples = frames.read(run)
     baseline = entry["baseline"]
-    sync = frames.SYNC[frames.DECIDES[entry["arms"][baseline]["phase"]]]
+    sync = records.SYNC[records.DECIDES[entry["arms"][baseline]["phase"]]]
     found = []
     certificates = run.certificates_of(name)
     for arm in entry["arms"]:
-        if arm in certificates and certificates[arm]["status"] in parity.MEASURED:
+        if arm in certificates and certificates[arm]["status"] in records.MEASURED:
             rounds = frames.round_log_ratios(samples, name, baseline=baseline, arm=arm, sync=sync)
             d = [stats.block_log_ratio(block) for block in rounds]
             if len(d) >= 2:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pandas as pd
 
+from bench import records
 from bench.errors import InputError
 from bench.estimate import frames, summary
 from bench.history import differences
@@ -96,7 +97,7 @@ def session(run: StoredRun) -> Session:
     read = frames.read(run)
     rounds = read.rounds
     phases = {name: next(iter(one["arms"].values()))["phase"] for name, one in run.run["comparisons"].items()}
-    deciding = {name: frames.SYNC[frames.DECIDES[phase]] for name, phase in phases.items()}
+    deciding = {name: records.SYNC[records.DECIDES[phase]] for name, phase in phases.items()}
     own = [frames.counting(trials, [str(arm)]) for (_, arm), trials in read.trials.groupby(["comparison", "arm"])]
     of_trial = ["comparison", "block", "attempt", "arm"]
     counted = pd.concat(own) if own else read.trials

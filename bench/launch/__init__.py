@@ -10,27 +10,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from bench.matrix.need import Need
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from workloads.contract import Cell, Named
 
 Progress = Callable[[str], None]
-
-
-class Need(NamedTuple):
-    """What cells need to be started in: a framework, with its version or image, for a device."""
-
-    framework: Named
-    flavour: str = "cpu"
-
-    @classmethod
-    def of(cls, cell: Cell) -> Need:
-        """The need of one cell."""
-        return cls(cell.framework, cell.device)
-
-    def __str__(self) -> str:
-        return str(self.framework) if self.flavour == "cpu" else f"{self.framework} for {self.flavour}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,3 +133,13 @@ def worker_environment(*, root: str, cache: str, padding: int, inherited: Mappin
         "BENCH_COMPILE_CACHE": cache,  # in which every cell has its own: see workloads.trial.own_compile_cache
         "BENCH_PADDING": "x" * padding,
     }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a run's workers find things."""
+
+    run_id: str
+    cache: Path
+    data: Path | None
+    base: str | None

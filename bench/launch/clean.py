@@ -22,9 +22,9 @@ from docker.errors import APIError
 from bench import paths
 from bench.engine import owner
 from bench.engine.client import STAGE, engine, one_sentence
+from bench.engine.sweep import dead, sweep_dead
 from bench.errors import EnvironmentUnavailable
 from bench.launch import data_place
-from bench.launch.reaper import dead, sweep_dead
 from bench.provision.base import STAGE_OF_BASE
 
 if TYPE_CHECKING:

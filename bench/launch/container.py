@@ -13,9 +13,9 @@ from docker.errors import NotFound
 
 from bench.engine import words
 from bench.engine.client import address, engine
+from bench.engine.sweep import force_away
 from bench.engine.words import LOST, went_away
 from bench.errors import EngineLost, EnvironmentUnavailable
-from bench.launch.reaper import force_away
 from bench.machine.describe import read_text
 
 if TYPE_CHECKING:

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING
 
 from bench.engine import owner
 from bench.engine.client import one_sentence, run_build
+from bench.engine.sweep import force_away
 from bench.launch.docker import DATA, DockerLauncher
-from bench.launch.reaper import force_away
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import docker
 
-    from bench.launch import Need, Progress, Provision
+    from bench.launch import Progress, Provision
+    from bench.matrix.need import Need
 
 BAKED = {"bench.data": "baked", "bench.recipe": "with data"}  # it inherits all labels, and is not its base
 # Labelled from its first step on: what a build that is killed leaves would else be taken for the framework's image.

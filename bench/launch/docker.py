@@ -19,13 +19,15 @@ from bench import storage
 from bench.engine import owner, podman
 from bench.engine import words as engine_errors
 from bench.engine.client import address, engine, one_sentence, run_once
+from bench.engine.reaper import Reaper
+from bench.engine.sweep import force_away, sweep, sweep_dead
 from bench.engine.words import LOST, explained, went_away
 from bench.errors import EngineLost, EnvironmentUnavailable, InputError, WorkerFailed
-from bench.launch import GpuRequest, Need, Progress, Provision, worker_environment
+from bench.launch import GpuRequest, Progress, Provision, worker_environment
 from bench.launch import gpu as gpus
 from bench.launch.container import DockerChannel, Ends
-from bench.launch.reaper import Reaper, force_away, sweep, sweep_dead
 from bench.machine import describe
+from bench.matrix.need import Need
 from bench.paths import ANOTHER_CACHE, staged_worker_root
 from bench.provision import base as base_image
 from bench.provision import foreign

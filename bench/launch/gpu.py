@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from docker.types import DeviceRequest
 
 from bench.errors import EnvironmentUnavailable, InputError, WorkerFailed
-from bench.launch import Need
 from bench.launch.group import Group
+from bench.matrix.need import Need
 from workloads.contract import STUB, Cell, Named
 
 if TYPE_CHECKING:

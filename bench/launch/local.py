@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from bench import paths, storage
 from bench.errors import InputError
-from bench.launch import GpuRequest, Need, Progress, Provision, worker_environment
+from bench.launch import GpuRequest, Progress, Provision, worker_environment
 from bench.machine.describe import gpu_for
+from bench.matrix.need import Need
 from bench.paths import staged_worker_root
 from bench.provision.venv import environment
 from workloads.contract import STUB

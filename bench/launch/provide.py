@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bench import launch
 from bench.errors import EnvironmentUnavailable
-from bench.launch import Need, gpu
+from bench.launch import gpu
 from bench.launch.local import LocalLauncher
 from bench.launch.together import Together
-from bench.measure import provenance
+from bench.matrix.need import Need
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def provide_all(
-    launchers: Sequence[str], matrix: Matrix, place: provenance.Place, view: View
+    launchers: Sequence[str], matrix: Matrix, place: launch.Place, view: View
 ) -> tuple[Launcher, dict[str, Provision]]:
     """All that a matrix's workers are started in, by need, and by launcher too where there are several.
 
@@ -34,7 +35,7 @@ def provide_all(
     try:
         for name in launchers:
             made[name], provisions = provide(name, _needs(matrix, name), place, view)
-            found |= {provenance.of_launcher(str(need), name): one for need, one in provisions.items()}
+            found |= {need.of_launcher(str(need), name): one for need, one in provisions.items()}
     except BaseException:
         Together(made).close()
         raise
@@ -42,7 +43,7 @@ def provide_all(
 
 
 def provide(
-    name: str, needs: Sequence[Need], place: provenance.Place, view: View
+    name: str, needs: Sequence[Need], place: launch.Place, view: View
 ) -> tuple[Launcher, dict[Need, Provision]]:
     """One launcher, with what these needs take. Raises EnvironmentUnavailable.
 
@@ -60,7 +61,7 @@ def provide(
     return local, _provided(local, needs, view)
 
 
-def _docker(name: str, place: provenance.Place, *, gpu: bool) -> Provider:
+def _docker(name: str, place: launch.Place, *, gpu: bool) -> Provider:
     from bench.launch.data_place import BakedLauncher, VolumeLauncher
     from bench.launch.docker import DockerLauncher
 

@@ -114,23 +114,6 @@ def confined(cpus: frozenset[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def named(cpus: Iterable[int]) -> str:
-    """These CPUs in words: CPU 1, CPUs 0-3,8."""
-    numbers = frozenset(cpus)
-    return f"CPU{'s' if len(numbers) > 1 else ''} {listed(numbers)}"
-
-
-def listed(cpus: Iterable[int]) -> str:
-    """These CPUs as taskset and isolcpus take them: 0-3,8."""
-    spans: list[list[int]] = []
-    for cpu in sorted(cpus):
-        if spans and spans[-1][1] == cpu - 1:
-            spans[-1][1] = cpu
-        else:
-            spans.append([cpu, cpu])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
-
-
 # ---------------------------------------------------------------- what the kernel shows
 
 

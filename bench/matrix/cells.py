@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from bench.matrix.comparison import covers, few
 from bench.matrix.file import Document, advice
 from bench.matrix.model import Entry, Framework, Workload, spec_of
-from bench.matrix.source import quoted
+from bench.text import quoted
 from workloads.contract import AXES, FRAMEWORKS, STUB, Cell, Named, Value
 
 if TYPE_CHECKING:

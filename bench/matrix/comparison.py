@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.matrix.model import spec_of
-from bench.matrix.source import quoted
+from bench.text import quoted
 from workloads.contract import AXES, STUB, Cell, Named, Value
 
 Baseline = str | int | dict[str, Any] | None

@@ -14,8 +14,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError, core_schema
 
 import workloads
-from bench.matrix.source import quoted
 from bench.telemetry import DEFAULT_HZ, MAXIMUM_HZ
+from bench.text import quoted
 from workloads.contract import (
     DEVICES,
     DIVISIONS,

@@ -7,7 +7,6 @@ on what aliases expand to.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 import yaml
 
 from bench.errors import InputError
+from bench.text import quoted
 
 SIZE_LIMIT_BYTES = 2**20
 NODE_LIMIT = 20_000  # aliases count as what they expand to
@@ -74,11 +74,6 @@ class Node:
         if self.value is None:
             return self.text or "(nothing)"
         return quoted(self.value) if isinstance(self.value, str) else self.text
-
-
-def quoted(text: str) -> str:
-    """Text of unknown origin on one line, in double quotes, shortened to 60 characters."""
-    return json.dumps(text if len(text) <= 60 else text[:59] + "…", ensure_ascii=False)
 
 
 def fault(label: str, line: int, sentence: str) -> InputError:

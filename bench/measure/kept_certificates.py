@@ -19,6 +19,7 @@ import numpy as np
 
 from bench import paths
 from bench.machine import describe
+from bench.matrix import need
 from bench.measure import provenance
 
 if TYPE_CHECKING:
@@ -103,5 +104,5 @@ def _host() -> dict[str, Any]:
 
 
 def _image(header: Mapping[str, Any], arm: Arm) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = provenance.image_of(header["images"], arm.cell.to_json()) or {}
+    found: Mapping[str, Any] = need.image_of(header["images"], arm.cell.to_json()) or {}
     return found

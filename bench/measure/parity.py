@@ -40,9 +40,6 @@ CLOSING_RTOL = 1e-4
 GAP_FACTOR = 3.0
 GAP_FLOOR_ULP = 8
 IDLE, STILL = "closing: steps without an update", "closing: arrays that stood still"
-REFERENCE = "reference"  # the NumPy reference, as a side
-MEASURED = ("passed", "skipped")  # a contrast with such a certificate is measured
-LEFT_OUT = ("unsupported", "broken")  # nothing was proved, because a side or the reference said so, or failed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from bench.measure import lockstep
 from bench.measure.lockstep import ask
-from bench.plan import schedule, warmup
-from bench.plan.plan import Plan
+from bench.plan import slices as plan
+from bench.plan import warmup
+from bench.plan.slices import Plan
 
 if TYPE_CHECKING:
     from bench.launch.group import Group
-    from bench.plan.schedule import SlicePlan
+    from bench.plan.slices import SlicePlan
 
 FIRST_STEPS = 5
 LEAST_STEPS, MOST_STEPS = 30, 2000  # fewer cannot hold a change of level
@@ -32,7 +33,7 @@ COLD = ("import_s", "build_s", "first_step_s")
 STARTUP = ("import_s", "data_s", "build_s", "first_step_s")
 WARM_UPS = 2  # lengths of the longest warm-up that a block measures
 MOST_ROUNDS = 400  # of a block that is longer for its warm-up's sake
-_SLICES = 1 + 1 / schedule.OTHER_SYNC_EVERY  # of an arm in a round, on average
+_SLICES = 1 + 1 / plan.OTHER_SYNC_EVERY  # of an arm in a round, on average
 
 
 @dataclass
@@ -85,7 +86,7 @@ class Pilot:
         timer_ns = {arm: opened["timer_ns"] for arm, opened in self.opened.items()}
         control_ns = {arm: statistics.median(costs) for arm, costs in self.control_ns.items()}
         warm_s = {arm: warm_up[arm].steps * step_ns[arm] * 1e-9 for arm in step_ns}
-        slices = schedule.slice_plan(typical, timer_ns=timer_ns, control_ns=control_ns, sync=sync, syncs=1)
+        slices = plan.slice_plan(typical, timer_ns=timer_ns, control_ns=control_ns, sync=sync, syncs=1)
         idle_s = sum(_start_s(opened) for opened in self.opened.values()) + sum(warm_s.values())
         round_s = sum(_round_s(slices, arm, step_ns[arm], control_ns[arm]) for arm in step_ns)
         measured_s = min(slices.steps[arm] * step_ns[arm] * 1e-9 for arm in step_ns)

@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bench.measure import lockstep, parity
+from bench import records
+from bench.measure import lockstep
 from bench.measure.lockstep import ArmFailed, Bench
-from bench.measure.parity import REFERENCE, Certificate
+from bench.measure.parity import Certificate
+from bench.records import REFERENCE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from bench.errors import WorkerFailed
     from bench.launch.group import Group
     from bench.matrix.comparison import Comparison
-    from bench.plan.plan import Plan
+    from bench.plan.slices import Plan
     from bench.report.live import View
 
 FINAL = ("unsupported", "failed")  # said so, or raised: it would again
@@ -44,7 +46,7 @@ class Prologue:
     @property
     def passed(self) -> bool:
         """Whether at least one contrast may be measured."""
-        return any(certificate.status in parity.MEASURED for certificate in self.certificates.values())
+        return any(certificate.status in records.MEASURED for certificate in self.certificates.values())
 
     def hopeless(self, comparison: Comparison) -> bool:
         """Whether every contrast has its certificate, and none may be measured."""
@@ -60,7 +62,7 @@ class Prologue:
 
     def measured(self, comparison: Comparison) -> list[str]:
         """The arms to plan for: of every contrast that may be measured."""
-        passed = {arm for arm, one in self.certificates.items() if one.status in parity.MEASURED}
+        passed = {arm for arm, one in self.certificates.items() if one.status in records.MEASURED}
         return [arm.id for arm in comparison.arms if arm.id in passed | {comparison.baseline}]
 
 

@@ -15,16 +15,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.errors import InputError
-from bench.launch import Need
+from bench.launch import Place
+from bench.launch import cache as compile_caches
 from bench.launch.provide import provide
 from bench.matrix.cells import missing
 from bench.matrix.comparison import Arm, Comparison
 from bench.matrix.model import known_workloads, spec_of
-from bench.matrix.source import quoted
-from bench.measure import certify, run
+from bench.matrix.need import Need
+from bench.measure import certify, provenance
 from bench.measure.lockstep import Bench
-from bench.measure.provenance import Place
 from bench.provision import mnist
+from bench.text import quoted
 from workloads.contract import FRAMEWORKS, KNOWN_FRAMEWORKS, PHASES, Cell, Named, Value
 
 if TYPE_CHECKING:
@@ -66,8 +67,8 @@ def prove(
         which = f"{' and '.join(phases)} in mode {' or '.join(modes)}"
         raise InputError(f"nothing to compare for {which}: one framework alone has it; name further modes")
     with ExitStack() as stack:
-        run_id = f"parity-{run.fresh_id()}"
-        cache = stack.enter_context(run.compile_cache(run_id))
+        run_id = f"parity-{provenance.fresh_id()}"
+        cache = stack.enter_context(compile_caches.compile_cache(run_id))
         reads = any(one.needs_data for one in comparisons)
         folder = mnist.require(view.say).folder if reads else None
         place = Place(run_id=run_id, cache=cache, data=folder, base=None)

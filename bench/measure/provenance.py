@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+import secrets
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from bench import __version__, paths
 from bench.errors import InputError
-from bench.launch import Need
+from bench.launch import Place
 from bench.machine import describe
 from bench.measure import measuring
 from bench.telemetry import nvml
-from workloads.contract import Named
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,16 +24,6 @@ if TYPE_CHECKING:
     from bench.matrix.comparison import Comparison
     from bench.matrix.matrix import Matrix
     from bench.provision.mnist import DataSet
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a run's workers find things."""
-
-    run_id: str
-    cache: Path
-    data: Path | None
-    base: str | None
 
 
 def header(
@@ -84,18 +74,6 @@ def _device(matrix: Matrix) -> str:
     return "cuda" if any(arm.cell.device == "cuda" for one in matrix.comparisons for arm in one.arms) else "cpu"
 
 
-def of_launcher(framework: str, launcher: str) -> str:
-    """The key under which `images` holds a framework in a run of several launchers."""
-    return f"{framework} ({launcher})"
-
-
-def image_of(images: Mapping[str, Any], cell: Mapping[str, Any]) -> Any:
-    """What a run's `images` says of the one that a cell ran in; None where it says nothing."""
-    framework = dict(cell["framework"])
-    need = str(Need(Named.of(framework.pop("name"), framework), cell.get("device", "cpu")))
-    return images.get(need) or images.get(of_launcher(need, cell.get("launcher", "")))
-
-
 def _comparison(comparison: Comparison, shared: Mapping[str, Any]) -> dict[str, Any]:
     plain = {
         "compare": list(comparison.compare),
@@ -140,3 +118,8 @@ def without_notes(image: Mapping[str, Any]) -> dict[str, Any]:
 def now() -> str:
     """UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def fresh_id() -> str:
+    """The time of day and four digits of chance."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import secrets
-import shutil
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from bench import paths, storage, store
+from bench import launch, paths, stats, storage, store
+from bench import text as words
 from bench.errors import EngineLost, InputError, ProcessRefused, StorageFailed
+from bench.launch.cache import compile_cache
 from bench.launch.provide import provide_all
-from bench.machine import cpus, describe
+from bench.machine import cpus
 from bench.matrix.matrix import Matrix
 from bench.measure import certify, kept_certificates, lockstep, outlook, provenance
+from bench.measure.devices import _resolve_devices
 from bench.measure.lockstep import Bench, Block
+from bench.measure.provenance import fresh_id
 from bench.measure.standing import fresh_ratios, stand
 from bench.plan import schedule
-from bench.plan.plan import Plan
+from bench.plan.slices import Plan
 from bench.provision import mnist
 from bench.store import Store, StoredRun
 from bench.telemetry import Sampler
-from workloads.contract import STUB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -91,7 +91,7 @@ def new(
     with ExitStack() as stack:
         cache = stack.enter_context(compile_cache(run_id))
         dataset = _dataset(matrix, view)
-        place = provenance.Place(run_id=run_id, cache=cache, data=dataset.folder if dataset else None, base=base)
+        place = launch.Place(run_id=run_id, cache=cache, data=dataset.folder if dataset else None, base=base)
         chosen, provisions = provide_all(launchers, matrix, place, view)
         stack.callback(chosen.close)
         if len(launchers) == 1 and any(cell.launcher != chosen.name for cell in matrix.cells):
@@ -129,7 +129,7 @@ def resume(folder: Path, *, view: View, placement: cpus.Placement | None = None)
         store.repair(folder)
         cache = stack.enter_context(compile_cache(header["id"]))
         dataset = _dataset(matrix, view)
-        place = provenance.Place(
+        place = launch.Place(
             run_id=header["id"], cache=cache, data=dataset.folder if dataset else None, base=header["base"]
         )
         chosen, provisions = provide_all(matrix.launchers, matrix, place, view)
@@ -330,7 +330,7 @@ def _flush(run: Run, name: str) -> None:
 
 def _least(matrix: Matrix) -> int:
     """Blocks that every comparison gets before any is given more than another."""
-    return schedule.k_min(_family(matrix))
+    return stats.k_min(_family(matrix))
 
 
 def _family(matrix: Matrix) -> int:
@@ -346,33 +346,10 @@ def _note_place(writer: Store, header: dict[str, Any], placement: cpus.Placement
     """Where a resumed run goes on: another process may be on its processors now. Where it was, its blocks tell."""
     before, now = header.get("cpus"), placement.to_json()
     if before and before["arms"] != now["arms"]:
-        moved = (f"{cpus.named(own['arms'][str(max(placement.arms))])}" for own in (before, now))
+        moved = (f"{words.named(own['arms'][str(max(placement.arms))])}" for own in (before, now))
         header["notes"].append(f"resumed at {provenance.now()}: arms moved from {' to '.join(moved)}")
     header["cpus"] = now
     writer.write_run(header)
-
-
-def _resolve_devices(matrix: Matrix) -> Matrix:
-    """`auto` becomes what can be used here; a device that is absent is refused before anything starts."""
-    asked = {arm.cell.device for one in matrix.comparisons for arm in one.arms}
-    if asked == {"cpu"}:
-        return matrix
-    gpus = describe.cuda_devices()
-    if "cuda" in asked and not gpus and describe.is_replayed():
-        return _on_replay(matrix)
-    if "cuda" in asked and not gpus:
-        raise InputError("device cuda: no NVIDIA driver answers on this machine; choose --device cpu")
-    return matrix.with_auto_device("cuda" if gpus else "cpu") if "auto" in asked else matrix
-
-
-def _on_replay(matrix: Matrix) -> Matrix:
-    """A stub runs beside a replayed GPU, its work on the processor; nothing else does, and `auto` is never that."""
-    arms = [arm.cell for one in matrix.comparisons for arm in one.arms]
-    if any(cell.framework.name != STUB for cell in arms if cell.device == "cuda"):
-        raise InputError("device cuda: the GPU here is a replayed trace, which runs no framework; choose --device cpu")
-    if "auto" in {cell.device for cell in arms}:
-        raise InputError("device auto: the GPU here is a replayed trace, never chosen by itself; name cpu or cuda")
-    return matrix
 
 
 def _dataset(matrix: Matrix, view: View) -> mnist.DataSet | None:
@@ -409,22 +386,3 @@ def _told_how_to_resume(folder: Path, view: View) -> Iterator[None]:
         if (folder / "run.json").exists():
             view.say(f"stopped; every finished block is kept. To go on: bench run --resume {folder}")
         raise
-
-
-def fresh_id() -> str:
-    """The time of day and four digits of chance."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-
-
-@contextmanager
-def compile_cache(run_id: str) -> Iterator[Path]:
-    """Where compilers keep what they made, for every block of the run; gone when the run is over."""
-    folder = paths.cache_root() / "compile" / run_id
-    with storage.told(folder, remedy=paths.ANOTHER_CACHE):
-        folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with paths.held(folder):
-            yield folder
-    finally:
-        with suppress(OSError):
-            shutil.rmtree(folder)

@@ -6,10 +6,9 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from bench import stats, store
+from bench import records, stats, store
 from bench.errors import InputError
 from bench.estimate import frames
-from bench.measure import parity
 from bench.plan import schedule
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def stand(
         own.blocks,
         budget,
         arms=[arm.id for arm in comparison.arms],
-        essential=(parity.REFERENCE, comparison.baseline),
+        essential=(records.REFERENCE, comparison.baseline),
         out=out,
     )
     return Stand(
@@ -68,22 +67,22 @@ def _left_out(comparison: Comparison, own: StoredRun) -> dict[str, str]:
     found = {
         arm: "parity failed" if one["status"] == "failed" else str(one["reason"])
         for arm, one in certificates.items()
-        if one["status"] not in parity.MEASURED
+        if one["status"] not in records.MEASURED
     }
-    return found | schedule.left_out(own.blocks)
+    return found | records.left_out(own.blocks)
 
 
 def fresh_ratios(stored: StoredRun, comparisons: Sequence[Comparison], known: Container[str]) -> Ratios:
     """The log-ratios of the blocks that are not known yet, all of them read at once."""
-    valid = [record for record in schedule.latest(stored.blocks) if schedule.valid(record)]
+    valid = [record for record in records.latest(stored.blocks) if records.valid(record)]
     fresh = [record for record in valid if store.stem(record) not in known]
     samples = frames.read(replace(stored, blocks=[dict(record) for record in fresh]))
     found: Ratios = {store.stem(record): {} for record in fresh}
     for comparison in comparisons:
-        sync = frames.SYNC[frames.DECIDES[comparison.arms[0].cell.phase]]
+        sync = records.SYNC[records.DECIDES[comparison.arms[0].cell.phase]]
         own = [record for record in fresh if record["comparison"] == comparison.id]
         for baseline, arm in comparison.contrasts if own else ():
-            both = [one for one in own if {baseline.id, arm.id} <= schedule.measured(one)]
+            both = [one for one in own if {baseline.id, arm.id} <= records.measured(one)]
             rounds = frames.round_log_ratios(samples, comparison.id, baseline=baseline.id, arm=arm.id, sync=sync)
             if len(rounds) < len(both):
                 raise InputError(
@@ -99,7 +98,7 @@ def _series(
 ) -> list[list[float]]:
     """The log-ratios of every certified contrast that is still measured, one value a valid block."""
     certified = own.certificates_of(comparison.id).keys()
-    valid = [record for record in schedule.latest(own.blocks) if schedule.valid(record)]
+    valid = [record for record in records.latest(own.blocks) if records.valid(record)]
     rows = [ratios[store.stem(record)] for record in valid]
     arms = [arm.id for _, arm in comparison.contrasts if arm.id in certified and arm.id not in out]
     return [[row[arm] for row in rows if arm in row] for arm in arms]

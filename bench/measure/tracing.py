@@ -10,9 +10,9 @@ from bench.errors import WorkerFailed
 from bench.launch.local import start_reference
 from bench.measure import lockstep, parity
 from bench.measure.lockstep import ArmFailed, ask
-from bench.measure.parity import REFERENCE
 from bench.measure.prologue import Prologue, Task, leaving_out, slowest_mode
 from bench.measure.traces import Side, Slow, Trace
+from bench.records import REFERENCE
 
 if TYPE_CHECKING:
     from bench.launch.group import Group

@@ -8,32 +8,21 @@ is drawn, never of what was drawn before: a resumed run continues the very same 
 from __future__ import annotations
 
 import math
-import operator
 import random
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from bench import stats
-from bench.measure import gates
+from bench.records import FAILURES_IN_A_ROW, Record, latest
 
 Item = TypeVar("Item")
-Record = Mapping[str, Any]
 
-OTHER_SYNC_EVERY = 4  # rounds: the sync that does not decide is sampled too, less often
-ENOUGH_UNDISTURBED = 6  # attempts, from which on disturbed ones do not count
 MAX_ATTEMPTS = 3  # of one block that keeps being spoiled
-FAILURES_IN_A_ROW = 3  # of one arm, after which it is not started any more
 PADDING_BYTES = 4096
-SLOW_STEP_S = 0.25  # above it a block of so many rounds would take most of a minute
-LEAST_ROUNDS, LEAST_SLOW_ROUNDS, MOST_ROUNDS = 16, 6, 40  # with 12, a slow drift of one arm is missed too often
-# Of a slice, at most.
-TIMER_SHARE = 1e-4
-CONTROL_SHARE = 0.01
 
 
 class Budget(Protocol):
@@ -65,26 +54,6 @@ class Planned:
     attempt: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class SlicePlan:
-    """How the arms of a block take turns.
-
-    steps          of one slice, by arm: slices last alike, so a quicker arm does more
-    settle_steps   before them, recorded and left out
-    rounds         turns of every arm in a block
-    timer_share    by arm, what reading the clock adds to a time that decides: the cost of one pair of readings ÷ what
-                   it encloses, a whole slice where its total is timed, one step where every step is
-    control_share  by arm, what asking and answering cost beside a slice ÷ the slice: machine time spent between
-                   slices, no part of any time
-    """
-
-    steps: Mapping[str, int]
-    settle_steps: int
-    rounds: int
-    timer_share: Mapping[str, float] = field(default_factory=dict)
-    control_share: Mapping[str, float] = field(default_factory=dict)
-
-
 def order(comparisons: Sequence[str], block: int, seed: int) -> tuple[str, ...]:
     """The order of the comparisons in block round `block`."""
     return _shuffled(sorted(comparisons), seed, "comparisons", block)
@@ -105,51 +74,6 @@ def padding(arm: str, planned: Planned, seed: int) -> int:
     """Bytes by which to pad a worker's environment: layouts bias timings (Mytkowicz et al. 2009)."""
     key = (seed, "padding", planned.comparison, planned.block, planned.attempt, arm)
     return math.floor(_generator(*key).random() * PADDING_BYTES)
-
-
-def slice_plan(
-    pilot: Mapping[str, Sequence[float]],
-    *,
-    timer_ns: Mapping[str, float] = MappingProxyType({}),
-    control_ns: Mapping[str, float] = MappingProxyType({}),
-    sync: str = "slice",
-    slice_s: float = 0.010,
-    target_s: float = 1.0,
-    settle_steps: int = 2,
-    syncs: int = 2,
-) -> SlicePlan:
-    """Slices long enough to time and short enough to alternate often.
-
-    pilot       step times of each arm once it is warm, ns
-    timer_ns    of each arm, one pair of readings of its clock: a slice lasts 10,000 of them or more
-    control_ns  of each arm, what a question and its answer cost beside the steps: a slice lasts 100 of them or more, as
-                long as the least rounds of it stay within `target_s`: on a busy machine an answer takes its time
-    sync        of the times that decide: `slice` reads the clock once a slice, `step` once a step
-    slice_s     the least duration of a slice; longer only where one step, the timer or the control takes longer
-    target_s    measured seconds of each arm in a block, over all `syncs` kinds of slices of a round
-    """
-    typical_s = {arm: max(statistics.median(times), 1.0) * 1e-9 for arm, times in pilot.items()}
-    timer_s = max(timer_ns.values(), default=0.0) * 1e-9
-    control_s = max(control_ns.values(), default=0.0) * 1e-9
-    longest_s = target_s / (LEAST_ROUNDS * syncs)
-    duration_s = max(slice_s, timer_s / TIMER_SHARE, min(control_s / CONTROL_SHARE, longest_s), *typical_s.values())
-    steps = {arm: max(1, math.ceil(duration_s / step_s - 1e-9)) for arm, step_s in typical_s.items()}
-    rounds = round(target_s / (duration_s * syncs))
-    least = LEAST_ROUNDS if duration_s < SLOW_STEP_S else LEAST_SLOW_ROUNDS
-    slice_ns = {arm: steps[arm] * step_s * 1e9 for arm, step_s in typical_s.items()}
-    timed_ns = slice_ns if sync == "slice" else {arm: step_s * 1e9 for arm, step_s in typical_s.items()}
-    return SlicePlan(
-        steps=steps,
-        settle_steps=settle_steps,
-        rounds=min(MOST_ROUNDS, max(least, rounds)),
-        timer_share={arm: cost_ns / timed_ns[arm] for arm, cost_ns in timer_ns.items()},
-        control_share={arm: cost_ns / slice_ns[arm] for arm, cost_ns in control_ns.items()},
-    )
-
-
-def k_min(family: int, alpha: float = stats.ALPHA) -> int:
-    """Blocks without which Wilcoxon cannot survive Holm over `family` contrasts, and 10 at least."""
-    return max(10, stats.blocks_to_claim(family, alpha))
 
 
 def too_few_blocks(budget: Budget, family: int) -> str | None:
@@ -185,33 +109,6 @@ def enough(log_ratios: Sequence[Sequence[float]], budget: Budget, least: int, *,
     if budget.per_comparison_s is not None and spent_s >= budget.per_comparison_s:
         return f"the comparison's {budget.per_comparison_s:g} s are spent after {blocks} blocks"
     return None
-
-
-def left_out(records: Iterable[Record]) -> dict[str, str]:
-    """The arms that are not started any more, and why: unsupported, failed three times in a row, or did other work.
-
-    What was stopped because another arm failed says nothing of an arm.
-
-    records  of this comparison alone, every attempt, oldest first
-    """
-    outcomes: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        for arm, outcome in record["arms"].items():
-            if outcome["status"] != "stopped":
-                outcomes[arm].append(outcome)
-    found = {}
-    for arm, own in outcomes.items():
-        last = own[-FAILURES_IN_A_ROW:]
-        other_work = next(
-            (closing["reason"] for one in own if (closing := one.get("closing")) and closing["reason"]), ""
-        )
-        if last[-1]["status"] == "unsupported":
-            found[arm] = f"{arm} is unsupported: {last[-1]['reason']}"
-        elif other_work:
-            found[arm] = other_work
-        elif len(last) == FAILURES_IN_A_ROW and all(outcome["status"] == "failed" for outcome in last):
-            found[arm] = f"{arm} failed in {FAILURES_IN_A_ROW} blocks in a row: {last[-1]['reason']}"
-    return found
 
 
 def given_up(
@@ -295,48 +192,6 @@ def pending(
     else:
         due = [name for name, planned in following.items() if planned.block == block]
     return tuple(following[name] for name in order(comparisons, block, seed) if name in due)
-
-
-def latest(records: Iterable[Record]) -> list[Record]:
-    """The record that counts of every block, the one of its last attempt, by comparison and block."""
-    newest: dict[tuple[str, int], Record] = {}
-    for record in records:
-        key = (record["comparison"], record["block"])
-        if key not in newest or record["attempt"] >= newest[key]["attempt"]:
-            newest[key] = record
-    return [newest[key] for key in sorted(newest)]
-
-
-def valid(record: Record) -> bool:
-    """Whether a block counts towards the number that is wanted: whole, and nothing disturbed it."""
-    return not record["spoiled"] and is_whole(record)
-
-
-def is_whole(record: Record) -> bool:
-    """Whether a block measured at least two arms: it counts for those that it measured."""
-    return len(measured(record)) >= 2
-
-
-def measured(record: Record) -> set[str]:
-    """The arms that a block measured: those that failed in it, were left out, or were measured wrongly are none."""
-    arms = {arm for arm, outcome in record["arms"].items() if outcome["status"] == "measured"}
-    return arms - gates.faulty(record["spoiled"], arms).keys()
-
-
-def whole(records: Iterable[Record]) -> list[Record]:
-    """Every whole attempt, disturbed ones too, by comparison, block and attempt."""
-    key = operator.itemgetter("comparison", "block", "attempt")
-    return sorted((record for record in records if is_whole(record)), key=key)
-
-
-def counting(records: Iterable[Record]) -> list[Record]:
-    """Of these whole attempts, those from which figures are taken: the undisturbed ones, or all where they are too few.
-
-    Disturbed attempts are better than no answer: `bench.estimate.verdicts` asks what they may have done.
-    """
-    every = list(records)
-    undisturbed = [record for record in every if not gates.disturbances(record["spoiled"])]
-    return undisturbed if len(undisturbed) >= ENOUGH_UNDISTURBED else every
 
 
 def _following(comparison: str, records: Sequence[Record]) -> Planned:

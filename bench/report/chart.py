@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from bench import telemetry
+from bench import records, telemetry, text
 from bench.errors import InputError
-from bench.plan import schedule
-from bench.report import numbers
+from bench.estimate import names as naming
 from bench.telemetry import attribution
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def choose(run: StoredRun, *, comparison: str | None = None, block: int | None =
     names = list(run.run["comparisons"])
     if comparison is not None and comparison not in names:
         raise InputError(f'comparison "{comparison}" is not in this run; choose {", ".join(names)}')
-    own = [one for one in schedule.latest(run.blocks) if comparison in (None, one["comparison"])]
+    own = [one for one in records.latest(run.blocks) if comparison in (None, one["comparison"])]
     wanted = [one for one in own if block in (None, one["block"])]
     drawable = [one for one in wanted if _has_readings(run, one)]
     if not drawable:
@@ -64,7 +63,7 @@ def choose(run: StoredRun, *, comparison: str | None = None, block: int | None =
         raise InputError(f"{run.folder}: no {which} of {comparison or 'any comparison'} {lack}; nothing to draw")
     first = drawable[0]["comparison"]
     of_first = [one for one in drawable if one["comparison"] == first]
-    return ([one for one in of_first if schedule.valid(one)] or of_first)[-1]
+    return ([one for one in of_first if records.valid(one)] or of_first)[-1]
 
 
 def _has_readings(run: StoredRun, record: Mapping[str, Any]) -> bool:
@@ -105,7 +104,7 @@ def block_chart(run: StoredRun, record: Mapping[str, Any]) -> Json:
     readings = telemetry.readings(path)
     origin_ns = min([*(span.start_ns for span in spans), *readings["t_ns"]])
     entry = run.run["comparisons"][record["comparison"]]
-    labels = numbers.arm_labels(entry["arms"], entry["compare"])
+    labels = naming.arm_labels(entry["arms"], entry["compare"])
     gpus = {one["gpu"]["uuid"] for one in record["arms"].values() if one.get("gpu")}
     panels = [*_arm_panels(readings, labels, origin_ns), *_gpu_panels(readings, gpus, facts, origin_ns)]
     shades = [_shade(span, labels, origin_ns) for span in spans]
@@ -165,7 +164,7 @@ def _gpu_panels(
     """The arms' own GPUs, or parts of one; the first where they use none."""
     shown = used or {gpu["uuid"] for gpu in facts["gpus"][:1]}
     of_gpus = readings[readings["gpu"].isin(shown) & readings["arm"].isna()]
-    short = numbers.short_names(of_gpus["gpu"].unique())
+    short = text.short_names(of_gpus["gpu"].unique())
     for title, fields in _GPU_PANELS:
         values: list[Json] = []
         for uuid, rows in of_gpus.groupby("gpu", sort=False):

@@ -11,13 +11,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from bench.report import numbers
+from bench import text as words
+from bench.report import marks
 from bench.report.markdown import escape
 
 Json = Mapping[str, Any]
 
 STYLES = {"slower": "bold dark_orange", "faster": "bold green", "equivalent": "bold cyan", "inconclusive": "yellow"}
-SYMBOLS = {**numbers.SYMBOLS, "missing": "·"}
+SYMBOLS = {**marks.SYMBOLS, "missing": "·"}
 _DIRECTION = "change: time after ÷ time before, above 1 is slower; 95 % intervals, Holm over all tests of both runs"
 _COLUMNS = ("cell", "wall ms", "CPU ms", "change", "verdict")
 _LEFT = ("cell", "verdict")
@@ -69,7 +70,7 @@ def outcome(document: Json) -> str | None:
 
 def _title(document: Json) -> str:
     before, after = document["before"], document["after"]
-    return numbers.clean(f"{before['id']} ({before['started_at']}) → {after['id']} ({after['started_at']})")
+    return words.clean(f"{before['id']} ({before['started_at']}) → {after['id']} ({after['started_at']})")
 
 
 def _sections(document: Json) -> Iterator[tuple[str, Sequence[str]]]:
@@ -90,7 +91,7 @@ def _sections(document: Json) -> Iterator[tuple[str, Sequence[str]]]:
     }
     for heading, lines in sections.items():
         if lines:
-            yield heading, [numbers.clean(line) for line in lines]
+            yield heading, [words.clean(line) for line in lines]
 
 
 def _verdict(one: Json) -> str:
@@ -99,14 +100,14 @@ def _verdict(one: Json) -> str:
 
 def _change(one: Json) -> tuple[str, str]:
     """The change and its interval."""
-    interval = numbers.interval(one["ci"], numbers.ratio)
-    return numbers.ratio(one["change"]), "" if interval == numbers.NOTHING else interval
+    interval = words.interval(one["ci"], words.ratio)
+    return words.ratio(one["change"]), "" if interval == words.NOTHING else interval
 
 
 def _both(figure: Json | None) -> str:
     if figure is None:
-        return numbers.NOTHING
-    return f"{numbers.number(figure['before'])} → {numbers.number(figure['after'])}"
+        return words.NOTHING
+    return f"{words.number(figure['before'])} → {words.number(figure['after'])}"
 
 
 def _listed(heading: str, lines: Sequence[str]) -> RenderableType:

@@ -8,8 +8,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from bench import text as words
+from bench.estimate import names
 from bench.estimate.soaks import FIGURES
-from bench.report import numbers
 
 if TYPE_CHECKING:
     from bench.report.rows import Json
@@ -32,7 +33,7 @@ COLUMNS = (
     *("image", "cell_blocks", "cell_failed"),
     *(f"{name}{end}" for name in INTERVALS for end in ("", "_ci_low", "_ci_high")),
     *("step_ms_p90", "step_ms_p99"),
-    *numbers.STARTUP,
+    *names.STARTUP,
     *SCALARS,
     "joules_per_item",
     *SOAKED,
@@ -68,7 +69,7 @@ def _cell(cell: Json) -> Iterator[tuple[str, Any]]:
     yield "workload", plain["workload"]["name"]
     yield "workload_parameters", _parameters(plain["workload"])
     yield "framework", plain["framework"]["name"]
-    yield "framework_version", numbers.own_version(cell)
+    yield "framework_version", names.own_version(cell)
     yield from ((axis, plain.get(axis)) for axis in AXES)
     yield "image", cell["image"]
     yield "cell_blocks", cell["blocks"]
@@ -79,7 +80,7 @@ def _cell(cell: Json) -> Iterator[tuple[str, Any]]:
         yield from _ends(name, metrics[name]["ci"])
     yield "step_ms_p90", metrics["step_ms"]["p90"]
     yield "step_ms_p99", metrics["step_ms"]["p99"]
-    yield from ((name, metrics["startup"][name]["median"]) for name in numbers.STARTUP)
+    yield from ((name, metrics["startup"][name]["median"]) for name in names.STARTUP)
     yield from ((name, metrics[name]) for name in (*SCALARS, "joules_per_item"))
     soak = metrics["soak"] or {}
     yield from ((name, soak.get(name.removeprefix("soak_"), {}).get("median")) for name in SOAKED)
@@ -122,5 +123,5 @@ def _safe(value: object) -> object:
     """Text on one line that no spreadsheet takes for a formula; numbers as they are, nothing as an empty field."""
     if not isinstance(value, str):
         return value
-    text = numbers.clean(value)
+    text = words.clean(value)
     return f"'{text}" if text[:1] in {"=", "+", "-", "@"} else text

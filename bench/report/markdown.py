@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from bench.report import numbers as words
+from bench import text as words
+from bench.estimate import names
+from bench.report import marks as words
 from bench.report import soak_table
 from bench.report.rows import Json, Row, direction, facts, failures, heads, results, rows, startup
 
@@ -106,11 +108,11 @@ def _cells(summary: Json) -> str:
 
 def _startup(summary: Json) -> str:
     """Of every block's fresh workers; `cold` of the run's first, which found nothing compiled."""
-    columns = ["cell", *words.STARTUP.values(), "cold build", "cold first step"]
+    columns = ["cell", *names.STARTUP.values(), "cold build", "cold first step"]
     lines = []
     for cell in summary["cells"]:
         own = cell["metrics"]
-        warm = [startup(own["startup"][key]) for key in words.STARTUP]
+        warm = [startup(own["startup"][key]) for key in names.STARTUP]
         cold = [words.seconds(own[f"cold_{name}"]) for name in ("build_s", "first_step_s")]
         lines.append([cell["id"], *warm, *cold])
     return _table(columns, lines)

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from bench.report import numbers as words
+from bench import text as words
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,20 +7,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.machine.cpus import named
-from bench.report import numbers
+from bench import text as words
+from bench.estimate import names as naming
+from bench.report import marks
+from bench.text import named
 
 Json = Mapping[str, Any]
 
 MOST_FAILURES = 12
 _RESULTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "test_accuracy": ("test accuracy", lambda value: f"{100 * value:.2f} %"),
-    "mse": ("MSE", numbers.precise),
-    "max_weight_error": ("largest error of a weight", numbers.precise),
-    "loss": ("loss", numbers.precise),
+    "mse": ("MSE", words.precise),
+    "max_weight_error": ("largest error of a weight", words.precise),
+    "loss": ("loss", words.precise),
     "accuracy": ("accuracy", lambda value: f"{100 * value:.2f} %"),
-    "test_nats_per_character": ("nats a character", numbers.precise),
-    "entropy_nats_per_character": ("least possible", numbers.precise),
+    "test_nats_per_character": ("nats a character", words.precise),
+    "entropy_nats_per_character": ("least possible", words.precise),
     "hit_rate_at_10": ("hit rate at 10", lambda value: f"{100 * value:.1f} %"),
 }
 
@@ -55,9 +57,9 @@ def rows(summary: Json) -> list[Row]:
     """The contrasts of a run in the order of its matrix."""
     cells = {cell["id"]: cell for cell in summary["cells"]}
     plain = [cell["cell"] for cell in summary["cells"]]
-    names = numbers.workload_labels({cell["comparison"]: cell["cell"] for cell in summary["cells"]})
+    names = naming.workload_labels({cell["comparison"]: cell["cell"] for cell in summary["cells"]})
     compared = {axis for one in summary["contrasts"] for axis in _differing(one, cells)}
-    varying = [axis for axis in numbers.varying_axes(plain) if axis not in compared]
+    varying = [axis for axis in naming.varying_axes(plain) if axis not in compared]
     return [_row(one, cells, names, varying, compared_modes="mode" in compared) for one in summary["contrasts"]]
 
 
@@ -84,14 +86,14 @@ def facts(summary: Json) -> list[tuple[str, str]]:
         ("machine", machine(summary["environment"])),
         ("CPUs", processors(run.get("cpus"))),
         ("launcher", f"{run['launcher']}, {run['schedule']}, seed {run['seed']}"),
-        ("settings", ", ".join(numbers.fixed_axes(plain))),
-        ("images", _by_label(summary, lambda cell: numbers.short_image(cell["image"]) if cell["image"] else None)),
+        ("settings", ", ".join(naming.fixed_axes(plain))),
+        ("images", _by_label(summary, lambda cell: marks.short_image(cell["image"]) if cell["image"] else None)),
         ("versions", _by_label(summary, _versions)),
         ("telemetry", _telemetry(summary)),
         ("blocks", _blocks(summary)),
-        ("run", f"{run['id']}, started {started}, {numbers.code(run['commit'], summary['environment'])}"),
+        ("run", f"{run['id']}, started {started}, {naming.code(run['commit'], summary['environment'])}"),
     ]
-    return [(heading, numbers.clean(text)) for heading, text in found if text]
+    return [(heading, words.clean(text)) for heading, text in found if text]
 
 
 def results(summary: Json) -> list[str]:
@@ -101,11 +103,11 @@ def results(summary: Json) -> list[str]:
         parts = [part for key in _RESULTS if (part := _result(key, cells))]
         after = _after(cells)
         if parts:
-            lines.append(numbers.clean(f"{title}{after}: {'; '.join(parts)}"))
-        lines += [numbers.clean(f"{title}: {text}") for text in (*_cross_validations(cells), *_predictions(cells))]
+            lines.append(words.clean(f"{title}{after}: {'; '.join(parts)}"))
+        lines += [words.clean(f"{title}: {text}") for text in (*_cross_validations(cells), *_predictions(cells))]
     reasons = {cell["id"]: str(cell["nulls"].get("evaluation")) for cell in summary["cells"]}
-    failed = [f"{cell}: {why}" for cell, why in reasons.items() if why.startswith(numbers.EVALUATION_FAILED)]
-    return list(dict.fromkeys([*lines, *map(numbers.clean, failed)]))
+    failed = [f"{cell}: {why}" for cell, why in reasons.items() if why.startswith(naming.EVALUATION_FAILED)]
+    return list(dict.fromkeys([*lines, *map(words.clean, failed)]))
 
 
 def startups(summary: Json) -> list[str]:
@@ -115,15 +117,15 @@ def startups(summary: Json) -> list[str]:
     lines = []
     for name in dict.fromkeys(one[side] for one in compared for side in ("baseline", "arm")):
         own = cells[name]["metrics"]["startup"]
-        told = [f"{heading} {startup(own[key])}" for key, heading in numbers.STARTUP.items()]
-        lines.append(numbers.clean(f"{name}: {', '.join(told)}"))
+        told = [f"{heading} {startup(own[key])}" for key, heading in naming.STARTUP.items()]
+        lines.append(words.clean(f"{name}: {', '.join(told)}"))
     return lines
 
 
 def startup(figure: Json) -> str:
     """A median over blocks with its interval, in seconds."""
-    ends = f" ({numbers.interval(figure['ci'], lambda value: numbers.number(value, 2))})" if figure["ci"] else ""
-    return f"{numbers.seconds(figure['median'])}{ends}"
+    ends = f" ({words.interval(figure['ci'], lambda value: words.number(value, 2))})" if figure["ci"] else ""
+    return f"{words.seconds(figure['median'])}{ends}"
 
 
 def failures(summary: Json) -> list[str]:
@@ -133,7 +135,7 @@ def failures(summary: Json) -> list[str]:
         log = f" (log: {one['log']})" if one["log"] else ""
         kind = f"{one['kind']}: " if one["kind"] else ""
         place = "before the first block" if one["block"] is None else f"block {one['block']}"
-        lines.append(numbers.clean(f"{one['cell']}, {place}: {kind}{one['reason']}{log}"))
+        lines.append(words.clean(f"{one['cell']}, {place}: {kind}{one['reason']}{log}"))
     more = len(summary["failures"]) - MOST_FAILURES
     return [*lines, f"and {more} more"] if more > 0 else lines
 
@@ -187,7 +189,7 @@ def _row(
         mode="" if compared_modes else _both(baseline, arm, "mode"),
         phase=_both(baseline, arm, "phase"),
         batch=_both(baseline, arm, "batch_size"),
-        details=tuple(numbers.axis_value(axis, baseline["cell"]) for axis in varying),
+        details=tuple(naming.axis_value(axis, baseline["cell"]) for axis in varying),
     )
 
 
@@ -224,7 +226,7 @@ def _by_label(summary: Json, tell: Callable[[Json], str | None]) -> str:
 
 
 def _versions(cell: Json) -> str | None:
-    own = numbers.own_version(cell)
+    own = naming.own_version(cell)
     others = [f"{key} {value}" for key, value in cell["versions"].items() if value and str(value) != own]
     return ", ".join([*([own] if own else []), *others]) or None
 
@@ -293,7 +295,7 @@ def _cross_validations(cells: Sequence[Json]) -> Iterator[str]:
     for cell in cells:
         found = cell["evaluation"].get("cross_validation")
         if found:
-            mean, sd = numbers.precise(found["mean"]), numbers.precise(found["sd"])
+            mean, sd = words.precise(found["mean"]), words.precise(found["sd"])
             yield f"{_trained_by(cell)}, {found['folds']}-fold cross-validation: {mean} ± {sd} (SD over folds)"
 
 

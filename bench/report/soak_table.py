@@ -5,36 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from bench.report import numbers
+from bench import text
 
 Json = Mapping[str, Any]
 
 
 def _percent(value: float | None) -> str:
-    return numbers.NOTHING if value is None else f"{100 * value:.2g} %"
+    return text.NOTHING if value is None else f"{100 * value:.2g} %"
 
 
 def _energy(value: float | None) -> str:
     """J, mJ, µJ or nJ."""
     if value is None:
-        return numbers.NOTHING
+        return text.NOTHING
     for unit, factor in (("J", 1.0), ("mJ", 1e3), ("µJ", 1e6)):
         if abs(value * factor) >= 1:
-            return f"{numbers.number(value * factor)} {unit}"
-    return f"{numbers.number(value * 1e9)} nJ"
+            return f"{text.number(value * factor)} {unit}"
+    return f"{text.number(value * 1e9)} nJ"
 
 
 COLUMNS: dict[str, tuple[str, str, Callable[[float | None], str]]] = {
-    "gpu_util_percent": ("GPU in use", "%", numbers.number),
-    "gpu_memory_arm_bytes": ("its GPU memory", "", numbers.mebibytes),
-    "gpu_memory_used_bytes": ("GPU memory of all", "", numbers.mebibytes),
-    "sm_clock_mhz": ("SM clock", "MHz", numbers.number),
-    "start_temperature_c": ("at start", "°C", numbers.number),
-    "power_w": ("power", "W", numbers.number),
-    "power_by_energy_w": ("power by energy", "W", numbers.number),
+    "gpu_util_percent": ("GPU in use", "%", text.number),
+    "gpu_memory_arm_bytes": ("its GPU memory", "", text.mebibytes),
+    "gpu_memory_used_bytes": ("GPU memory of all", "", text.mebibytes),
+    "sm_clock_mhz": ("SM clock", "MHz", text.number),
+    "start_temperature_c": ("at start", "°C", text.number),
+    "power_w": ("power", "W", text.number),
+    "power_by_energy_w": ("power by energy", "W", text.number),
     "joules_per_item": ("energy an item", "", _energy),
     "energy_uncertainty": ("± by its counter", "", _percent),
-    "cpu_power_by_energy_w": ("CPU packages", "W", numbers.number),
+    "cpu_power_by_energy_w": ("CPU packages", "W", text.number),
     "cpu_joules_per_item": ("CPU energy an item", "", _energy),
     "cpu_energy_uncertainty": ("± by its counter (CPU)", "", _percent),
 }
@@ -81,7 +81,7 @@ def lines(summary: Json) -> list[str]:
             if key in _BRIEF and soak[key]["median"] is not None
         ]
         if told:
-            found.append(numbers.clean(f"{cell['id']}: {', '.join(told)}"))
+            found.append(text.clean(f"{cell['id']}: {', '.join(told)}"))
     return [*found, *missing(summary, _EXPLAINED)]
 
 
@@ -97,7 +97,7 @@ def missing(summary: Json, names: Iterable[str] = COLUMNS) -> list[str]:
     for name in names:
         for reason in {cell["nulls"].get(f"soak.{name}") for cell in _soaked(summary)} - {None}:
             reasons.setdefault(str(reason), []).append(COLUMNS[name][0])
-    return [numbers.clean(f"no {', no '.join(names)}: {reason}") for reason, names in sorted(reasons.items())]
+    return [text.clean(f"no {', no '.join(names)}: {reason}") for reason, names in sorted(reasons.items())]
 
 
 def _soaked(summary: Json) -> list[Json]:
@@ -110,5 +110,5 @@ def _held(summary: Json) -> list[str]:
 
 
 def _figure(figure: Json, write: Callable[[float | None], str]) -> str:
-    ends = f" ({numbers.interval(figure['ci'], write)})" if figure["ci"] else ""
+    ends = f" ({text.interval(figure['ci'], write)})" if figure["ci"] else ""
     return write(figure["median"]) + ends

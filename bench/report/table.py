@@ -11,7 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from bench.report import numbers, soak_table
+from bench import text as words
+from bench.report import marks, soak_table
 from bench.report.rows import Json, Row, facts, failures, heads, results, rows, startups
 
 WIDE = 112
@@ -56,8 +57,8 @@ def document(summary: Json, *, width: int) -> RenderableType:
 
 def _title(summary: Json) -> RenderableType:
     run = summary["run"]
-    name = numbers.clean(run["matrix"] or run["id"])
-    return Text.assemble((" bench ", "bold reverse"), ("  " + name, "bold"), (f"  {numbers.clean(run['id'])}", "dim"))
+    name = words.clean(run["matrix"] or run["id"])
+    return Text.assemble((" bench ", "bold reverse"), ("  " + name, "bold"), (f"  {words.clean(run['id'])}", "dim"))
 
 
 def _wide(table: Sequence[Row]) -> Table:
@@ -87,12 +88,12 @@ def _steps(row: Row, *, named: bool) -> list[Text]:
 
 def _rates(row: Row) -> list[Text]:
     sides = (row.contrast["sides"][side] for side in ("baseline", "arm"))
-    return [Text(numbers.rate(own["items_per_s"]["median"])) for own in sides]
+    return [Text(words.rate(own["items_per_s"]["median"])) for own in sides]
 
 
 def _with_rates(row: Row, *, named: bool = True) -> list[Text]:
     return [
-        _stack(step, _dim("" if rate.plain == numbers.NOTHING else f"{rate.plain}/s"))
+        _stack(step, _dim("" if rate.plain == words.NOTHING else f"{rate.plain}/s"))
         for step, rate in zip(_steps(row, named=named), _rates(row), strict=True)
     ]
 
@@ -133,22 +134,22 @@ def _step(row: Row, side: str, named: bool) -> Text:
     figure = row.contrast["sides"][side]["step_ms"]
     style = "bold" if row.ahead == cell["label"] else ""
     label = [Text(cell["label"], style="italic")] if named else []
-    return _stack(*label, Text(numbers.number(figure["median"]), style=style), _dim(numbers.interval(figure["ci"])))
+    return _stack(*label, Text(words.number(figure["median"]), style=style), _dim(words.interval(figure["ci"])))
 
 
 def _ratio(row: Row) -> Text:
     one = row.contrast
     if one["ratio"] is None:
-        return Text(numbers.NOTHING, style="dim")
+        return Text(words.NOTHING, style="dim")
     style = STYLES.get(one["verdict"], "")
-    return _stack(Text(numbers.ratio(one["ratio"]), style=style), _dim(numbers.interval(one["ci"], numbers.ratio)))
+    return _stack(Text(words.ratio(one["ratio"]), style=style), _dim(words.interval(one["ci"], words.ratio)))
 
 
 def _verdict(row: Row) -> Text:
     one = row.contrast
-    word = Text(f"{numbers.SYMBOLS[one['verdict']]} {numbers.spoken(one['verdict'])}", style=STYLES[one["verdict"]])
+    word = Text(f"{marks.SYMBOLS[one['verdict']]} {marks.spoken(one['verdict'])}", style=STYLES[one["verdict"]])
     ahead = f"{row.ahead} ahead" if row.ahead else "see below" if one["ratio"] is None else ""
-    return _stack(word, _dim(ahead), Text(numbers.caveat_marks(one["caveats"]), style="yellow"))
+    return _stack(word, _dim(ahead), Text(marks.caveat_marks(one["caveats"]), style="yellow"))
 
 
 def _parity(row: Row, *, short: bool = False) -> Text:
@@ -167,7 +168,7 @@ def _verdicts(table: Sequence[Row]) -> list[tuple[str, Text]]:
         one = row.contrast
         arm = "" if heads(table) else f" {row.arm['label']} against {row.baseline['label']}"
         text = Text.assemble(
-            f"{row.title}{arm}: ", (numbers.spoken(one["verdict"]), STYLES[one["verdict"]]), f", {one['reason']}"
+            f"{row.title}{arm}: ", (marks.spoken(one["verdict"]), STYLES[one["verdict"]]), f", {one['reason']}"
         )
         for caveat in one["caveats"]:
             text.append(f"; caveat {caveat['kind']}: {caveat['text']}", style="yellow")
@@ -178,7 +179,7 @@ def _verdicts(table: Sequence[Row]) -> list[tuple[str, Text]]:
 
 
 def _notes(summary: Json) -> list[str]:
-    return [numbers.clean(note) for note in summary["notes"]]
+    return [words.clean(note) for note in summary["notes"]]
 
 
 def _pairs(lines: Sequence[tuple[str, Text]]) -> RenderableType:
@@ -195,4 +196,4 @@ def _stack(*lines: Text) -> Text:
 
 
 def _dim(text: str) -> Text:
-    return Text("" if text == numbers.NOTHING else text, style="dim")
+    return Text("" if text == words.NOTHING else text, style="dim")

@@ -13,11 +13,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from bench import telemetry
+from bench import records, telemetry
+from bench import text as words
 from bench.errors import InputError
 from bench.estimate import summary
-from bench.plan import schedule
-from bench.report import chart, numbers, soak_table
+from bench.report import chart, soak_table
 from bench.telemetry import attribution
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def document(run: StoredRun, told: Json | None = None) -> Json:
     raises  InputError: a block's readings are damaged
     """
     told = told or summary.summarise(run)
-    blocks = [(record, path) for record in schedule.latest(run.blocks) if (path := run.telemetry(record))]
+    blocks = [(record, path) for record in records.latest(run.blocks) if (path := run.telemetry(record))]
     facts = [telemetry.meta(path) for _, path in blocks]
     cells = [
         {name: cell[name] for name in ("id", "comparison", "label")} | {
@@ -148,7 +148,7 @@ def print_all(run: StoredRun, console: Console, *, record: Mapping[str, Any] | N
 def _parts(
     run: StoredRun, report: Json, told: Json, record: Mapping[str, Any] | None, width: int
 ) -> Iterable[RenderableType]:
-    yield Text.assemble((" bench telemetry ", "bold reverse"), f"  {numbers.clean(told['run'])}")
+    yield Text.assemble((" bench telemetry ", "bold reverse"), f"  {words.clean(told['run'])}")
     yield Text(_source(told), style="bold" if told["telemetry"]["source"] == "replay" else "")
     if soak_table.is_told(report):
         yield Text(f"\nsoaks, {soak_table.heading(report)}", style="bold")
@@ -178,13 +178,11 @@ def _source(told: Json) -> str:
 
 def _grid(title: str, columns: list[str], lines: list[list[str]]) -> RenderableType:
     style = {"title_style": "", "title_justify": "left", "header_style": "bold"}
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(numbers.clean(title)), **style)  # type: ignore[arg-type]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(words.clean(title)), **style)  # type: ignore[arg-type]
     for number, name in enumerate(columns):
-        table.add_column(
-            numbers.clean(name), justify="right" if number else "left", overflow="fold", no_wrap=not number
-        )
+        table.add_column(words.clean(name), justify="right" if number else "left", overflow="fold", no_wrap=not number)
     for line in lines:
-        table.add_row(*map(numbers.clean, line))
+        table.add_row(*map(words.clean, line))
     return table
 
 
@@ -202,8 +200,8 @@ def _span_table(spans: list[Json], comparison: str) -> RenderableType:
     lines = [
         [
             f"{one['owner'] or ''} {str(one['span']).replace('_', '-')}".strip(),
-            numbers.number(one["seconds"]),
-            numbers.mebibytes(one["memory_bytes"]),
+            words.number(one["seconds"]),
+            words.mebibytes(one["memory_bytes"]),
             *(f"{one[name]:,.0f}" for name in shown),
         ]
         for one in spans
@@ -223,14 +221,14 @@ def _timeline(run: StoredRun, record: Mapping[str, Any], width: int) -> Renderab
     grid = Table.grid(padding=(0, 2))
     for number, arm in enumerate(record["arms"]):
         text = _letters([span for span in spans if span.arm == arm], edges)
-        grid.add_row(Text(numbers.clean(arm), style="bold"), Text(text, style=_INKS[number % len(_INKS)]), "")
+        grid.add_row(Text(words.clean(arm), style="bold"), Text(text, style=_INKS[number % len(_INKS)]), "")
     for name, values, unit in _lines(readings):
         bar, most = _bar(values[0], values[1], edges)
-        grid.add_row(Text(name), bar, f"up to {numbers.number(most)} {unit}")
+        grid.add_row(Text(name), bar, f"up to {words.number(most)} {unit}")
     lasted = (max(moments) - min(moments)) / 1e9
     title = f"{record['comparison']}, block {record['block'] + 1}, {lasted:.1f} s"
     legend = "· start  c compile  w warm-up  s slice  S soak"
-    return Group(Text(), Text.assemble((numbers.clean(title), "bold"), f"   {legend}"), Padding(grid, (0, 1)), Text())
+    return Group(Text(), Text.assemble((words.clean(title), "bold"), f"   {legend}"), Padding(grid, (0, 1)), Text())
 
 
 def _letters(spans: Sequence[attribution.Span], edges: Any) -> str:
@@ -248,9 +246,9 @@ def _lines(readings: pd.DataFrame) -> Iterable[tuple[str, tuple[Any, Any], str]]
     of_arms = readings[readings["arm"].notna() & readings["gpu"].isna()]
     for arm, rows in of_arms.groupby("arm", sort=False):
         percent = 100 * rows["cpu_ns"].astype(float).diff() / rows["t_ns"].diff().where(rows["t_ns"].diff() > 0)
-        yield f"CPU {numbers.clean(arm)}", (rows["t_ns"].to_numpy(), percent.to_numpy()), "%"
+        yield f"CPU {words.clean(arm)}", (rows["t_ns"].to_numpy(), percent.to_numpy()), "%"
     of_gpus = readings[readings["gpu"].notna() & readings["arm"].isna()]
-    short = numbers.short_names(of_gpus["gpu"].unique())
+    short = words.short_names(of_gpus["gpu"].unique())
     for uuid, rows in of_gpus.groupby("gpu", sort=False):
         for field, factor, name, unit in _GPU_LINES:
             if field in rows and rows[field].notna().any():
@@ -271,7 +269,7 @@ def _bar(t_ns: Any, values: Any, edges: Any) -> tuple[str, float]:
 
 def _refresh(refresh: Json) -> list[str]:
     lines = []
-    short = numbers.short_names(refresh)
+    short = words.short_names(refresh)
     for gpu, fields in refresh.items():
         moved = [f"{name} {seconds:g} s" for name, seconds in fields.items() if seconds is not None]
         still = [name for name, seconds in fields.items() if seconds is None]
@@ -291,7 +289,7 @@ def _cost(sampler: Json) -> str:
 
 def _program(one: Json) -> str:
     where = f"{one['comparison']}, block {one['block'] + 1}"
-    return numbers.clean(f"{where}: {one['name']} (process {one['pid']}) on {one['gpu'][:12]}")
+    return words.clean(f"{where}: {one['name']} (process {one['pid']}) on {one['gpu'][:12]}")
 
 
 def _owners(run: StoredRun, told: Json) -> tuple[set[str], set[str]]:
@@ -308,14 +306,14 @@ def _reasons(nulls: Mapping[str, str], owners: tuple[set[str], set[str]]) -> lis
         owner, _, field = name.rpartition(".")
         owner, field = (owner, field) if field in _FIELDS else ("", name)
         by_reason.setdefault(why, {}).setdefault(field, set()).add(owner)
-    short = numbers.short_names(owners[0])
+    short = words.short_names(owners[0])
 
     def told(field: str, whose: set[str]) -> str:
         everybodys = whose == {""} or whose in owners
         return field if everybodys else f"{field} ({', '.join(sorted(short.get(one, one) for one in whose))})"
 
     lines = [f"{why}: {', '.join(told(*one) for one in fields.items())}" for why, fields in by_reason.items()]
-    return [numbers.clean(line) for line in lines]
+    return [words.clean(line) for line in lines]
 
 
 def _list(heading: str, lines: list[str]) -> RenderableType:

@@ -23,9 +23,10 @@ from rich.table import Table
 from rich.text import Text
 
 from bench import store
+from bench import text as words
 from bench.errors import InputError
+from bench.estimate import names as naming
 from bench.machine import cpus
-from bench.report import numbers
 from bench.telemetry import COLUMNS, LIVE
 
 SCHEMA = "bench.top/1"
@@ -62,7 +63,7 @@ def look(folder: Path) -> Json:
     labels = {
         arm: label
         for entry in run["comparisons"].values()
-        for arm, label in numbers.arm_labels(entry["arms"], entry["compare"]).items()
+        for arm, label in naming.arm_labels(entry["arms"], entry["compare"]).items()
     }
     rows = _recent(_live(folder))
     blocks, last = store.last_block(folder)
@@ -93,11 +94,11 @@ def watch(folder: Path, console: Console, *, every_s: float) -> None:
 def render(seen: Json) -> RenderableType:
     """As a terminal shows it."""
     state = "goes on" if seen["going"] else "has ended" if seen["finished_at"] else "stands still"
-    title = Text.assemble((" bench top ", "bold reverse"), f"  {numbers.clean(seen['run'])} {state}, ")
+    title = Text.assemble((" bench top ", "bold reverse"), f"  {words.clean(seen['run'])} {state}, ")
     title.append(f"{seen['blocks']} {'block' if seen['blocks'] == 1 else 'blocks'} kept")
     if seen["last_block"]:
         last = seen["last_block"]
-        title.append(f", the last of {numbers.clean(last['comparison'])} in {last['wall_s']:.1f} s", style="dim")
+        title.append(f", the last of {words.clean(last['comparison'])} in {last['wall_s']:.1f} s", style="dim")
     parts: list[RenderableType] = [title]
     if seen["arms"]:
         parts.append(_arm_table(seen["arms"]))
@@ -114,9 +115,9 @@ def _arm_table(arms: list[Json]) -> Table:
         table.add_column(name, justify="left" if name == "arm" else "right")
     for one in arms:
         table.add_row(
-            Text(numbers.clean(one["label"])),
-            numbers.number(one["cpu_percent"]),
-            *(numbers.mebibytes(one[name]) for name in ("memory_bytes", "memory_peak_bytes", "gpu_memory_bytes")),
+            Text(words.clean(one["label"])),
+            words.number(one["cpu_percent"]),
+            *(words.mebibytes(one[name]) for name in ("memory_bytes", "memory_peak_bytes", "gpu_memory_bytes")),
             f"{one['age_s']:.1f} s ago",
             style="" if one["age_s"] < _LATE_S else "dim",
         )
@@ -131,9 +132,9 @@ def _gpu_table(gpus: list[Json], *, replayed: bool) -> Table:
     for one in gpus:
         table.add_row(
             one["uuid"][:16],
-            numbers.number(one["gpu_util_percent"]),
-            numbers.mebibytes(one["gpu_memory_used_bytes"]),
-            *(numbers.number(one[name]) for name in ("power_w", "sm_clock_mhz", "temperature_c")),
+            words.number(one["gpu_util_percent"]),
+            words.mebibytes(one["gpu_memory_used_bytes"]),
+            *(words.number(one[name]) for name in ("power_w", "sm_clock_mhz", "temperature_c")),
         )
     return table
 
@@ -174,7 +175,7 @@ def _is_held(folder: Path) -> bool:
         locks = Path("/proc/locks").read_text(encoding="ascii")
     except OSError:
         return True  # it cannot be told; a killed run's leftovers may then seem to go on
-    return any(numbers[5].endswith(f":{inode}") for line in locks.splitlines() if len(numbers := line.split()) > 5)
+    return any(marks[5].endswith(f":{inode}") for line in locks.splitlines() if len(marks := line.split()) > 5)
 
 
 def _recent(file: Path | None) -> _Recent:

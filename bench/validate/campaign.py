@@ -23,9 +23,8 @@ from bench.estimate import frames, summary
 from bench.matrix.comparison import Arm, Comparison
 from bench.matrix.matrix import Budget, Matrix, Telemetry
 from bench.measure import certify, parity, run
-from bench.plan import schedule
-from bench.plan.plan import Plan
-from bench.plan.schedule import SlicePlan
+from bench.plan import slices as plan
+from bench.plan.slices import Plan, SlicePlan
 from bench.report.live import View
 from workloads.contract import STUB, Cell, Named, Value
 
@@ -55,7 +54,7 @@ class Turns:
     @property
     def measured_steps(self) -> int:
         """What an arm does in a block once it is warm, the slices of the sync that does not decide included."""
-        slices = self.rounds + self.rounds // schedule.OTHER_SYNC_EVERY
+        slices = self.rounds + self.rounds // plan.OTHER_SYNC_EVERY
         return slices * (self.steps + SETTLE)
 
 

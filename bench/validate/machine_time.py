@@ -22,14 +22,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import stats
+from bench import launch, stats
 from bench.errors import BenchError
-from bench.launch import Need
+from bench.launch import cache as compile_caches
 from bench.launch.group import Group
 from bench.launch.provide import provide
 from bench.machine import cpus
 from bench.matrix.comparison import Arm, Comparison
-from bench.measure import certify, lockstep, provenance, run
+from bench.matrix.need import Need
+from bench.measure import certify, lockstep, provenance
 from bench.measure.lockstep import Bench, ask
 from bench.plan import schedule
 from bench.plan.schedule import Planned
@@ -39,7 +40,7 @@ from bench.validate.frameworks import training_cell
 from bench.validate.row import Row, outcome
 
 if TYPE_CHECKING:
-    from bench.plan.plan import Plan
+    from bench.plan.slices import Plan
 
 DESIGNS = ("one after the other", "interleaved", "lockstep")
 PROCESSES = 2  # of each arm, in each design of a cycle
@@ -111,10 +112,10 @@ def _measured(name: str, comparison: Comparison, out: Path, seed: int, cycles: i
     if len(found) >= cycles:
         return found
     placement = cpus.choose([1])
-    with run.compile_cache(f"validate-{run.fresh_id()}") as cache, cpus.confined(placement.control):
+    with compile_caches.compile_cache(f"validate-{provenance.fresh_id()}") as cache, cpus.confined(placement.control):
         view = Quiet(name, 0)
         dataset = mnist.require(view.say)
-        place = provenance.Place(run_id="validate", cache=cache, data=dataset.folder, base=None)
+        place = launch.Place(run_id="validate", cache=cache, data=dataset.folder, base=None)
         launcher, _ = provide("local", [Need.of(arm.cell) for arm in comparison.arms], place, view)
         bench = Bench(launcher=launcher, sampler=None, arm_cpus=placement.arms, seed=seed, data=dataset.folder)
         prologue = certify.begin(bench, comparison, cache=cache, control_cpus=placement.control, view=view)

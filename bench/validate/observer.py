@@ -13,11 +13,11 @@ from types import ModuleType
 from typing import Any
 
 from bench import stats
-from bench.launch import Need
 from bench.launch.group import Group
 from bench.launch.local import LocalLauncher
 from bench.machine import cpus
 from bench.matrix.comparison import Arm
+from bench.matrix.need import Need
 from bench.measure.lockstep import Bench, ask, start
 from bench.telemetry import Sampler
 from bench.validate.row import CALMER, Row, outcome

@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import WorkerFailed
-from bench.launch import Need
+from bench.launch import cache as compile_caches
 from bench.launch.group import Group
 from bench.launch.local import LocalLauncher
 from bench.machine import cpus
 from bench.matrix.model import spec_of
-from bench.measure import lockstep, run
+from bench.matrix.need import Need
+from bench.measure import lockstep, provenance
 from bench.validate.observer import equivalence
 from bench.validate.row import Row
 from workloads.contract import FRAMEWORKS, Cell, Named, Value
@@ -79,7 +80,7 @@ def rows(*, full: bool, seed: int, progress: Callable[[str], None]) -> Iterator[
     """One row a cell, each in a fresh worker. Raises EnvironmentUnavailable: a framework cannot be had here."""
     asked, pool = cells(full=full), pool_cells(full=full)
     placement = cpus.choose([1])
-    with run.compile_cache(f"validate-{run.fresh_id()}") as cache, cpus.confined(placement.control):
+    with compile_caches.compile_cache(f"validate-{provenance.fresh_id()}") as cache, cpus.confined(placement.control):
         launcher = LocalLauncher(cache=cache)
         launcher.provide(sorted({Need.of(cell) for cell in asked}, key=str), progress)
         for cell in asked:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from bench.report import numbers
+from bench.estimate import names
 from bench.validate.row import MARKS
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def markdown(report: Report) -> str:
     lines += ["", *details] if details else []
     lines += ["", *(f"Not tested: {part}, because {reason}." for part, reason in report.skipped.items())]
     facts = report.facts
-    code = numbers.code(facts["commit"], facts["environment"])
+    code = names.code(facts["commit"], facts["environment"])
     lines.append(f"\n`bench validate --{facts['kind']}`, started {facts['started_at']}, "
                  f"{facts['seconds'] / 60:.0f} min, seed {facts['seed']}, {code}.")  # fmt: skip
     return "\n".join(lines) + "\n"

@@ -210,7 +210,7 @@ def sequential(*, runs: int, seed: int = 0, scenarios: Sequence[Scenario] = (sha
 
     The coverage lost is real and near the goal, about 1.5 points with two modes: hence the interval decides.
     """
-    budget, least = Precision(), schedule.k_min(1)
+    budget, least = Precision(), stats.k_min(1)
     for scenario in scenarios:
         label = f"{_words(scenario)}, until ± {percent(budget.half_width)}"
         estimates = []

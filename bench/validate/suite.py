@@ -12,7 +12,7 @@ from typing import Any
 from bench import store
 from bench.errors import EnvironmentUnavailable, GateError, InputError
 from bench.machine import describe
-from bench.measure import provenance, run
+from bench.measure import provenance
 from bench.validate.row import MARKS, PASSED, Outcome, Row
 
 SCHEMA = "bench.validate/1"
@@ -68,7 +68,7 @@ def begin(*, full: bool, out: Path, only: Iterable[str], seed: int) -> Path:
         if name not in FULL:
             raise InputError(f'part "{name}" is unknown; choose {", ".join(FULL)}')
     kind = "full" if full else "quick"
-    folder = out / f"validate-{kind}-{run.fresh_id()}"
+    folder = out / f"validate-{kind}-{provenance.fresh_id()}"
     folder.mkdir(parents=True)
     machine = describe.describe(device="cpu")
     facts = {

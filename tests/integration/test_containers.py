@@ -17,14 +17,15 @@ from typing import Any
 import pytest
 from docker.errors import DockerException, NotFound
 
-from bench.engine import owner, podman
+from bench.engine import owner, podman, sweep
 from bench.engine.client import read_build
 from bench.errors import BenchError, EnvironmentUnavailable, ProcessRefused, StorageFailed, WorkerFailed
-from bench.launch import Need, data_place, reaper
+from bench.launch import data_place
 from bench.launch import docker as docker_launcher
+from bench.launch.cache import compile_cache
 from bench.launch.docker import DockerChannel, DockerLauncher
 from bench.launch.group import Group
-from bench.measure.run import compile_cache
+from bench.matrix.need import Need
 from bench.provision import image as images
 from bench.provision.locks import locked_version
 from workloads.contract import Cell, Named
@@ -291,7 +292,7 @@ def test_the_next_run_and_clean_remove_what_a_dead_harness_left_and_nothing_else
         assert f"of run {RUN}-left, whose harness has ended" in done.stdout
         assert left(api) == {foreign, owner.mine()}
     finally:
-        reaper.sweep(own.client, f"{RUN}-left")
+        sweep.sweep(own.client, f"{RUN}-left")
         own.close()
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bench.launch import Need, local
+from bench.launch import local
 from bench.launch.local import LocalLauncher
+from bench.matrix.need import Need
 from bench.validate import real_steps
 
 if TYPE_CHECKING:

@@ -16,14 +16,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench import store
+from bench import records, store
 from bench.estimate import summary
 from bench.matrix.comparison import Arm
 from bench.matrix.matrix import load
 from bench.measure import certify, gates, parity, run
 from bench.measure.stretch import Stretch
-from bench.plan.plan import Plan
-from bench.plan.schedule import SlicePlan
+from bench.plan.slices import Plan, SlicePlan
 from bench.report.live import View
 from bench.report.rows import facts as origins
 from workloads.contract import Cell, Named
@@ -62,7 +61,7 @@ def of(matrix_file: Path, *, launcher: str, rounds: int, steps: int = 25) -> Any
 
 
 def causes(record: dict[str, Any]) -> set[str]:
-    return {gates.cause(reason) for reason in record["spoiled"]}
+    return {records.cause(reason) for reason in record["spoiled"]}
 
 
 @contextmanager
@@ -158,7 +157,7 @@ def test_an_arm_that_works_in_anothers_slices_is_found_and_one_that_sleeps_is_no
     assert busy.idle_cpu_s is not None
     assert busy.idle_cpu_s > 0.1
     assert calm.idle_cpu_s == pytest.approx(0.0, abs=0.01)
-    found = [reason for reason in gates.reasons([facts]) if gates.cause(reason) == "busy while idle"]
+    found = [reason for reason in gates.reasons([facts]) if records.cause(reason) == "busy while idle"]
     assert len(found) == 1
     assert "busy used" in found[0]
 
@@ -173,7 +172,7 @@ def test_a_container_throttled_in_mid_block_spoils_it_and_the_next_attempt_is_no
     watcher.join(timeout=60)
     assert len(throttled) == 1
     first, second = stored.blocks[:2]
-    (quota,) = [reason for reason in first["spoiled"] if gates.cause(reason) == "CPU quota"]
+    (quota,) = [reason for reason in first["spoiled"] if records.cause(reason) == "CPU quota"]
     (facts,) = first["gates"]
     (arm,) = [name for name, own in facts["arms"].items() if own["throttled"]]
     times = facts["arms"][arm]["throttled"]

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from bench.engine.words import seccomp_note
-from bench.launch import Need
 from bench.launch.docker import PIDS, SHARED_MEMORY_BYTES, DockerChannel, DockerLauncher
+from bench.matrix.need import Need
 from workloads.contract import Cell, Named
 
 # docker-py leaves the socket of a streamed answer to the garbage collector.

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from bench import stats
-from bench.launch import Need
 from bench.launch.group import Group
 from bench.launch.local import LocalLauncher
+from bench.matrix.need import Need
 from workloads.contract import FRAMEWORKS, Cell, Named
 from workloads.linear_regression import spec
 

@@ -20,16 +20,16 @@ from podman_engine import PodmanEngine
 from requests.exceptions import RequestException
 from test_containers import PROBE
 
+from bench import launch
 from bench.engine import podman
 from bench.engine.client import engine
 from bench.errors import EnvironmentUnavailable, WorkerFailed
-from bench.launch import Need
 from bench.launch import docker as launching
 from bench.launch.docker import DockerLauncher
 from bench.launch.group import Group
 from bench.launch.provide import provide_all
 from bench.matrix import matrix
-from bench.measure import provenance
+from bench.matrix.need import Need
 from bench.provision import base as base_image
 from bench.store import read
 from workloads.contract import Cell, Named
@@ -199,7 +199,7 @@ def test_a_gpu_is_refused_before_anything_starts_with_the_reason(
 ) -> None:
     (tmp_path / "m.yaml").write_text(MATRIX)
     wanted = matrix.load(str(tmp_path / "m.yaml")).with_options(device="cuda")
-    place = provenance.Place(run_id=RUN, cache=tmp_path, data=None, base=None)
+    place = launch.Place(run_id=RUN, cache=tmp_path, data=None, base=None)
     with pytest.raises(
         EnvironmentUnavailable, match="accepts a request for a GPU and attaches none; point DOCKER_HOST"
     ):

@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.console import Console
 
-from bench import store
+from bench import launch, store
 from bench.errors import InputError
 from bench.estimate import summary
-from bench.launch import Need
 from bench.launch.local import LocalChannel, LocalLauncher
 from bench.matrix.matrix import load
+from bench.matrix.need import Need
 from bench.measure import certify, lockstep, provenance, run
 from bench.measure.lockstep import Bench, Block
-from bench.plan.schedule import Planned, valid
+from bench.plan.schedule import Planned
+from bench.records import valid
 from bench.report.live import View
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def test_a_run_is_not_resumed_under_another_schedule(launcher: Watched, tmp_path
     path = tmp_path / "m.yaml"
     path.write_text(STUBS)
     lockstep_matrix = load(str(path)).with_options(launcher="local", device="cpu")
-    place = provenance.Place(run_id="x", cache=tmp_path, data=None, base=None)
+    place = launch.Place(run_id="x", cache=tmp_path, data=None, base=None)
     before, now, again = (
         provenance.header(place, matrix, launcher, {}, None)
         for matrix in (lockstep_matrix, replace(lockstep_matrix, schedule="serial"), lockstep_matrix)

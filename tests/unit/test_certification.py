@@ -16,8 +16,9 @@ from bench.errors import WorkerFailed
 from bench.matrix.comparison import Arm, Comparison
 from bench.measure import certify
 from bench.measure.lockstep import Bench
-from bench.measure.parity import REFERENCE, Certificate
+from bench.measure.parity import Certificate
 from bench.measure.prologue import Task
+from bench.records import REFERENCE
 from workloads.contract import Cell, Named, pack
 from workloads.linear_regression import spec
 

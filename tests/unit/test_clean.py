@@ -14,9 +14,9 @@ import pytest
 
 from bench import paths
 from bench.engine import owner
+from bench.engine.reaper import Reaper
+from bench.launch import cache as compile_caches
 from bench.launch import clean
-from bench.launch.reaper import Reaper
-from bench.measure import run
 
 # docker-py leaves the socket of an engine that is not there to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
@@ -78,7 +78,7 @@ def test_the_compile_cache_of_a_dead_run_goes_and_that_of_a_living_one_stays(cac
     dead = cache / "compile" / "dead"
     dead.mkdir(parents=True)
     (dead / "code").write_bytes(b"x" * 100)
-    with run.compile_cache("living") as living:
+    with compile_caches.compile_cache("living") as living:
         (one,), unseen = clean.clean()
         assert (one.kind, one.name, one.size_bytes) == ("compile cache", str(dead), 100)
         assert not dead.exists()

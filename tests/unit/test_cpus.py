@@ -14,8 +14,9 @@ import pytest
 
 from bench.errors import InputError
 from bench.machine import cpus
-from bench.machine.cpus import Placement, choose, listed, named
+from bench.machine.cpus import Placement, choose
 from bench.machine.describe import cpu_numbers
+from bench.text import listed, named
 
 CPU = "sys/devices/system/cpu"
 Machine = Callable[..., Path]

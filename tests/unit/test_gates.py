@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bench import records
 from bench.measure import gates
 from bench.measure.gates import ArmFacts, Facts
 
@@ -126,7 +127,7 @@ def test_a_quiet_block_is_not_spoiled_however_busy_the_rest_of_the_machine_is() 
             UNEQUAL,
         ),
     ],
-    ids=lambda value: gates.cause(value) if isinstance(value, str) else "",
+    ids=lambda value: records.cause(value) if isinstance(value, str) else "",
 )
 def test_each_gate_trips_alone_and_says_value_limit_and_whose(facts: Facts, sentence: str) -> None:
     assert gates.reasons([facts]) == [sentence]
@@ -150,7 +151,7 @@ def test_each_gate_trips_alone_and_says_value_limit_and_whose(facts: Facts, sent
             TOO_FAST.replace("pytorch", "t1"),
         ),
     ],
-    ids=lambda value: gates.cause(value) if isinstance(value, str) else "",
+    ids=lambda value: records.cause(value) if isinstance(value, str) else "",
 )
 def test_an_arm_is_judged_by_its_own_processors(facts: Facts, sentence: str) -> None:
     assert gates.reasons([facts]) == [sentence]
@@ -206,7 +207,7 @@ def test_threads_of_one_arm_that_push_each_other_off_one_processor_spoil_nothing
     handed_over = both(involuntary_switches=4000, voluntary_switches=3800)
     assert gates.reasons([machine(arms=handed_over)]) == []
     pushed = both(involuntary_switches=4000, voluntary_switches=2900)
-    assert {gates.cause(reason) for reason in gates.reasons([machine(arms=pushed)])} == {"switches"}
+    assert {records.cause(reason) for reason in gates.reasons([machine(arms=pushed)])} == {"switches"}
 
 
 def test_processors_that_the_arms_left_to_others_spoil_nothing() -> None:
@@ -215,12 +216,12 @@ def test_processors_that_the_arms_left_to_others_spoil_nothing() -> None:
 
 def test_on_several_processors_waiting_beside_others_spoils() -> None:
     found = gates.reasons([machine(cpus=(0, 1), arms=both(waited_s=1.0), others_s=4.0)])
-    assert {gates.cause(reason) for reason in found} == {"waiting"}
+    assert {records.cause(reason) for reason in found} == {"waiting"}
 
 
 def test_the_pressure_of_a_control_group_stands_in_where_threads_are_not_counted() -> None:
     grouped = machine(arms=both(waited_s=None, pressure_cpu_s=1.1, slice_cpu_s=0.8), others_s=2.1)
-    assert {gates.cause(reason) for reason in gates.reasons([grouped])} == {"waiting"}
+    assert {records.cause(reason) for reason in gates.reasons([grouped])} == {"waiting"}
 
 
 def test_where_waiting_is_not_counted_others_on_the_one_processor_decide() -> None:
@@ -253,7 +254,7 @@ def test_in_serial_arms_are_compared_over_their_stretches() -> None:
         machine(arms={"pytorch": replace(ARM, **alone, waited_s=0.3, slice_cpu_s=1.6)}),
     ]
     (reason,) = gates.reasons(stretches)
-    assert gates.cause(reason) == "unequal waiting"
+    assert records.cause(reason) == "unequal waiting"
 
 
 def test_what_was_not_measured_is_recorded_as_null_and_never_judged() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from bench.estimate import names
 from bench.machine import checkout as origin
-from bench.report import numbers
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -100,4 +100,4 @@ def test_a_remote_is_told_without_its_password(checkout: Path) -> None:
     ],
 )
 def test_a_report_names_the_commit_or_the_version(commit: str | None, environment: dict[str, Any], said: str) -> None:
-    assert numbers.code(commit, environment) == said
+    assert names.code(commit, environment) == said

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from synthetic_run import Writer, block, outcome, run_json, steps
 
+from bench import stats
 from bench.history import forecast as prediction
 from bench.history.forecast import Evidence
 from bench.matrix.matrix import Budget, Matrix, load
@@ -108,7 +109,7 @@ def test_as_many_blocks_are_listed_as_are_sure_to_be_measured(matrix: Matrix) ->
     def count(**budget: Any) -> int:
         return len(document(replace(matrix, budget=replace(matrix.budget, **budget)))["blocks"])
 
-    assert count() == 2 * schedule.k_min(2)
+    assert count() == 2 * stats.k_min(2)
     assert count(blocks=3) == 2 * 3
     assert count(max_blocks=4) == 2 * 4
 
@@ -251,7 +252,7 @@ def test_the_first_blocks_of_the_published_run_predict_the_time_of_the_rest_with
     taken = sum(record["wall_s"] for record in later)
     assert 1 / 1.5 < predicted / taken < 1.5
     for one in matrix.comparisons:
-        blocks = schedule.k_min(len(matrix.comparisons))
+        blocks = stats.k_min(len(matrix.comparisons))
         assert blocks <= found[one.id]["blocks"] <= matrix.budget.max_blocks
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from test_imports import dotted, imports, modules
 
-from bench import paths
+from bench import launch, paths
 from bench.errors import InputError
 from bench.launch import Provision
 from bench.launch.local import LocalLauncher
@@ -101,7 +101,7 @@ def header(tmp_path: Path) -> Callable[[], dict[str, Any]]:
     path = tmp_path / "m.yaml"
     path.write_text(STUBS)
     matrix = load(str(path)).with_options(launcher="local", device="cpu")
-    place = provenance.Place(run_id="x", cache=tmp_path, data=None, base=None)
+    place = launch.Place(run_id="x", cache=tmp_path, data=None, base=None)
     provision = Provision(framework="stub", version="3", notes=("said",))
 
     def make() -> dict[str, Any]:

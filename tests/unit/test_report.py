@@ -20,7 +20,8 @@ from rich.console import Console
 from synthetic_run import COMPARISONS, Writer, block, cell, outcome, run_json, steps, whole_run
 
 from bench.estimate import frames, summary
-from bench.report import export, markdown, numbers, rows, table
+from bench.estimate import names as naming
+from bench.report import export, markdown, marks, rows, table
 from bench.store import StoredRun, read
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -284,7 +285,7 @@ def test_failed_parity_leaves_no_ratio_in_any_format(invalid: dict[str, Any], do
     there, here = formats(document), formats(invalid)
     for name, text in here.items():
         ratio = (
-            numbers.ratio(healthy["ratio"])
+            text.ratio(healthy["ratio"])
             if name in {"table at 120", "table at 80", "markdown"}
             else str(healthy["ratio"])
         )
@@ -806,19 +807,19 @@ def test_workloads_are_told_apart_by_as_little_as_it_takes() -> None:
 
     standard = {"preset": "standard", "n": 4096, "d": 64}
     cells = {"a": of(**standard), "b": of(**{**standard, "n": 64}), "c": of(preset="classic", n=5, d=1)}
-    assert numbers.workload_labels(cells) == {
+    assert naming.workload_labels(cells) == {
         "a": "linear_regression n=4096",
         "b": "linear_regression n=64",
         "c": "linear_regression classic",
     }
-    assert numbers.workload_labels({"a": of(**standard)}) == {"a": "linear_regression"}
+    assert naming.workload_labels({"a": of(**standard)}) == {"a": "linear_regression"}
 
 
 def test_two_versions_of_one_framework_are_named_by_version() -> None:
     arms = {version: cell({"name": "mnist_cnn"}, "pytorch") for version in ("2.12.1", "2.13.0")}
     for version, plain in arms.items():
         plain["framework"] = {"name": "pytorch", "version": version}
-    assert numbers.arm_labels(arms, ["framework"]) == {"2.12.1": "PyTorch 2.12.1", "2.13.0": "PyTorch 2.13.0"}
+    assert naming.arm_labels(arms, ["framework"]) == {"2.12.1": "PyTorch 2.12.1", "2.13.0": "PyTorch 2.13.0"}
 
 
 # --- writing
@@ -838,7 +839,7 @@ def test_colour_is_never_alone(invalid: dict[str, Any]) -> None:
 
 
 def test_every_verdict_can_be_written(document: dict[str, Any]) -> None:
-    for word in numbers.SYMBOLS:
+    for word in marks.SYMBOLS:
         changed = copy.deepcopy(document)
         changed["contrasts"][0]["verdict"] = word
         if word in {"unsupported", "failed", "invalid"}:
@@ -890,12 +891,12 @@ def test_markdown_tables_have_equal_rows(invalid: dict[str, Any]) -> None:
     ],
 )
 def test_numbers_keep_three_digits(value: float | None, text: str) -> None:
-    assert numbers.number(value) == text
+    assert text.number(value) == text
 
 
 @pytest.mark.parametrize(("value", "text"), [(999.4, "999"), (999.9, "1.00k"), (21634, "21.6k"), (1.24e6, "1.24M")])
 def test_rates_have_units(value: float, text: str) -> None:
-    assert numbers.rate(value) == text
+    assert text.rate(value) == text
 
 
 def test_no_failure_list_is_endless(document: dict[str, Any]) -> None:

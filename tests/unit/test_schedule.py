@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench import records as stored
+from bench import stats
 from bench.plan import schedule
+from bench.plan import slices as plans
 from bench.plan.schedule import Planned
 
 COMPARISONS = ("a", "b", "c", "d")
@@ -43,8 +46,8 @@ def test_same_seed_same_plan_and_another_seed_another() -> None:
         turns = schedule.turns(("x", "y", "z"), planned, 20, seed)
         return [*orders, turns, schedule.start_order(("x", "y"), planned, seed), schedule.padding("x", planned, seed)]
 
-    assert plan(1) == plan(1)
-    assert plan(1) != plan(2)
+    assert slices(1) == slices(1)
+    assert slices(1) != slices(2)
 
 
 def test_the_plan_never_changes_between_versions() -> None:
@@ -81,44 +84,44 @@ def test_padding_stays_within_a_page() -> None:
 
 
 def test_slices_of_both_arms_last_alike() -> None:
-    plan = schedule.slice_plan({"x": [1_000_000] * 5, "y": [2_500_000] * 5})
-    assert plan.steps == {"x": 10, "y": 4}
-    assert plan.rounds == 40  # 1 s of 20 ms are 50 rounds
+    slices = plans.slice_plan({"x": [1_000_000] * 5, "y": [2_500_000] * 5})
+    assert slices.steps == {"x": 10, "y": 4}
+    assert slices.rounds == 40  # 1 s of 20 ms are 50 rounds
 
 
 def test_a_step_longer_than_a_slice_is_a_slice() -> None:
-    plan = schedule.slice_plan({"x": [30e6, 31e6, 29e6], "y": [15e6]})
-    assert plan.steps == {"x": 1, "y": 2}
-    assert plan.rounds == 17
-    assert schedule.slice_plan({"x": [240e6], "y": [30e6]}).rounds == 16
-    assert schedule.slice_plan({"x": [2e9], "y": [1e9]}).rounds == 6
+    slices = plans.slice_plan({"x": [30e6, 31e6, 29e6], "y": [15e6]})
+    assert slices.steps == {"x": 1, "y": 2}
+    assert slices.rounds == 17
+    assert plans.slice_plan({"x": [240e6], "y": [30e6]}).rounds == 16
+    assert plans.slice_plan({"x": [2e9], "y": [1e9]}).rounds == 6
 
 
 def test_an_outlier_of_the_pilot_does_not_set_the_slice() -> None:
-    assert schedule.slice_plan({"x": [1e6, 1e6, 1e6, 900e6], "y": [1e6]}).steps == {"x": 10, "y": 10}
+    assert plans.slice_plan({"x": [1e6, 1e6, 1e6, 900e6], "y": [1e6]}).steps == {"x": 10, "y": 10}
 
 
 def test_a_slice_lasts_ten_thousand_readings_of_the_clock_and_a_hundred_questions() -> None:
     pilot = {"x": [1e6], "y": [2e6]}
-    assert schedule.slice_plan(pilot, timer_ns={"x": 100.0, "y": 50.0}).steps == {"x": 10, "y": 5}
-    assert schedule.slice_plan(pilot, timer_ns={"x": 100.0, "y": 3000.0}).steps == {"x": 30, "y": 15}
-    plan = schedule.slice_plan(pilot, control_ns={"x": 400_000.0, "y": 200_000.0}, syncs=1)
-    assert plan.steps == {"x": 40, "y": 20}
-    assert plan.control_share == {"x": pytest.approx(0.01), "y": pytest.approx(0.005)}
-    assert plan.rounds == 25  # 1 s of 40 ms
+    assert plans.slice_plan(pilot, timer_ns={"x": 100.0, "y": 50.0}).steps == {"x": 10, "y": 5}
+    assert plans.slice_plan(pilot, timer_ns={"x": 100.0, "y": 3000.0}).steps == {"x": 30, "y": 15}
+    slices = plans.slice_plan(pilot, control_ns={"x": 400_000.0, "y": 200_000.0}, syncs=1)
+    assert slices.steps == {"x": 40, "y": 20}
+    assert slices.control_share == {"x": pytest.approx(0.01), "y": pytest.approx(0.005)}
+    assert slices.rounds == 25  # 1 s of 40 ms
 
 
 def test_a_busy_machine_s_slow_answers_lengthen_no_block_beyond_its_target_and_are_told() -> None:
-    plan = schedule.slice_plan({"x": [1e6], "y": [2e6]}, control_ns={"x": 9e6, "y": 9e6}, syncs=1)
-    assert plan.steps == {"x": 63, "y": 32}
-    assert plan.rounds == 16
-    assert plan.control_share == {"x": pytest.approx(9 / 63), "y": pytest.approx(9 / 64)}
+    slices = plans.slice_plan({"x": [1e6], "y": [2e6]}, control_ns={"x": 9e6, "y": 9e6}, syncs=1)
+    assert slices.steps == {"x": 63, "y": 32}
+    assert slices.rounds == 16
+    assert slices.control_share == {"x": pytest.approx(9 / 63), "y": pytest.approx(9 / 64)}
 
 
 def test_the_timer_is_paid_once_a_slice_or_once_a_step() -> None:
     def share(sync: str) -> dict[str, float]:
-        plan = schedule.slice_plan({"x": [1e6], "y": [2e6]}, timer_ns={"x": 100.0, "y": 100.0}, sync=sync)
-        return dict(plan.timer_share)
+        slices = plans.slice_plan({"x": [1e6], "y": [2e6]}, timer_ns={"x": 100.0, "y": 100.0}, sync=sync)
+        return dict(slices.timer_share)
 
     assert share("slice") == {"x": pytest.approx(1e-5), "y": pytest.approx(1e-5)}
     assert share("step") == {"x": pytest.approx(1e-4), "y": pytest.approx(5e-5)}
@@ -129,7 +132,7 @@ def test_the_timer_is_paid_once_a_slice_or_once_a_step() -> None:
 
 @pytest.mark.parametrize(("family", "least"), [(1, 10), (25, 10), (26, 11), (40, 11), (1000, 16)])
 def test_k_min_lets_wilcoxon_survive_holm(family: int, least: int) -> None:
-    assert schedule.k_min(family) == least
+    assert stats.k_min(family) == least
     assert family * 2 / 2**least <= 0.05
     assert least == 10 or family * 2 / 2 ** (least - 1) > 0.05
 
@@ -179,32 +182,32 @@ def test_a_ratio_that_is_no_number_never_counts_as_precise() -> None:
 
 def given_up(records: list[dict[str, Any]], budget: Budget, arms: str = "xyz") -> str | None:
     """Of a comparison whose baseline is x, by its blocks alone."""
-    out = schedule.left_out(records)
+    out = stored.left_out(records)
     return schedule.given_up(records, budget, arms=list(arms), essential=("reference", "x"), out=out)
 
 
 def test_an_arm_that_failed_in_three_blocks_in_a_row_is_not_started_any_more_and_the_others_go_on() -> None:
     good, bad = record("a", 0, z="measured"), record("a", 1, z="failed")
-    assert schedule.left_out([good, bad, bad]) == {}
-    assert schedule.left_out([good, bad, bad, good, bad]) == {}
+    assert stored.left_out([good, bad, bad]) == {}
+    assert stored.left_out([good, bad, bad, good, bad]) == {}
     told = "z failed in 3 blocks in a row: no such mode"
-    assert schedule.left_out([good, bad, bad, bad]) == {"z": told}
-    assert schedule.left_out([good, bad, bad, bad, record("a", 4), record("a", 5)]) == {"z": told}
+    assert stored.left_out([good, bad, bad, bad]) == {"z": told}
+    assert stored.left_out([good, bad, bad, bad, record("a", 4), record("a", 5)]) == {"z": told}
     assert given_up([good, bad, bad, bad], Budget()) is None
     assert given_up([good, bad, bad, bad], Budget(), "xz") == told
 
 
 def test_an_arm_that_said_unsupported_is_not_started_again() -> None:
     records = [record("a", 0, z="unsupported")]
-    assert schedule.left_out(records) == {"z": "z is unsupported: no such mode"}
+    assert stored.left_out(records) == {"z": "z is unsupported: no such mode"}
     assert given_up(records, Budget()) is None
     assert given_up(records, Budget(), "xz") == "z is unsupported: no such mode"
 
 
 def test_an_arm_that_was_stopped_because_another_failed_neither_failed_nor_did_well() -> None:
     records = [record("a", 0, y="failed", z="stopped"), record("a", 1, y="stopped", z="failed")] * 2
-    assert schedule.left_out(records) == {}
-    assert list(schedule.left_out([*records, records[0]])) == ["y"]
+    assert stored.left_out(records) == {}
+    assert list(stored.left_out([*records, records[0]])) == ["y"]
 
 
 def test_without_its_baseline_or_its_reference_a_comparison_ends() -> None:
@@ -283,21 +286,21 @@ def test_finished_comparisons_are_left_out() -> None:
 
 def test_the_last_attempt_of_a_block_counts() -> None:
     spoiled, good = record("a", 0, spoiled=("steal",)), record("a", 0, attempt=1)
-    assert schedule.latest([good, spoiled]) == [good]
+    assert stored.latest([good, spoiled]) == [good]
 
 
 def test_half_a_block_never_counts() -> None:
-    assert schedule.valid(record("a", 0))
-    assert not schedule.valid(record("a", 0, spoiled=("steal",)))
-    assert not schedule.valid(record("a", 0, y="failed"))
-    assert not schedule.valid(record("a", 0, y="unsupported"))
+    assert stored.valid(record("a", 0))
+    assert not stored.valid(record("a", 0, spoiled=("steal",)))
+    assert not stored.valid(record("a", 0, y="failed"))
+    assert not stored.valid(record("a", 0, y="unsupported"))
 
 
 @pytest.mark.parametrize("status", ["failed", "unsupported"])
 def test_a_block_counts_for_the_arms_that_it_measured_whatever_became_of_another(status: str) -> None:
     found = record("a", 0, y=status, z="measured")
-    assert schedule.valid(found)
-    assert schedule.measured(found) == {"x", "z"}
+    assert stored.valid(found)
+    assert stored.measured(found) == {"x", "z"}
 
 
 def test_a_spoiled_block_is_repeated_though_an_arm_failed_in_it() -> None:
@@ -315,7 +318,7 @@ def simulated(
     rng = np.random.default_rng(seed)
     noise = {name: rng.normal(0, 1, 200) for name in spreads}
     noise = {name: values / values[:30].std(ddof=1) for name, values in noise.items()}
-    budget, least = Budget(), schedule.k_min(len(spreads))
+    budget, least = Budget(), stats.k_min(len(spreads))
     records: list[dict[str, Any]] = []
     done: dict[str, str | None] = {}
     while len(records) < rounds_of_time:

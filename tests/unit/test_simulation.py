@@ -66,7 +66,7 @@ def test_a_stop_at_the_half_width_keeps_the_coverage() -> None:
     rows = list(simulation.sequential(runs=RUNS, scenarios=[simulation.two_modes]))
     assert all_pass(iter(rows))
     blocks = float(rows[0].detail.split()[0])
-    assert schedule.k_min(1) < blocks < simulation.Precision().max_blocks
+    assert stats.k_min(1) < blocks < simulation.Precision().max_blocks
 
 
 def test_cells_known_differences_and_warm_ups_hold_their_goals() -> None:

@@ -16,11 +16,11 @@ from click.testing import CliRunner
 from rich.console import Console
 from synthetic_run import Writer, whole_run
 
-from bench import store, telemetry
+from bench import store, telemetry, text
 from bench.cli.main import cli
 from bench.errors import InputError
 from bench.estimate import soaks, summary
-from bench.report import chart, numbers
+from bench.report import chart
 from bench.report import telemetry as telemetry_show
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def test_of_a_gpu_in_parts_every_line_is_named_and_drawn_apart(stored: StoredRun
     ],
 )
 def test_an_id_is_cut_as_short_as_it_is_told_from_others(ids: list[str], short: list[str]) -> None:
-    named = numbers.short_names(ids)
+    named = text.short_names(ids)
     assert [named[one] for one in ids] == short
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from bench.machine.check.findings import Finding
 from bench.machine.describe import read_line
-from bench.report.numbers import clean
 from bench.telemetry.nvml import Gpus, State
+from bench.text import clean
 
 # nvmlClocksEventReason: HwSlowdown, SwThermalSlowdown, HwThermalSlowdown, HwPowerBrakeSlowdown; not idle, not settings.
 SLOWED = 0x8 | 0x20 | 0x40 | 0x80

@@ -18,8 +18,8 @@ from functools import partial
 from bench.errors import EnvironmentUnavailable
 from bench.machine import describe
 from bench.machine.check.findings import ASK_THE_HOST, Finding, Level, Machine
-from bench.machine.cpus import listed, named
 from bench.machine.describe import cpu_numbers, read_line, read_text
+from bench.text import listed, named
 
 # Read without a system call, and steady: x86, KVM, Hyper-V, ARM.
 GOOD_CLOCKS = frozenset({"tsc", "kvm-clock", "hyperv_clocksource_tsc_page", "arch_sys_counter"})

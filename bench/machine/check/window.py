@@ -17,10 +17,9 @@ from pathlib import Path
 
 from bench.machine import cpus
 from bench.machine.check.findings import Finding, Level, Machine
-from bench.machine.cpus import listed
 from bench.machine.describe import cpu_numbers, load_1min, read_line, read_text
-from bench.report.numbers import clean
 from bench.telemetry.disturbances import OfMachine, Watch
+from bench.text import clean, listed
 
 # Above this share of the time in which some task waits, intervals grow.
 PRESSED = {"cpu": 0.10, "memory": 0.01, "io": 0.10}

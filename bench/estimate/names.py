@@ -1,30 +1,15 @@
-"""How reports call things and write numbers: names of arms and workloads, units, intervals."""
+"""How arms, workloads and figures are called (pure)."""
 
 from __future__ import annotations
 
-import math
-import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-Cell = Mapping[str, Any]
-Writer = Callable[[float | None], str]
+from bench.text import clean
 
+Cell = Mapping[str, Any]
 FRAMEWORKS = {"tensorflow": "TF", "pytorch": "PyTorch"}
 DISTRIBUTIONS = {"pytorch": "torch", "sklearn": "scikit-learn"}
-SYMBOLS = {
-    "faster": "▲",
-    "slower": "▼",
-    "equivalent": "=",
-    "small": "≈",
-    "inconclusive": "?",
-    "no_steady_state": "~",
-    "degrading": "~",
-    "unsupported": "·",
-    "failed": "✗",
-    "invalid": "✗",
-}
-NOTHING = "—"
 EVALUATION_FAILED = "the evaluation failed"  # a null's reason begins so
 # What a fresh worker costs before its second step, by figure. start: the process or container, and its Python.
 STARTUP = {
@@ -46,20 +31,6 @@ def code(commit: str | None, environment: Mapping[str, Any]) -> str:
         return f"commit {commit[:12]}" + (" with changes" if environment.get("dirty") else "")
     version = environment.get("bench")
     return f"version {version}" if version else "commit unknown"
-
-
-def clean(text: object) -> str:
-    """One line without control characters: a worker's last words must not steer a terminal."""
-    spaced = "".join(" " if character.isspace() else character for character in str(text))
-    return " ".join("".join(c for c in spaced if unicodedata.category(c) not in {"Cc", "Cf", "Cs"}).split())
-
-
-def short_names(ids: Iterable[str], least: int = 8) -> dict[str, str]:
-    """Of each id as much of its beginning as tells it from the others, at least so much."""
-    every = list(dict.fromkeys(map(str, ids)))
-    longest = max(map(len, every), default=least)
-    length = next((n for n in range(least, longest) if len({one[:n] for one in every}) == len(every)), longest)
-    return {one: one[:length].rstrip("-") for one in every}
 
 
 def arm_labels(arms: Mapping[str, Cell], compare: Sequence[str]) -> dict[str, str]:
@@ -101,75 +72,11 @@ def fixed_axes(cells: Sequence[Cell]) -> list[str]:
     return [axis_value(axis, cells[0]) for axis in cells[0] if axis not in told] if cells else []
 
 
-def caveat_marks(caveats: Iterable[Mapping[str, Any]]) -> str:
-    """The kinds of a verdict's caveats, marked: "! drift, disturbed"; empty where it has none."""
-    kinds = ", ".join(dict.fromkeys(str(caveat["kind"]) for caveat in caveats))
-    return f"! {kinds}" if kinds else ""
-
-
-def spoken(verdict: str) -> str:
-    """A verdict as words: "no steady state"."""
-    return verdict.replace("_", " ")
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """Significant digits without an exponent: 0.0123, 2.96, 21,600."""
-    if value is None:
-        return NOTHING
-    if value == 0:
-        return "0"
-    rounded = float(f"{value:.{digits}g}")  # 9.999 has one digit more once it is rounded
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(rounded))))
-    return f"{value:,.{decimals}f}"
-
-
-def precise(value: float) -> str:
-    """Four significant digits, with an exponent where they would drown in zeros: 0.01563, 2.1e-14."""
-    return f"{value:.4g}"
-
-
-def rate(value: float | None) -> str:
-    """Items a second: 21.6k, 1.24M."""
-    if value is None:
-        return NOTHING
-    for limit, unit in ((1e6, "M"), (1e3, "k")):
-        if value >= 0.9995 * limit:
-            return f"{number(value / limit)}{unit}"
-    return number(value)
-
-
-def interval(ci: Sequence[float] | None, write: Writer = number) -> str:
-    """Both ends, or nothing."""
-    return f"{write(ci[0])}–{write(ci[1])}" if ci else NOTHING
-
-
-def ratio(value: float | None) -> str:
-    """Three decimals near 1, three digits far from it."""
-    if value is None:
-        return NOTHING
-    return f"{value:.3f}" if 0.1 <= value < 10 else number(value)
-
-
-def seconds(value: float | None) -> str:
-    """A duration of set-up."""
-    return NOTHING if value is None else f"{number(value, 2)} s"
-
-
-def mebibytes(value: float | None) -> str:
-    """Memory."""
-    return NOTHING if value is None else f"{number(value / 2**20)} MiB"
-
-
 def own_version(cell: Mapping[str, Any]) -> str | None:
     """The version of a cell's framework as its worker reported it, else as the matrix asked for."""
     name = cell["cell"]["framework"]["name"]
     found = [cell["versions"].get(key) for key in (name, DISTRIBUTIONS.get(name, name))]
     return next((str(version) for version in found if version), cell["cell"]["framework"].get("version"))
-
-
-def short_image(image: str | None) -> str:
-    """The first 12 digits of an image's id."""
-    return image.removeprefix("sha256:")[:12] if image else NOTHING
 
 
 def _arm_label(cell: Cell, compare: Sequence[str], several_versions: bool) -> str:

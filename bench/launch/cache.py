@@ -1,0 +1,17 @@
+"""The compile caches of a run, which go with it."""
+
+from __future__ import annotations
+
+
+@contextmanager
+def compile_cache(run_id: str) -> Iterator[Path]:
+    """Where compilers keep what they made, for every block of the run; gone when the run is over."""
+    folder = paths.cache_root() / "compile" / run_id
+    with storage.told(folder, remedy=paths.ANOTHER_CACHE):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with paths.held(folder):
+            yield folder
+    finally:
+        with suppress(OSError):
+            shutil.rmtree(folder)

@@ -1,0 +1,127 @@
+"""What the records of a run say of themselves: which blocks count, and what a certificate allows (pure)."""
+
+from __future__ import annotations
+
+import operator
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+DECIDES = {"train": "throughput", "fit": "throughput", "infer": "latency"}
+SYNC = {"throughput": "slice", "latency": "step"}
+
+REFERENCE = "reference"  # the NumPy reference, as a side
+MEASURED = ("passed", "skipped")  # a contrast with such a certificate is measured
+LEFT_OUT = ("unsupported", "broken")  # nothing was proved, because a side or the reference said so, or failed
+
+# Measured on two virtual cores, cgroup v1 with PSI, the arms on one of them, in blocks of 3 to 33 s of stubs and of
+# linear regression: 26 quiet ones, 46 beside background that took a tenth, 19 beside a busy loop of equal weight on the
+# arms' core, 21 in a crowd of 4 to 8 busy processes. Least, median and largest value:
+#
+#                            quiet              background          loop                crowd
+#   lost of its slices, %    0.0  0.3  4.7      1.8  10.5  17.5     49.7  50.6  51.9    65.0  74.2  84.8
+#   arms apart, points       0.0  0.2  3.7      0.0   0.4   2.2      0.1   0.4   1.8     0.0   0.4   2.4
+#   used by others, %       -0.4  0.8  6.6     10.3  12.9  16.1     46.7  50.4  51.3    61.4  67.9  76.5
+#   switches a second        0.8  5.1   50      7.5  29.3   101      109   117   122      46    76    98
+#   steal, %                 0.0  1.8  9.6      0.0   0.6   9.0      0.0   1.6   7.7     0.1   1.8   8.8
+#   idle arm's CPU time, %   0.0  0.0  0.2      0.0   0.0   0.5      0.0   0.0   0.0     0.0   0.0   0.0
+#   pressure on CPUs, %      0.1  6.1   92       61   100   100       67    95    96      76    99   100
+#
+# Stalls on memory were never seen. The standard deviation of a stub's log ratio was 1.0 to 2.7 % quiet and in
+# background, 1.8 % beside the loop, 2.0 to 5.4 % in the crowd, since lockstep shares what disturbs; and 61 to 156 %
+# where one arm was outweighed and the other was not, 44 to 68 points apart. A process that woke 1,000 to 3,000 times a
+# second made 660 to 1,840 switches a second. A thread of the arm's own that pushes another one off leaves by itself
+# soon after: TensorFlow's graphs did so 1,670 to 2,420 times a second on an idle machine, each with a voluntary switch
+# to match it, so that only the involuntary switches beyond the voluntary ones are somebody else's. Pressure on the
+# whole machine's processors says nothing of the arms, and a loop of fsync on another one (pressure on disks 6 to 8 %)
+# changed nothing: these two are recorded and not judged.
+FAULTS = ("compilation", "too fast")  # causes: what was timed was not the work, or not all of it
+
+Record = Mapping[str, Any]
+ENOUGH_UNDISTURBED = 6  # attempts, from which on disturbed ones do not count
+FAILURES_IN_A_ROW = 3  # of one arm, after which it is not started any more
+
+
+def left_out(records: Iterable[Record]) -> dict[str, str]:
+    """The arms that are not started any more, and why: unsupported, failed three times in a row, or did other work.
+
+    What was stopped because another arm failed says nothing of an arm.
+
+    records  of this comparison alone, every attempt, oldest first
+    """
+    outcomes: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        for arm, outcome in record["arms"].items():
+            if outcome["status"] != "stopped":
+                outcomes[arm].append(outcome)
+    found = {}
+    for arm, own in outcomes.items():
+        last = own[-FAILURES_IN_A_ROW:]
+        other_work = next(
+            (closing["reason"] for one in own if (closing := one.get("closing")) and closing["reason"]), ""
+        )
+        if last[-1]["status"] == "unsupported":
+            found[arm] = f"{arm} is unsupported: {last[-1]['reason']}"
+        elif other_work:
+            found[arm] = other_work
+        elif len(last) == FAILURES_IN_A_ROW and all(outcome["status"] == "failed" for outcome in last):
+            found[arm] = f"{arm} failed in {FAILURES_IN_A_ROW} blocks in a row: {last[-1]['reason']}"
+    return found
+
+
+def latest(records: Iterable[Record]) -> list[Record]:
+    """The record that counts of every block, the one of its last attempt, by comparison and block."""
+    newest: dict[tuple[str, int], Record] = {}
+    for record in records:
+        key = (record["comparison"], record["block"])
+        if key not in newest or record["attempt"] >= newest[key]["attempt"]:
+            newest[key] = record
+    return [newest[key] for key in sorted(newest)]
+
+
+def valid(record: Record) -> bool:
+    """Whether a block counts towards the number that is wanted: whole, and nothing disturbed it."""
+    return not record["spoiled"] and is_whole(record)
+
+
+def is_whole(record: Record) -> bool:
+    """Whether a block measured at least two arms: it counts for those that it measured."""
+    return len(measured(record)) >= 2
+
+
+def measured(record: Record) -> set[str]:
+    """The arms that a block measured: those that failed in it, were left out, or were measured wrongly are none."""
+    arms = {arm for arm, outcome in record["arms"].items() if outcome["status"] == "measured"}
+    return arms - faulty(record["spoiled"], arms).keys()
+
+
+def whole(records: Iterable[Record]) -> list[Record]:
+    """Every whole attempt, disturbed ones too, by comparison, block and attempt."""
+    key = operator.itemgetter("comparison", "block", "attempt")
+    return sorted((record for record in records if is_whole(record)), key=key)
+
+
+def counting(records: Iterable[Record]) -> list[Record]:
+    """Of these whole attempts, those from which figures are taken: the undisturbed ones, or all where they are too few.
+
+    Disturbed attempts are better than no answer: `bench.estimate.verdicts` asks what they may have done.
+    """
+    every = list(records)
+    undisturbed = [record for record in every if not disturbances(record["spoiled"])]
+    return undisturbed if len(undisturbed) >= ENOUGH_UNDISTURBED else every
+
+
+def cause(reason: str) -> str:
+    """The words that all reasons of one kind begin with."""
+    return reason.partition(":")[0]
+
+
+def disturbances(reasons: Sequence[str]) -> list[str]:
+    """The reasons that say a block was disturbed: what they did to a ratio, other figures may tell."""
+    return [reason for reason in reasons if cause(reason) not in FAULTS]
+
+
+def faulty(reasons: Sequence[str], arms: Iterable[str]) -> dict[str, str]:
+    """The arms that were measured wrongly, and how: nothing else of that block could bear their times out."""
+    told = [reason for reason in reasons if cause(reason) in FAULTS]
+    return {arm: reason for arm in arms for reason in told if reason.partition(": ")[2].startswith(f"{arm} ")}
