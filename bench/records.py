@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import operator
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -125,3 +127,20 @@ def faulty(reasons: Sequence[str], arms: Iterable[str]) -> dict[str, str]:
     """The arms that were measured wrongly, and how: nothing else of that block could bear their times out."""
     told = [reason for reason in reasons if cause(reason) in FAULTS]
     return {arm: reason for arm in arms for reason in told if reason.partition(": ")[2].startswith(f"{arm} ")}
+
+
+def machine_key(description: dict[str, Any]) -> str:
+    """A short hash of what must be equal before two runs may be pooled or one resumed.
+
+    These are the CPU's model and cores, memory to the GiB, the kernel's major version, and the GPUs' names.
+    """
+    cpu, memory = description["cpu"], description["memory_bytes"]
+    equal = {
+        "architecture": description["architecture"],
+        "model": cpu["model"],
+        "cores": [cpu["logical"], cpu["physical"]],
+        "memory_gib": None if memory is None else round(memory / 2**30),
+        "kernel": description["kernel"].split(".")[0],
+        "gpus": sorted(gpu["name"] for gpu in description["gpus"]),
+    }
+    return hashlib.sha256(json.dumps(equal, sort_keys=True).encode()).hexdigest()[:16]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workloads.contract import Cell, Named, finite, pack
+from workloads.distance import apart, farthest, largest, of_layers
 from workloads.runtime import DTYPES, Array, Arrays, Program
 from workloads.training.reference import STATISTICS
 from workloads.trial import POOL_BATCHES, inputs, sha256
@@ -58,14 +59,16 @@ def horizon(trial: Trial, *, steps: int, rate: float, limit: float, most_s: floa
     """The trace of a program in float64 for as many steps as a rounding error stays small in, `steps` at most.
 
     Another program starts with every weight off by one ulp. Their distance is normwise, of the weights or, where rate
-    is below 1, of the updates: of all arrays the largest. The first step is traced whatever its distance. Where rate is
-    1, a third starts with every weight off by TIMED_ULP of the cell's own precision, which is what flips a rectifier.
+    is below 1, of the updates: of all arrays the largest. An array that is back near zero is held to the largest that
+    it was. The first step is traced whatever its distance. Where rate is 1, a third starts with every weight off by
+    TIMED_ULP of the cell's own precision, which is what flips a rectifier.
 
     limit    the distance at which the horizon ends
     most_s   after these seconds and LEAST_STEPS steps it ends as well
 
     returns  as `parity`; sensitivity, which is how far one ulp leads: weights or updates (steps,), losses (steps,),
-             gradients; for infer: outputs; timed: how far the third is led, losses (at most TIMED_STEPS,), gradients
+             gradients; for infer: outputs; timed: how far the third is led, losses (at most TIMED_STEPS,), gradients;
+             scales: the largest that each array of the weights or updates was
     """
     began, cell = time.monotonic(), at(trial.cell, "fp64", rate)
     weights, batches = inputs(trial.spec, cell, trial.seed, trial.data, POOL_BATCHES)
@@ -75,7 +78,7 @@ def horizon(trial: Trial, *, steps: int, rate: float, limit: float, most_s: floa
     if cell.phase == "infer":
         outputs, beside = (_outputs(program, steps) for program in (one, other))
         led = {
-            "outputs": distance(beside, outputs),
+            "outputs": farthest(beside, outputs),
             "timed": {"outputs": _led_at_once(trial, weights, batches, outputs)},
         }
         return told | {"sensitivity": led} | _given(trial, {"outputs": outputs})
@@ -83,15 +86,19 @@ def horizon(trial: Trial, *, steps: int, rate: float, limit: float, most_s: floa
     gradients: dict[str, Arrays] = {}
     if rate == 1:
         gradients["gradients"] = one.gradients(0)
-        sensitivity["gradients"] = distance(other.gradients(0), gradients["gradients"])
+        sensitivity["gradients"] = _gradients_apart(other.gradients(0), gradients["gradients"])
     losses: list[float] = []
     ends: Arrays = {}
+    scales = {name: largest(array) if rate == 1 else 0.0 for name, array in weights.items()}
     for i in range(steps):
         loss, beside_loss = (float(program.fetch(program.step(i))) for program in (one, other))
         now, beside = one.weights(), other.weights()
-        far = distance(beside, now) if rate == 1 else distance(_less(beside, nudged), _less(now, weights))
+        held, beside_held = (now, beside) if rate == 1 else (_less(now, weights), _less(beside, nudged))
+        grown = {name: max(scales.get(name, 0.0), largest(array)) for name, array in held.items()}
+        far = farthest(beside_held, held, grown)
         if i and not far < limit:
             break
+        scales = grown
         losses.append(loss)
         sensitivity["losses"].append(finite(_apart(beside_loss, loss)))
         sensitivity["weights"].append(finite(far))
@@ -101,6 +108,7 @@ def horizon(trial: Trial, *, steps: int, rate: float, limit: float, most_s: floa
     if rate == 1:
         sensitivity["timed"] = _led(trial, weights, batches, gradients["gradients"], losses[:TIMED_STEPS])
     told |= {"losses": [finite(loss) for loss in losses], "sensitivity": sensitivity}
+    told["scales"] = {name: finite(scale) for name, scale in scales.items()}
     return told | _given(trial, gradients | _weights_or_updates(ends, weights, rate))
 
 
@@ -158,22 +166,12 @@ def at(cell: Cell, precision: str, rate: float = 1.0) -> Cell:
     return replace(cell, precision=precision, workload=Named.of(cell.workload.name, slower))
 
 
-def distance(found: Arrays, truth: Arrays) -> float:
-    """The largest of the arrays' normwise distances: max|a − b| / max|b|."""
-    return max((_gap(found[name], truth[name]) for name in truth), default=0.0)
-
-
-def _gap(a: Array, b: Array) -> float:
-    """Infinite where a value is not finite."""
-    scale = float(np.max(np.abs(b), initial=0.0))
-    gap = float(np.max(np.abs(a - b), initial=0.0))
-    if not np.isfinite(gap):
-        return np.inf
-    return gap / scale if scale else gap
+def _gradients_apart(found: Arrays, truth: Arrays) -> float:
+    return farthest(found, truth, of_layers(truth))
 
 
 def _apart(a: float, b: float) -> float:
-    return _gap(np.asarray(a), np.asarray(b))
+    return apart(np.asarray(a), np.asarray(b))
 
 
 def _nudged(trial: Trial, weights: Arrays, size: float) -> dict[str, Array]:
@@ -194,14 +192,14 @@ def _nudged_as_timed(trial: Trial, weights: Arrays, batches: Arrays) -> Program:
 def _led(trial: Trial, weights: Arrays, batches: Arrays, gradients: Arrays, losses: Sequence[float]) -> dict[str, Any]:
     """How far TIMED_ULP of the timed precision lead from these gradients and losses."""
     program = _nudged_as_timed(trial, weights, batches)
-    led = distance(program.gradients(0), gradients)
+    led = _gradients_apart(program.gradients(0), gradients)
     beside = [float(program.fetch(program.step(i))) for i in range(len(losses))]
     return {"gradients": finite(led), "losses": [finite(_apart(a, b)) for a, b in zip(beside, losses, strict=True)]}
 
 
 def _led_at_once(trial: Trial, weights: Arrays, batches: Arrays, outputs: Arrays) -> float | None:
     """The same of an inference's outputs."""
-    return finite(distance(_outputs(_nudged_as_timed(trial, weights, batches), len(outputs)), outputs))
+    return finite(farthest(_outputs(_nudged_as_timed(trial, weights, batches), len(outputs)), outputs))
 
 
 def _outputs(program: Program, steps: int) -> dict[str, Array]:
@@ -223,7 +221,8 @@ def _unfetched(trial: Trial, cell: Cell, steps: int, loss: float, ends: Arrays) 
     for i in range(steps):
         output = program.step(i)
     gaps = {"the loss": _apart(float(program.fetch(output)), loss)}
-    gaps |= {name: _gap(array, ends[name]) for name, array in program.weights().items()}
+    found, scales = program.weights(), of_layers(ends)
+    gaps |= {name: apart(array, ends[name], scales[name]) for name, array in found.items()}
     place = max(gaps, key=lambda name: gaps[name])
     return {"value": finite(gaps[place]), "place": place}
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -109,7 +112,7 @@ def top(run_folder: Path | None, every: float, once: bool, kind: str, out: Path)
     from bench.report import top as looking
 
     folder = looking.find(find_run(run_folder, out) if run_folder else None, out)
-    with interruptible(), looking.elsewhere(folder):
+    with interruptible(), _elsewhere(folder):
         if kind == "json":
             click.echo(json.dumps(looking.look(folder), indent=1, allow_nan=False))
         elif once:
@@ -121,3 +124,15 @@ def top(run_folder: Path | None, every: float, once: bool, kind: str, out: Path)
 def _place(block: int | None) -> int | None:
     """People count from 1, and blocks from 0."""
     return None if block is None else block - 1
+
+
+@contextlib.contextmanager
+def _elsewhere(folder: Path) -> Iterator[None]:
+    """Keep this process beside the run's harness meanwhile, else off its arms' processors, where it may be there."""
+    from bench import store
+    from bench.machine import cpus
+
+    placed = store.read_run(folder).get("cpus") or {"arms": {}, "control": []}
+    usable, arms = frozenset(os.sched_getaffinity(0)), {cpu for own in placed["arms"].values() for cpu in own}
+    with cpus.confined(usable.intersection(placed["control"]) or usable - arms or usable):
+        yield

@@ -136,10 +136,11 @@ def plan(
     from bench.history import forecast
     from bench.launch import joined
     from bench.matrix import matrix as matrices
+    from bench.measure import devices
     from bench.report import plan_table
 
     given = matrices.load(matrix).with_options(device=device, seed=seed, budget_total_s=duration_s(budget))
-    loaded = devices._resolve_devices(given)
+    loaded = devices.resolved(given)
     launchers = (launcher,) if launcher else the_launchers(loaded)
     chosen = joined(launchers)
     earlier, unread = _earlier_runs(out)
@@ -170,15 +171,15 @@ def _pilot(loaded: Matrix, *, launchers: tuple[str, ...], out: Path) -> Path:
 
 def _earlier_runs(out: Path) -> tuple[list[StoredRun], list[str]]:
     """The runs of this machine in `out`, the newest first, and one line for each that cannot be read."""
-    from bench import store
+    from bench import records, store
     from bench.machine import describe
 
-    here = describe.machine_key(describe.describe(device="cpu"))
+    here = records.machine_key(describe.describe(device="cpu"))
     found, unread = [], []
     for header in sorted(out.glob("*/run.json")):
         try:
             run = store.read(header.parent)
-            same = describe.machine_key(run.run["environment"]) == here
+            same = records.machine_key(run.run["environment"]) == here
         except (InputError, KeyError, TypeError) as error:
             unread.append(f"not used: {header.parent.name}, which cannot be read ({error})")
             continue

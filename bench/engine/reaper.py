@@ -3,7 +3,7 @@
 The workers end by themselves, but the engine keeps an ended container until somebody removes it. This process waits on
 a pipe that only the harness holds, and costs nothing while it waits.
 
-    python -m bench.launch.reaper RUN_ID OWNER        stdin: `done` when there is nothing to remove, else its end
+    python -m bench.engine.reaper RUN_ID OWNER        stdin: `done` when there is nothing to remove, else its end
 
 It removes what its own harness made, and nothing of one that has resumed the run meanwhile. Where the engine is away,
 it waits for it longer than a worker lives without a word.
@@ -16,15 +16,11 @@ import subprocess
 import sys
 import time
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING
 
 from bench import child, storage
 from bench.engine import owner
 from bench.engine.sweep import sweep
 from workloads.contract import SILENCE_LIMIT_S
-
-if TYPE_CHECKING:
-    pass
 
 DONE = b"done"
 SWEEPS = 4

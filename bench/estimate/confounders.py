@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bench.matrix import need
+from bench.text import clean
 
 if TYPE_CHECKING:
     from bench.store import StoredRun
@@ -35,7 +36,7 @@ def confounders(run: StoredRun, compare: list[str], cells: tuple[Json, Json], ou
         *_libraries(*outcomes),
         *_images(run, *cells),
     ]
-    return [text.clean(text) for text in found]
+    return [clean(text) for text in found]
 
 
 def _axes(compare: list[str], left: Json, right: Json) -> Iterator[str]:

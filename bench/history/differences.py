@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from bench import records
 from bench.estimate.names import code
-from bench.machine import describe
 from bench.text import clean
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def of_cells(before: Json, after: Json) -> list[str]:
 def _machine(description: Json) -> str | None:
     """The machine's key; None where a description is too old or too short to tell."""
     try:
-        return describe.machine_key(dict(description))
+        return records.machine_key(dict(description))
     except (KeyError, TypeError, AttributeError):
         return None
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-
-from bench.matrix.need import Need
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from workloads.contract import Cell, Named
+    from bench.matrix.need import Need
+    from workloads.contract import Cell
 
 Progress = Callable[[str], None]
 

@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from bench import paths, storage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
 
 @contextmanager
 def compile_cache(run_id: str) -> Iterator[Path]:

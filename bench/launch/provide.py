@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench import launch
 from bench.errors import EnvironmentUnavailable
 from bench.launch import gpu
 from bench.launch.local import LocalLauncher
 from bench.launch.together import Together
-from bench.matrix.need import Need
+from bench.matrix.need import Need, of_launcher
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bench.launch import Launcher, Provider, Provision
+    from bench.launch import Launcher, Place, Progress, Provider, Provision
     from bench.matrix.matrix import Matrix
-    from bench.report.live import View
 
 
 def provide_all(
-    launchers: Sequence[str], matrix: Matrix, place: launch.Place, view: View
+    launchers: Sequence[str], matrix: Matrix, place: Place, progress: Progress
 ) -> tuple[Launcher, dict[str, Provision]]:
     """All that a matrix's workers are started in, by need, and by launcher too where there are several.
 
@@ -28,14 +26,14 @@ def provide_all(
     raises     EnvironmentUnavailable: one of them cannot be had, or a `cuda` cell's worker would see no GPU
     """
     if len(launchers) == 1:
-        chosen, provisions = provide(launchers[0], _needs(matrix), place, view)
+        chosen, provisions = provide(launchers[0], _needs(matrix), place, progress)
         return chosen, {str(need): one for need, one in provisions.items()}
     made: dict[str, Launcher] = {}
     found: dict[str, Provision] = {}
     try:
         for name in launchers:
-            made[name], provisions = provide(name, _needs(matrix, name), place, view)
-            found |= {need.of_launcher(str(need), name): one for need, one in provisions.items()}
+            made[name], provisions = provide(name, _needs(matrix, name), place, progress)
+            found |= {of_launcher(str(need), name): one for need, one in provisions.items()}
     except BaseException:
         Together(made).close()
         raise
@@ -43,7 +41,7 @@ def provide_all(
 
 
 def provide(
-    name: str, needs: Sequence[Need], place: launch.Place, view: View
+    name: str, needs: Sequence[Need], place: Place, progress: Progress
 ) -> tuple[Launcher, dict[Need, Provision]]:
     """One launcher, with what these needs take. Raises EnvironmentUnavailable.
 
@@ -52,16 +50,16 @@ def provide(
     if name != "local":
         try:
             docker = _docker(name, place, gpu=_any_cuda(needs))
-            return docker, _provided(docker, needs, view)
+            return docker, _provided(docker, needs, progress)
         except EnvironmentUnavailable as reason:
             if name != "auto":
                 raise
-            view.say(f"launcher: local, because {reason}")
+            progress(f"launcher: local, because {reason}")
     local = LocalLauncher(cache=place.cache)
-    return local, _provided(local, needs, view)
+    return local, _provided(local, needs, progress)
 
 
-def _docker(name: str, place: launch.Place, *, gpu: bool) -> Provider:
+def _docker(name: str, place: Place, *, gpu: bool) -> Provider:
     from bench.launch.data_place import BakedLauncher, VolumeLauncher
     from bench.launch.docker import DockerLauncher
 
@@ -70,11 +68,11 @@ def _docker(name: str, place: launch.Place, *, gpu: bool) -> Provider:
     return launcher(run_id=place.run_id, cache=place.cache, data=place.data, base=place.base, gpu=gpu)
 
 
-def _provided(launcher: Provider, needs: Sequence[Need], view: View) -> dict[Need, Provision]:
+def _provided(launcher: Provider, needs: Sequence[Need], progress: Progress) -> dict[Need, Provision]:
     try:
         if _any_cuda(needs):
-            gpu.look(launcher, view.say)  # before gigabytes of images are made
-        return launcher.provide(needs, view.say)
+            gpu.look(launcher, progress)  # before gigabytes of images are made
+        return launcher.provide(needs, progress)
     except BaseException:
         launcher.close()
         raise

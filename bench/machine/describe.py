@@ -5,8 +5,6 @@ No host name, user name or path is ever in a description. What cannot be read is
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import platform
 import re
@@ -53,23 +51,6 @@ def describe(*, device: str, docker_engine: str | None = None, root: Path = Path
         "gpu_source": gpu_source,
         "gpus": gpus,
     }
-
-
-def machine_key(description: dict[str, Any]) -> str:
-    """A short hash of what must be equal before two runs may be pooled or one resumed.
-
-    These are the CPU's model and cores, memory to the GiB, the kernel's major version, and the GPUs' names.
-    """
-    cpu, memory = description["cpu"], description["memory_bytes"]
-    equal = {
-        "architecture": description["architecture"],
-        "model": cpu["model"],
-        "cores": [cpu["logical"], cpu["physical"]],
-        "memory_gib": None if memory is None else round(memory / 2**30),
-        "kernel": description["kernel"].split(".")[0],
-        "gpus": sorted(gpu["name"] for gpu in description["gpus"]),
-    }
-    return hashlib.sha256(json.dumps(equal, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def cuda_devices() -> list[dict[str, Any]]:

@@ -14,12 +14,13 @@ from pydantic import ValidationError
 from bench.errors import InputError
 from bench.matrix import source
 from bench.matrix.model import BudgetGiven, Framework, MatrixFile, TelemetryGiven
-from bench.matrix.source import Node
 from bench.text import quoted
 from workloads.contract import AXES
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
+
+    from bench.matrix.source import Node
 
 BUILT_IN_FOLDER = Path(__file__).parent
 

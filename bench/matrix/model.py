@@ -14,7 +14,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError, core_schema
 
 import workloads
-from bench.telemetry import DEFAULT_HZ, MAXIMUM_HZ
 from bench.text import quoted
 from workloads.contract import (
     DEVICES,
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
 
+DEFAULT_HZ, MAXIMUM_HZ = 10.0, 100.0  # readings a second
 LAUNCHERS = ("auto", "docker", "local", "docker-volume", "docker-image")
 SCHEDULES = ("lockstep", "serial")
 # The axes on which arms may differ and still do the same work.

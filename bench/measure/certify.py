@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bench.matrix.comparison import Comparison
-    from bench.report.live import View
+    from bench.measure.view import View
 
 LEAST_EVALUATION = 20  # steps
 STUB_REASON = "stubs do known work that may differ on purpose: there is nothing to prove"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from bench.matrix.matrix import Matrix
 
 
-def _resolve_devices(matrix: Matrix) -> Matrix:
+def resolved(matrix: Matrix) -> Matrix:
     """`auto` becomes what can be used here; a device that is absent is refused before anything starts."""
     asked = {arm.cell.device for one in matrix.comparisons for arm in one.arms}
     if asked == {"cpu"}:

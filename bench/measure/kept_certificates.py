@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench import paths
-from bench.machine import describe
+from bench import paths, records
 from bench.matrix import need
 from bench.measure import provenance
 
@@ -81,7 +80,7 @@ def _path(header: Mapping[str, Any], baseline: Arm, arm: Arm) -> Path:
         "images": [provenance.without_notes(_image(header, one)) for one in (baseline, arm)],
         "seed": header["seed"],
         "data": header["data"],
-        "machine": describe.machine_key(header["environment"]),
+        "machine": records.machine_key(header["environment"]),
         "processor": header["environment"]["cpu"].get("flags"),
         "drivers": sorted(str(gpu.get("driver")) for gpu in header["environment"]["gpus"]),
     }

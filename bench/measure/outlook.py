@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench import stats
+from bench.records import Record, is_whole
 
 if TYPE_CHECKING:
     from bench.matrix.comparison import Comparison
     from bench.measure.standing import Stand
     from bench.plan.schedule import Budget
-    from bench.records import Record
 
 RESERVE = 1.1  # of what is suggested: blocks of one comparison do not all take the same time
 
@@ -42,7 +42,7 @@ def expected(
     found = []
     for one in comparisons:
         stand, own = standing[one.id], (record for record in records if record["comparison"] == one.id)
-        taken_s = [record["wall_s"] for record in own if records.is_whole(record)]
+        taken_s = [record["wall_s"] for record in own if is_whole(record)]
         block_s = statistics.fmean(taken_s) if taken_s else plans.get(one.id, {}).get("block_s")
         if not stand.finished and block_s is not None:
             contrasts = sum(arm.id not in stand.out for _, arm in one.contrasts)

@@ -18,6 +18,7 @@ import numpy as np
 
 from bench.matrix.model import spec_of
 from workloads.contract import finite
+from workloads.distance import apart, of_layers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -204,15 +205,6 @@ def skipped(reason: str) -> Certificate:
     return Certificate(status="skipped", reason=reason, max_rel_error=None)
 
 
-def relative_error(a: Array, b: Array) -> float:
-    """Normwise: max|a − b| / max|b|; infinite where shapes differ or a value is not finite."""
-    if a.shape != b.shape or not np.isfinite(a).all() or not np.isfinite(b).all():
-        return float("inf")
-    scale = float(np.max(np.abs(b), initial=0.0))
-    gap = float(np.max(np.abs(a - b), initial=0.0))
-    return gap / scale if scale else gap
-
-
 def _timed_bounds(precision: str, rtol: Mapping[str, float] | None) -> dict[str, float]:
     return {group: (rtol or {}).get(group, TIMED_RTOL[precision]) for group in FLOAT64}
 
@@ -229,13 +221,23 @@ def _same_problem(reference: Trace, side: Side) -> list[Check]:
 def _against(reference: Trace, trace: Trace, arm: str) -> list[Check]:
     """Every group against the reference's of the same steps."""
     return [
-        _worst(f"float64 {_of(reference, group)}", arm, trace.groups.get(group, {}), arrays, _limit(reference, group))
+        _worst(
+            f"float64 {_of(reference, group)}", arm, trace.groups.get(group, {}), arrays, _limit(reference, group),
+            _scales(reference, group),
+        )
         for group, arrays in _forward(reference).items()
-    ]
+    ]  # fmt: skip
 
 
 def _of(reference: Trace, group: str) -> str:
     return "losses of slow steps" if group == "losses" and "updates" in reference.groups else group
+
+
+def _scales(reference: Trace, group: str) -> Mapping[str, float]:
+    """What an array that cancels to nearly zero is held to: the largest that it was, or of its layer's gradients."""
+    if group in ("weights", "updates"):
+        return reference.scales
+    return of_layers(reference.groups[group]) if group == "gradients" else {}
 
 
 def _limit(reference: Trace, group: str) -> float:
@@ -263,19 +265,27 @@ def _at_timed_precision(
     for group in ("outputs", "gradients"):
         if group in exact:
             limit = max(bounds[group], GAP_FACTOR * max(reference.leads_as_timed(group), default=0.0))
-            checks.append(_worst(f"{precision} {group}", side.arm, timed.get(group, {}), exact[group], limit))
+            scales = _scales(side.float64, group)
+            checks.append(_worst(f"{precision} {group}", side.arm, timed.get(group, {}), exact[group], limit, scales))
     if "losses" in exact:
         place = _first(gated)
         first = {place: timed["losses"]["losses"][:gated]}
         truth = {place: exact["losses"]["losses"][:gated]}
-        checks.append(_worst(f"{precision} losses", side.arm, first, truth, bounds["losses"]))
+        checks.append(_worst(f"{precision} losses", side.arm, first, truth, bounds["losses"], {}))
     return checks
 
 
-def _worst(name: str, arm: str, found: Mapping[str, Array], truth: Mapping[str, Array], limit: float) -> Check:
+def _worst(
+    name: str,
+    arm: str,
+    found: Mapping[str, Array],
+    truth: Mapping[str, Array],
+    limit: float,
+    scales: Mapping[str, float],
+) -> Check:
     if set(found) != set(truth):
         return _check(name, arm, "names of arrays", float("inf"), limit)
-    errors = {place: relative_error(found[place], truth[place]) for place in truth}
+    errors = {place: apart(found[place], truth[place], scales.get(place, 0.0)) for place in truth}
     over = (place for place, error in errors.items() if not error <= limit)
     place = next(over, max(errors, key=lambda key: errors[key]))
     return _check(name, arm, place, errors[place], limit)
@@ -285,9 +295,9 @@ def _gap(baseline: Side, arm: Side, gated: int) -> Check:
     """Over the first steps the arms may part by three times what float32 costs either of them, floor 8 ulp."""
     ours, theirs = (side.timed.groups["losses"]["losses"][:gated] for side in (baseline, arm))
     truth = baseline.float64.groups["losses"]["losses"][:gated]
-    own = max(relative_error(ours, truth), relative_error(theirs, truth))
+    own = max(apart(ours, truth), apart(theirs, truth))
     limit = max(GAP_FACTOR * own, GAP_FLOOR_ULP * float(np.finfo(np.float32).eps))
-    return _check("timed losses", arm.arm, _first(gated), relative_error(theirs, ours), limit)
+    return _check("timed losses", arm.arm, _first(gated), apart(theirs, ours), limit)
 
 
 def _first(gated: int) -> str:

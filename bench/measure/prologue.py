@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from bench import records
 from bench.measure import lockstep
 from bench.measure.lockstep import ArmFailed, Bench
-from bench.measure.parity import Certificate
 from bench.records import REFERENCE
 
 if TYPE_CHECKING:
@@ -20,8 +19,9 @@ if TYPE_CHECKING:
     from bench.errors import WorkerFailed
     from bench.launch.group import Group
     from bench.matrix.comparison import Comparison
+    from bench.measure.parity import Certificate
+    from bench.measure.view import View
     from bench.plan.slices import Plan
-    from bench.report.live import View
 
 FINAL = ("unsupported", "failed")  # said so, or raised: it would again
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bench.measure.prologue import Prologue
-    from bench.report.live import View
+    from bench.measure.view import View
 
 BATCH_SIZE = 16  # proves as much as a larger one, in less time
 EXAMPLE = "'transformer_lm: {width: 128}'"
@@ -73,7 +73,7 @@ def prove(
         folder = mnist.require(view.say).folder if reads else None
         place = Place(run_id=run_id, cache=cache, data=folder, base=None)
         needed = dict.fromkeys(Need.of(arm.cell) for one in comparisons for arm in one.arms)
-        provided, _ = provide(launcher, list(needed), place, view)
+        provided, _ = provide(launcher, list(needed), place, view.say)
         stack.callback(provided.close)
         every = frozenset(os.sched_getaffinity(0))  # nothing is timed: the arms need not share one
         bench = Bench(launcher=provided, sampler=None, arm_cpus={1: every}, seed=seed, data=folder)

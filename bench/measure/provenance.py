@@ -9,9 +9,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from bench import __version__, paths
+from bench import __version__, paths, records
 from bench.errors import InputError
-from bench.launch import Place
 from bench.machine import describe
 from bench.measure import measuring
 from bench.telemetry import nvml
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from bench.launch import Launcher, Provision
+    from bench.launch import Launcher, Place, Provision
     from bench.matrix.comparison import Comparison
     from bench.matrix.matrix import Matrix
     from bench.provision.mnist import DataSet
@@ -41,7 +40,7 @@ def header(
         "harness": measuring.digest(),
         "workloads": paths.staged_worker_root().name,
         "data": dataset.sha256 if dataset else None,
-        "machine": describe.machine_key(machine),
+        "machine": records.machine_key(machine),
         "launcher": launcher.name,
         "seed": matrix.seed,
         "schedule": matrix.schedule,
@@ -102,7 +101,7 @@ def _parts(header: Mapping[str, Any]) -> dict[str, Any]:
         "images": _images(header),
         "the harness's own code": header.get("harness"),
         "the workloads' code": header.get("workloads"),
-        "the machine": describe.machine_key(header["environment"]),
+        "the machine": records.machine_key(header["environment"]),
     }
 
 

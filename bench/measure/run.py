@@ -14,8 +14,7 @@ from bench.launch.cache import compile_cache
 from bench.launch.provide import provide_all
 from bench.machine import cpus
 from bench.matrix.matrix import Matrix
-from bench.measure import certify, kept_certificates, lockstep, outlook, provenance
-from bench.measure.devices import _resolve_devices
+from bench.measure import certify, devices, kept_certificates, lockstep, outlook, provenance
 from bench.measure.lockstep import Bench, Block
 from bench.measure.provenance import fresh_id
 from bench.measure.standing import fresh_ratios, stand
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from bench.matrix.comparison import Comparison
     from bench.measure.prologue import Prologue
     from bench.measure.standing import Stand
-    from bench.report.live import View
+    from bench.measure.view import View
 
 BUDGET_SPENT = "the budget"
 EVALUATION_SHARE = 0.08  # of the time that a comparison has
@@ -83,7 +82,7 @@ def new(
     launchers  one, for every cell; or several, each for the cells that name it
     recertify  prove anew what was proved for an earlier run on the same terms
     """
-    matrix = _resolve_devices(matrix)
+    matrix = devices.resolved(matrix)
     store.refuse_unmakeable(out)  # before environments and images are made, which takes minutes
     cpus.refuse_too_many(_threads(matrix))
     run_id = f"{matrix.name}-{fresh_id()}"
@@ -92,7 +91,7 @@ def new(
         cache = stack.enter_context(compile_cache(run_id))
         dataset = _dataset(matrix, view)
         place = launch.Place(run_id=run_id, cache=cache, data=dataset.folder if dataset else None, base=base)
-        chosen, provisions = provide_all(launchers, matrix, place, view)
+        chosen, provisions = provide_all(launchers, matrix, place, view.say)
         stack.callback(chosen.close)
         if len(launchers) == 1 and any(cell.launcher != chosen.name for cell in matrix.cells):
             matrix = matrix.with_options(launcher=chosen.name)
@@ -132,7 +131,7 @@ def resume(folder: Path, *, view: View, placement: cpus.Placement | None = None)
         place = launch.Place(
             run_id=header["id"], cache=cache, data=dataset.folder if dataset else None, base=header["base"]
         )
-        chosen, provisions = provide_all(matrix.launchers, matrix, place, view)
+        chosen, provisions = provide_all(matrix.launchers, matrix, place, view.say)
         stack.callback(chosen.close)
         now = provenance.header(place, matrix, chosen, provisions, dataset)
         provenance.refuse_changes(folder, header, now)

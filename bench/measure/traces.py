@@ -25,6 +25,7 @@ class Trace:
 
     sensitivity  of the reference, by group: how far one ulp in every weight leads (of losses and weights by step);
                  `timed`: how far ten of the timed precision's lead
+    scales       of the reference: the largest that each array of its weights or updates was on the way
     unfetched    how far steps whose losses nobody fetched end from these, and where
     """
 
@@ -32,6 +33,7 @@ class Trace:
     inputs_sha256: str
     groups: Mapping[str, Mapping[str, Array]]
     sensitivity: Mapping[str, Any] = field(default_factory=dict)
+    scales: Mapping[str, float] = field(default_factory=dict)
     unfetched: Mapping[str, Any] | None = None
 
     @classmethod
@@ -55,6 +57,7 @@ class Trace:
             inputs_sha256=answer["inputs_sha256"],
             groups=groups,
             sensitivity=answer.get("sensitivity", {}),
+            scales={name: scale for name, scale in answer.get("scales", {}).items() if scale is not None},
             unfetched=answer.get("unfetched"),
         )
 

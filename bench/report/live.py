@@ -17,7 +17,6 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from bench.measure.parity import Certificate
     from bench.plan.schedule import Planned
 
 LOG_LINES = 3
@@ -40,6 +39,23 @@ class Standing(Protocol):
     def blocks(self) -> int: ...  # noqa: D102
     @property
     def half_width(self) -> float | None: ...  # noqa: D102
+
+
+class Certificate(Protocol):
+    """What is told of a contrast's."""
+
+    @property
+    def status(self) -> str: ...  # noqa: D102
+    @property
+    def reason(self) -> str: ...  # noqa: D102
+    @property
+    def max_rel_error(self) -> float | None: ...  # noqa: D102
+    @property
+    def by(self) -> str | None: ...  # noqa: D102
+    @property
+    def made_at(self) -> str | None: ...  # noqa: D102
+    @property
+    def kept(self) -> bool: ...  # noqa: D102
 
 
 class View:

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from bench import text as words
 from bench.estimate import names
-from bench.report import marks as words
-from bench.report import soak_table
+from bench.report import marks, soak_table
 from bench.report.rows import Json, Row, direction, facts, failures, heads, results, rows, startup
 
 _SPECIAL = re.compile(r"([\\`*\[\]<>|~#])|(?<![^\W_])(_)|(_)(?![^\W_])")
@@ -66,8 +65,8 @@ def _numbers(row: Row) -> list[str]:
     rates = [_figure(own["items_per_s"]["median"], own["items_per_s"]["ci"], words.rate) for own in sides]
     ratios = [_figure(part["ratio"], part["ci"], words.ratio) for part in (one, cpu)]
     p = words.NOTHING if one["p_holm"] is None else f"{one['p_holm']:.2g}"
-    marks = words.caveat_marks(one["caveats"])
-    verdict = f"{words.SYMBOLS[one['verdict']]} {words.spoken(one['verdict'])}" + (f" ({marks})" if marks else "")
+    flags = marks.caveat_marks(one["caveats"])
+    verdict = f"{marks.SYMBOLS[one['verdict']]} {marks.spoken(one['verdict'])}" + (f" ({flags})" if flags else "")
     return [*steps, *rates, *ratios, str(one["blocks"]), p, verdict, _parity(one["parity"])]
 
 
@@ -79,7 +78,7 @@ def _parity(parity: Json) -> str:
 def _verdict(row: Row) -> str:
     one = row.contrast
     pair = f"{row.arm['label']} against {row.baseline['label']}"
-    text = f"{escape(row.title)}, {escape(pair)}: **{words.spoken(one['verdict'])}**. {escape(one['reason'])}"
+    text = f"{escape(row.title)}, {escape(pair)}: **{marks.spoken(one['verdict'])}**. {escape(one['reason'])}"
     text += "".join(f". Caveat *{caveat['kind']}*: {escape(caveat['text'])}" for caveat in one["caveats"])
     return text + (f". Beside that they differ: {escape('; '.join(one['confounders']))}" if one["confounders"] else "")
 
@@ -100,7 +99,7 @@ def _cells(summary: Json) -> str:
                 words.mebibytes(own["peak_memory_bytes"]),
                 str(cell["blocks"]),
                 str(cell["failed"]),
-                words.short_image(cell["image"]),
+                marks.short_image(cell["image"]),
             ]
         )
     return _table(columns, lines)

@@ -12,7 +12,7 @@ import io
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from bench import store
 from bench import text as words
 from bench.errors import InputError
 from bench.estimate import names as naming
-from bench.machine import cpus
 from bench.telemetry import COLUMNS, LIVE
 
 SCHEMA = "bench.top/1"
@@ -46,15 +45,6 @@ def find(given: Path | None, out: Path) -> Path:
     if not going:
         raise InputError(f"no run goes on in {out}; start one with bench run --matrix, or name its folder or --out")
     return max(going, key=lambda folder: (folder / "run.json").stat().st_mtime)
-
-
-@contextlib.contextmanager
-def elsewhere(folder: Path) -> Iterator[None]:
-    """Keep this process beside the run's harness meanwhile, else off its arms' processors, where it may be there."""
-    placed = store.read_run(folder).get("cpus") or {"arms": {}, "control": []}
-    usable, arms = frozenset(os.sched_getaffinity(0)), {cpu for own in placed["arms"].values() for cpu in own}
-    with cpus.confined(usable.intersection(placed["control"]) or usable - arms or usable):
-        yield
 
 
 def look(folder: Path) -> Json:

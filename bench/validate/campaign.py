@@ -7,7 +7,6 @@ stopped goes on where it stopped, like any run.
 from __future__ import annotations
 
 import csv
-import io
 import math
 import statistics
 import time
@@ -25,11 +24,12 @@ from bench.matrix.matrix import Budget, Matrix, Telemetry
 from bench.measure import certify, parity, run
 from bench.plan import slices as plan
 from bench.plan.slices import Plan, SlicePlan
-from bench.report.live import View
 from workloads.contract import STUB, Cell, Named, Value
 
 if TYPE_CHECKING:
     from bench.machine.cpus import Placement
+    from bench.measure.standing import Stand
+    from bench.plan.schedule import Planned
 
 # Some 0.4 ms a step. What calling a step costs besides its work is 0.5 % of that: at 50 µs it was 3 %, and 10 % more
 # work took 9.7 % more time, which intervals of calm contrasts rightly did not cover.
@@ -185,24 +185,37 @@ def _keep(path: Path, contrasts: Sequence[Mapping[str, Any]]) -> None:
             writer.writerow([one["comparison"], one["ratio"], low, high, *middle, d])
 
 
-class Quiet(View):
-    """One line now and then, instead of one a block."""
+class Quiet:
+    """A view of one line now and then, instead of one a block: what went wrong is in the run folder."""
 
     def __init__(self, name: str, blocks: int) -> None:
-        super().__init__(Console(file=io.StringIO()))
         self._told = Console(stderr=True, highlight=False)
         self._name, self._all = name, blocks
         self._kept, self._began, self._said = 0, time.monotonic(), time.monotonic()
 
+    def plan(self, comparisons: Sequence[str], *, blocks: int, deadline: float) -> None:
+        """Nothing."""
+
     def say(self, text: str) -> None:
-        """Nothing: what went wrong is in the run folder."""
+        """Nothing."""
 
     def stage(self, comparison: str, text: str) -> None:
         """Nothing."""
 
+    def stand(self, standing: Mapping[str, Stand], done: Mapping[str, str]) -> None:
+        """Nothing."""
+
+    def begin(self, planned: Planned) -> None:
+        """Nothing."""
+
+    def certified(self, comparison: str, arm: str, certificate: parity.Certificate) -> None:
+        """Nothing."""
+
+    def failed(self, record: Mapping[str, Any], outcome: Mapping[str, Any], log: str) -> None:
+        """Nothing."""
+
     def kept(self, record: Mapping[str, Any]) -> None:
         """A block is on disk."""
-        super().kept(record)
         self._kept += 1
         now = time.monotonic()
         if now - self._said >= _SAY_EVERY_S:

@@ -116,7 +116,7 @@ def _measured(name: str, comparison: Comparison, out: Path, seed: int, cycles: i
         view = Quiet(name, 0)
         dataset = mnist.require(view.say)
         place = launch.Place(run_id="validate", cache=cache, data=dataset.folder, base=None)
-        launcher, _ = provide("local", [Need.of(arm.cell) for arm in comparison.arms], place, view)
+        launcher, _ = provide("local", [Need.of(arm.cell) for arm in comparison.arms], place, view.say)
         bench = Bench(launcher=launcher, sampler=None, arm_cpus=placement.arms, seed=seed, data=dataset.folder)
         prologue = certify.begin(bench, comparison, cache=cache, control_cpus=placement.control, view=view)
         if prologue.plan is None:

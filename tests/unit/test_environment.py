@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import bench
+from bench import records
 from bench.machine import describe
 
 CPUINFO = """\
@@ -81,7 +82,7 @@ def test_what_cannot_be_read_is_null(tmp_path: Path) -> None:
     assert {name for name, value in cpu.items() if value is not None} == {"usable"}
     absent = ("distribution", "memory_bytes", "virtualization", "container", "cgroup", "clocksource", "docker")
     assert [found[name] for name in (*absent, "load_average_1min")] == [None] * 8
-    assert len(describe.machine_key({**found, "cpu": cpu})) == 16
+    assert len(records.machine_key({**found, "cpu": cpu})) == 16
 
 
 def test_this_machine_is_described_in_plain_json() -> None:
@@ -136,7 +137,7 @@ def description(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_a_machine_keeps_its_key_through_what_does_not_matter(changes: dict[str, Any]) -> None:
-    assert describe.machine_key(description(**changes)) == describe.machine_key(description())
+    assert records.machine_key(description(**changes)) == records.machine_key(description())
 
 
 @pytest.mark.parametrize(
@@ -152,4 +153,4 @@ def test_a_machine_keeps_its_key_through_what_does_not_matter(changes: dict[str,
     ],
 )
 def test_another_machine_has_another_key(changes: dict[str, Any]) -> None:
-    assert describe.machine_key(description(**changes)) != describe.machine_key(description())
+    assert records.machine_key(description(**changes)) != records.machine_key(description())

@@ -88,7 +88,7 @@ def test_bench_imports_no_framework() -> None:
 
 def test_bench_imports_of_workloads_only_what_both_sides_share() -> None:
     # And the package itself, to know where it lies. The stub is the harness's own.
-    shared = ("workloads.contract", "workloads.data", "workloads.stub")
+    shared = ("workloads.contract", "workloads.data", "workloads.distance", "workloads.stub")
     found = {
         f"{dotted(path)}: {name}"
         for path in modules("bench")

@@ -12,9 +12,10 @@ import pytest
 
 from bench import records
 from bench.measure import parity
-from bench.measure.parity import STEPS, Certificate, certify, relative_error
+from bench.measure.parity import STEPS, Certificate, certify
 from bench.measure.traces import Side, Slow, Trace
 from workloads.contract import Cell, Named, pack
+from workloads.distance import apart, of_layers
 from workloads.linear_regression import spec
 
 WEIGHTS = {"weight": np.array([[1.5], [-2.0], [1e-9]]), "bias": np.array([0.25])}
@@ -233,7 +234,43 @@ def test_an_exception_is_no_failed_proof_and_keeps_what_was_proved(unsupported: 
     ],
 )
 def test_the_error_is_normwise(a: list[float], b: list[float], error: float) -> None:
-    assert relative_error(np.array(a), np.array(b)) == pytest.approx(error)
+    assert apart(np.array(a), np.array(b)) == pytest.approx(error)
+
+
+@pytest.mark.parametrize(("gap", "wrong"), [(2e-16, []), (6e-10, [("float64 weights", "pytorch", "bias")])])
+def test_a_weight_that_went_and_came_back_is_held_to_the_largest_that_it_was(gap: float, wrong: list[Any]) -> None:
+    """A bias of a support vector machine, of steps that cancel: what is left of it is rounding."""
+    back = {**WEIGHTS, "bias": np.array([4e-17])}
+    reference = training(groups={**training().groups, "weights": back}, scales={"weight": 2.0, "bias": 3.0})
+    sides = [side(name, float64=replace(reference, scales={})) for name in ("tensorflow", "pytorch")]
+    off = with_group(sides[1].float64, "weights", "bias", back["bias"] + gap)
+    found = certificate(reference=reference, baseline=sides[0], arm=replace(sides[1], float64=off))
+    assert failed(found) == wrong
+
+
+@pytest.mark.parametrize(
+    ("precision", "gap", "wrong"),
+    [
+        ("float64", 3e-17, []),
+        ("float64", 8e-13, [("float64 gradients", "pytorch", "dense/bias")]),
+        ("fp32", 3e-7, []),
+        ("fp32", 8e-6, [("fp32 gradients", "pytorch", "dense/bias")]),
+    ],
+)
+def test_a_gradient_whose_terms_cancel_is_held_to_a_hundredth_of_its_layer_s(
+    precision: str, gap: float, wrong: list[Any]
+) -> None:
+    gradients = {"dense/kernel": np.array([[4.0], [-1.0]]), "dense/bias": np.array([1e-17])}
+    exact = training(groups={**training().groups, "gradients": gradients})
+    off = with_group(exact, "gradients", "dense/bias", gradients["dense/bias"] + gap)
+    arm = side("pytorch", float64=exact, timed=off) if precision == "fp32" else side("pytorch", float64=off, timed=off)
+    baseline = side("tensorflow", float64=exact, timed=exact)
+    assert failed(certificate(reference=exact, baseline=baseline, arm=arm)) == wrong
+
+
+def test_one_layer_s_scale_is_not_another_s() -> None:
+    arrays = {"first/kernel": np.array([1e-9]), "first/bias": np.array([0.0]), "last/kernel": np.array([5.0])}
+    assert of_layers(arrays) == pytest.approx({"first/kernel": 1e-11, "first/bias": 1e-11, "last/kernel": 0.05})
 
 
 def test_a_trace_is_read_from_the_worker_s_answer() -> None:

@@ -46,8 +46,8 @@ def test_same_seed_same_plan_and_another_seed_another() -> None:
         turns = schedule.turns(("x", "y", "z"), planned, 20, seed)
         return [*orders, turns, schedule.start_order(("x", "y"), planned, seed), schedule.padding("x", planned, seed)]
 
-    assert slices(1) == slices(1)
-    assert slices(1) != slices(2)
+    assert plan(1) == plan(1)
+    assert plan(1) != plan(2)
 
 
 def test_the_plan_never_changes_between_versions() -> None:

@@ -16,6 +16,7 @@ from bench.measure import parity
 from bench.measure.traces import Trace
 from workloads import tracing
 from workloads.contract import Cell, Named, finite
+from workloads.distance import farthest
 from workloads.training import Rule
 from workloads.training.reference import optimizer
 from workloads.trial import Trial
@@ -249,7 +250,7 @@ def test_what_is_not_finite_departs_from_every_rule(rule: Rule, broken: str) -> 
     now, gradient = (bad, ones) if broken == "weights" else (ones, bad)
     _, error, place = tracing._by_the_rule(rule, ones, ones, now, gradient)
     assert (error, place) == (np.inf, "w")
-    assert tracing.distance(bad, ones) == tracing.distance(ones, bad) == np.inf
+    assert farthest(bad, ones) == farthest(ones, bad) == np.inf
     found = {"steps": 3, "idle": [], "still": [], "error": finite(error), "place": place}
     assert [check.name for check in parity.closing_checks(found, "arm") if not check.passed] == ["closing: update"]
 
