@@ -111,6 +111,66 @@ def test_bench_has_no_import_cycle() -> None:
     assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(graph)
 
 
+# What each part of bench may import, and with it all that those may; docs/design.md draws the same.
+MAY = {
+    "stats": (), "store": (), "telemetry": (), "engine": (), "matrix": (),
+    "machine": ("telemetry", "engine"),
+    "plan": ("stats", "store"),
+    "estimate": ("matrix", "plan", "telemetry"),
+    "report": ("estimate",),
+    "history": ("estimate",),
+    "provision": ("machine",),
+    "launch": ("provision", "matrix"),
+    "measure": ("launch", "estimate"),
+    "validate": ("measure", "report"),
+    "cli": ("validate", "history"),
+    "__main__": ("cli",),
+}  # fmt: skip
+EVERYBODY = {"errors", "text", "records", "paths", "storage", "child"}  # may be imported by all, and import each other
+
+
+def below(part: str) -> set[str]:
+    return {found for one in MAY[part] for found in ({one} | below(one))}
+
+
+def inside() -> Iterator[tuple[str, str, str]]:
+    """Every import of bench by bench: the importing module, the imported one, and the name."""
+    known = {dotted(path): path for path in modules("bench")}
+    for module, path in known.items():
+        for imported in imports(path):
+            found = imported if imported in known else imported.rpartition(".")[0]
+            if found.startswith("bench."):
+                yield module, found, imported.removeprefix(found).lstrip(".")
+
+
+def part(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def test_every_part_of_bench_imports_only_what_lies_below_it() -> None:
+    wrong = {
+        f"{module} imports {imported}"
+        for module, imported, _ in inside()
+        if (own := part(module)) != (other := part(imported))
+        and other not in EVERYBODY
+        and (own in EVERYBODY or other not in below(own))
+    }
+    assert wrong == set()
+
+
+def test_every_part_of_bench_has_its_place() -> None:
+    assert {part(dotted(path)) for path in modules("bench")} - {""} == {*MAY, *EVERYBODY}
+
+
+def test_no_private_name_crosses_a_folder() -> None:
+    crossing = {
+        f"{module} imports {name} of {imported}"
+        for module, imported, name in inside()
+        if name.startswith("_") and module.rpartition(".")[0] != imported.rpartition(".")[0]
+    }
+    assert crossing == set()
+
+
 def test_pure_modules_import_nothing_that_has_effects() -> None:
     for name in PURE:
         path = ROOT / "bench" / f"{name}.py"

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench import store, telemetry
-from bench.cli import telemetry
+from bench.cli import telemetry as verbs
 from bench.cli.main import cli
 from bench.report import top
 
@@ -61,7 +61,7 @@ def test_whoever_looks_on_keeps_off_the_processors_that_the_arms_have(
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(usable))
     monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cpus: moves.append(set(cpus)))
     monkeypatch.setattr(store, "read_run", lambda folder: {"cpus": placed})
-    with telemetry.elsewhere(tmp_path):
+    with verbs._elsewhere(tmp_path):
         assert moves == [expected]
     assert moves == [expected, usable]
 
