@@ -24,8 +24,6 @@ MODES = ("eager", "graph", "compiled")
 PRECISIONS = ("fp32",)
 DEVICES = ("auto", "cpu", "cuda")
 DIVISIONS = ("matched",)
-FRAMEWORKS = ("tensorflow", "pytorch")  # compared where a matrix names none
-KNOWN_FRAMEWORKS = (*FRAMEWORKS, "sklearn")
 STUB = "stub"  # as workload and as framework: known work, to hold the harness to its own standard
 SYNCS = ("step", "slice")
 

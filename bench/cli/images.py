@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
+from bench import frameworks as known
 from bench.cli.options import say
 
-BOTH = ("tensorflow", "pytorch")  # of FRAMEWORK where none is named
-FRAMEWORKS = click.Choice([*BOTH, "sklearn"])
+FRAMEWORKS = click.Choice([*known.every()])
 FLAVOURS = click.Choice(["cpu", "cuda"])
 
 the_frameworks = click.argument("frameworks", metavar="[FRAMEWORK]...", nargs=-1, type=FRAMEWORKS)
@@ -38,12 +38,12 @@ def images() -> None:
 def build(
     frameworks: tuple[str, ...], flavour: str, version: str | None, base: str | None, ca_bundle: Path | None, kind: str
 ) -> None:
-    """Build the images that are missing or out of date: of TensorFlow and PyTorch, or of every FRAMEWORK named."""
+    """Build the images that are missing or out of date: of what is compared by default, or of every FRAMEWORK named."""
     from bench.provision.image import Wanted, build_all
     from bench.provision.network import trusting
 
     _refuse_ambiguous(version, frameworks, "build")
-    wanted = [Wanted(name, version, flavour) for name in dict.fromkeys(frameworks or BOTH)]
+    wanted = [Wanted(name, version, flavour) for name in dict.fromkeys(frameworks or known.defaults())]
     with trusting(ca_bundle):
         found = build_all(wanted=wanted, base=base, progress=say)
     _show(found, kind)
@@ -87,7 +87,7 @@ def save(file: Path, frameworks: tuple[str, ...], flavour: str, version: str | N
     from bench.provision import transport
 
     _refuse_ambiguous(version, frameworks, "save images.tar")
-    wanted = frameworks or BOTH
+    wanted = frameworks or known.defaults()
     _show(transport.save(file, frameworks=wanted, flavour=flavour, version=version, progress=say), "table")
 
 
@@ -105,7 +105,8 @@ def _refuse_ambiguous(version: str | None, frameworks: tuple[str, ...], verb: st
     from bench.errors import InputError
 
     if version is not None and len(frameworks) != 1:
-        raise InputError(f"--version is of one framework; name it: bench images {verb} pytorch --version {version}")
+        example = f"bench images {verb} {known.defaults()[-1]} --version {version}"
+        raise InputError(f"--version is of one framework; name it: {example}")
 
 
 def _show(found: list[Any], kind: str) -> None:

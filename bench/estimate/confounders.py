@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from bench import frameworks
 from bench.matrix import need
 from bench.text import clean
 
@@ -22,7 +23,6 @@ _SET_BY = {
     "precision": {"tf32"},
     "launcher": {"uid"},
 }
-_OWN = {"tensorflow", "keras", "torch"}  # told by the arms' names
 
 
 def confounders(run: StoredRun, compare: list[str], cells: tuple[Json, Json], outcomes: tuple[Json, Json]) -> list[str]:
@@ -63,7 +63,7 @@ def _follows(key: str, axis: str, cells: tuple[Json, Json], values: tuple[object
 def _libraries(*outcomes: Json) -> Iterator[str]:
     left, right = (outcome.get("versions") or {} for outcome in outcomes)
     for key in left:
-        if key in right and key not in _OWN and left[key] != right[key]:
+        if key in right and key not in frameworks.libraries() and left[key] != right[key]:
             yield f"{key}: {left[key]} against {right[key]}"
     drivers = [_oldest_driver(versions) for versions in (left, right)]
     if all(drivers) and drivers[0] != drivers[1]:

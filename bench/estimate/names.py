@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bench import frameworks
 from bench.text import clean
 
 Cell = Mapping[str, Any]
-FRAMEWORKS = {"tensorflow": "TF", "pytorch": "PyTorch"}
-DISTRIBUTIONS = {"pytorch": "torch", "sklearn": "scikit-learn"}
 EVALUATION_FAILED = "the evaluation failed"  # a null's reason begins so
 # What a fresh worker costs before its second step, by figure. start: the process or container, and its Python.
 STARTUP = {
@@ -75,13 +74,15 @@ def fixed_axes(cells: Sequence[Cell]) -> list[str]:
 def own_version(cell: Mapping[str, Any]) -> str | None:
     """The version of a cell's framework as its worker reported it, else as the matrix asked for."""
     name = cell["cell"]["framework"]["name"]
-    found = [cell["versions"].get(key) for key in (name, DISTRIBUTIONS.get(name, name))]
+    known = frameworks.get(name)
+    found = [cell["versions"].get(key) for key in (name, known.libraries[0] if known else name)]
     return next((str(version) for version in found if version), cell["cell"]["framework"].get("version"))
 
 
 def _arm_label(cell: Cell, compare: Sequence[str], several_versions: bool) -> str:
     framework = cell["framework"]
-    words = [FRAMEWORKS.get(framework["name"], framework["name"])]
+    known = frameworks.get(framework["name"])
+    words = [known.label if known else framework["name"]]
     if several_versions:
         words += [str(framework[key]) for key in ("version", "image") if framework.get(key)]
     words += [f"{key} {value}" for key, value in framework.items() if key not in {"name", "version", "image"}]

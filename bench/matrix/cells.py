@@ -9,18 +9,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
 
+from bench import frameworks
 from bench.matrix.comparison import covers, few
 from bench.matrix.file import Document, advice
 from bench.matrix.model import Entry, Framework, Workload, spec_of
 from bench.text import quoted
-from workloads.contract import AXES, FRAMEWORKS, STUB, Cell, Named, Value
+from workloads.contract import AXES, STUB, Cell, Named, Value
 
 if TYPE_CHECKING:
     from bench.errors import InputError
 
 CELLS_WITHOUT_YES = 10_000
 CELLS_AT_ALL = 1_000_000
-GRAPH_FRAMEWORK = "tensorflow"
+STUB_MODES = ("eager", "compiled")
 
 Axes = dict[str, list[Any]]
 Path = tuple[str | int, ...]
@@ -141,26 +142,28 @@ def _cells(axes: Mapping[str, Sequence[Any]]) -> Iterator[Cell]:
 
 def missing(cell: Cell) -> str | None:
     """Why there is no such cell, where there is none: a mode or a workload that a framework does not have."""
-    framework, workload = cell.framework.name, cell.workload.name
-    if cell.mode == "graph" and framework != GRAPH_FRAMEWORK:
-        return f"mode graph exists for {GRAPH_FRAMEWORK} only"
-    if framework == STUB or framework in FRAMEWORKS:
+    name, workload = cell.framework.name, cell.workload.name
+    framework = frameworks.get(name)
+    modes = framework.modes if framework else STUB_MODES
+    having = [one.name for one in frameworks.every().values() if cell.mode in one.modes]
+    if cell.mode not in modes and len(having) == 1:
+        return f"mode {cell.mode} exists for {having[0]} only"
+    if framework is None:  # a stub
         return None
-    if workload != STUB and find_spec(f"workloads.{workload}.{framework}") is None:
-        return f"{framework} has no part in {workload}"
-    if cell.mode != "eager":
-        return f"{framework} has mode eager only"
-    return _beyond(cell) if cell.phase == "train" else None
+    if workload != STUB and find_spec(f"workloads.{workload}.{framework.twins}") is None:
+        return f"{name} has no part in {workload}"
+    if cell.mode not in modes:
+        return f"{name} has mode {' and '.join(modes)} only"
+    return _beyond(cell, framework) if cell.phase == "train" else None
 
 
-def _beyond(cell: Cell) -> str | None:
-    """What a library that is neither of the two cannot train."""
-    framework, workload = cell.framework.name, cell.workload.name
-    if not cell.workload.get("learning_rate", 1.0):
-        return f"{framework} cannot learn at a learning rate of 0"
-    single = getattr(spec_of(workload), "ONE_EXAMPLE_A_STEP", ())
-    if framework in single and _size(cell) > 1:
-        return f"{framework} trains {workload} by one example a step only"
+def _beyond(cell: Cell, framework: frameworks.Framework) -> str | None:
+    """What a framework cannot train."""
+    if not framework.zero_learning_rate and not cell.workload.get("learning_rate", 1.0):
+        return f"{framework.name} cannot learn at a learning rate of 0"
+    single = getattr(spec_of(cell.workload.name), "ONE_EXAMPLE_A_STEP", ())
+    if framework.name in single and _size(cell) > 1:
+        return f"{framework.name} trains {cell.workload.name} by one example a step only"
     return None
 
 

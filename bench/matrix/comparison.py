@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bench import frameworks
 from bench.matrix.model import spec_of
 from bench.text import quoted
 from workloads.contract import AXES, STUB, Cell, Named, Value
@@ -136,7 +137,8 @@ def _comparison(
 
 def _baseline(comparison: str, arms: Sequence[Arm], compare: tuple[str, ...], wanted: Baseline) -> str:
     if wanted is None:
-        first_choice = [arm for arm in arms if compare == ("framework",) and arm.cell.framework.name == "tensorflow"]
+        usual = frameworks.defaults()[0]
+        first_choice = [arm for arm in arms if compare == ("framework",) and arm.cell.framework.name == usual]
         return (first_choice or list(arms))[0].id
     found = [arm for arm in arms if arm.id == wanted] or [arm for arm in arms if _is(arm.cell, wanted, compare)]
     if len(found) == 1:

@@ -14,12 +14,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError, core_schema
 
 import workloads
+from bench import frameworks
 from bench.text import quoted
 from workloads.contract import (
     DEVICES,
     DIVISIONS,
-    FRAMEWORKS,
-    KNOWN_FRAMEWORKS,
     MODES,
     PHASES,
     PRECISIONS,
@@ -147,7 +146,7 @@ class _Model(BaseModel):
 
 
 WorkloadName = Annotated[str, _Choice(known_workloads, unlisted=(STUB,))]
-FrameworkName = Annotated[str, _Choice(lambda: KNOWN_FRAMEWORKS, unlisted=(STUB,))]
+FrameworkName = Annotated[str, _Choice(lambda: tuple(frameworks.every()), unlisted=(STUB,))]
 
 
 class Workload(BaseModel):
@@ -206,10 +205,11 @@ class Axes(_Model):
 
     workload: list[WorkloadGiven] = _axis("workloads, by name or as {name: …, parameters}")
     framework: list[FrameworkGiven] = _axis(
-        "frameworks, by name or as {name: …, version: …, image: …}", [Framework(name=name) for name in FRAMEWORKS]
+        "frameworks, by name or as {name: …, version: …, image: …}",
+        [Framework(name=name) for name in frameworks.defaults()],
     )
     phase: list[Phase] = _axis("train is one optimizer step, infer one forward pass", [Cell.phase])
-    mode: list[Mode] = _axis("eager, graph (TensorFlow only) or compiled", [Cell.mode])
+    mode: list[Mode] = _axis("eager, graph (where a framework has it) or compiled", [Cell.mode])
     batch_size: list[BatchSize] = _axis("samples a step", [Cell.batch_size])
     precision: list[Precision] = _axis("of weights and arithmetic", [Cell.precision])
     device: list[Device] = _axis("auto is cuda where there is one, else cpu", [Cell.device])

@@ -14,6 +14,7 @@ import yaml
 from rich.markup import escape
 from rich.table import Table
 
+from bench import frameworks
 from bench.errors import InputError
 from bench.launch import Place
 from bench.launch import cache as compile_caches
@@ -26,7 +27,7 @@ from bench.measure import certify, provenance
 from bench.measure.lockstep import Bench
 from bench.provision import mnist
 from bench.text import quoted
-from workloads.contract import FRAMEWORKS, KNOWN_FRAMEWORKS, PHASES, Cell, Named, Value
+from workloads.contract import PHASES, Cell, Named, Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -221,7 +222,7 @@ def _title(named: Named) -> str:
 
 
 def _possible(name: str, cell: Cell, modes: Sequence[str]) -> Iterator[Comparison]:
-    arms = [_arm(cell, framework, mode, modes) for framework in KNOWN_FRAMEWORKS for mode in modes]
+    arms = [_arm(cell, framework, mode, modes) for framework in frameworks.every() for mode in modes]
     present = tuple(arm for arm in arms if not missing(arm.cell))
     if len(present) > 1:
         yield Comparison(id=name, compare=_axes(modes), arms=present, baseline=present[0].id)
@@ -247,7 +248,7 @@ def _moved(cell: Cell, arm: Arm) -> Cell:
 
 def _cell(named: Named, phase: str, asked: int) -> Cell:
     size = spec_of(named.name).batch_size(named.mapping, asked)
-    return Cell(workload=named, framework=Named(FRAMEWORKS[0]), phase=phase, batch_size=size, device="cpu")
+    return Cell(workload=named, framework=Named(frameworks.defaults()[0]), phase=phase, batch_size=size, device="cpu")
 
 
 def _records(comparison: Comparison, prologue: Prologue, seconds: float) -> Iterator[Record]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError, ContainerError
 
+from bench import frameworks
 from bench.engine.client import find_or_pull, run_once
 from bench.engine.words import explained
 from bench.errors import InputError
@@ -30,7 +31,6 @@ OWN_VARIABLES = (
     "TF_ENABLE_ONEDNN_OPTS", "TF_XLA_FLAGS", "TORCHINDUCTOR_CACHE_DIR", "TORCHINDUCTOR_COMPILE_THREADS",
     "TRITON_CACHE_DIR", "USER",
 )  # fmt: skip
-MODULES = {"tensorflow": "tensorflow", "pytorch": "torch", "sklearn": "sklearn"}
 _MARK = "bench-probe "
 # Imports what the worker will; prints every version, or the error that the import ended with.
 _PROBE = """
@@ -80,7 +80,8 @@ def inspect(client: docker.DockerClient, name: str, framework: str, progress: Ca
     image = find_or_pull(client, name, "the image", "name one that docker images lists", progress)
     attributes = client.images.get(image).attrs
     config = attributes.get("Config") or {}
-    found = _probed(client, image, name, interpreter(config.get("Labels")), ("numpy", MODULES[framework]))
+    module = frameworks.every()[framework].module
+    found = _probed(client, image, name, interpreter(config.get("Labels")), ("numpy", module))
     _refuse_lacking(name, framework, found)
     digests = attributes.get("RepoDigests") or []
     origin = digests[0] if digests else "of this machine, with no digest of a registry"
@@ -91,7 +92,7 @@ def inspect(client: docker.DockerClient, name: str, framework: str, progress: Ca
         notes.append(
             f"{framework}: image {name} sets {told}: not in force, for workers of every framework set their own"
         )
-    versions = {"numpy": str(found["numpy"]), framework: str(found[MODULES[framework]])}
+    versions = {"numpy": str(found["numpy"]), framework: str(found[module])}
     return Foreign(id=image, python=str(found["python"]), versions=versions, notes=tuple(notes))
 
 

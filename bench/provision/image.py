@@ -62,10 +62,7 @@ class Wanted(NamedTuple):
     flavour: str = "cpu"
 
 
-BOTH = (Wanted("tensorflow"), Wanted("pytorch"))
-
-
-def build_all(*, wanted: Sequence[Wanted] = BOTH, base: str | None = None, progress: Progress) -> list[Image]:
+def build_all(*, wanted: Sequence[Wanted], base: str | None = None, progress: Progress) -> list[Image]:
     """Build several at once, on one base; `progress` is called from several threads.
 
     Where the base has yet to be had, the wheels are downloaded meanwhile.

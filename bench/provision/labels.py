@@ -9,8 +9,8 @@ import json
 from typing import TYPE_CHECKING
 
 import bench
+from bench import frameworks
 from bench.machine import checkout
-from bench.provision.locks import NAMES
 
 if TYPE_CHECKING:
     from bench.provision.base import Base
@@ -25,7 +25,7 @@ def oci_labels(lock: Lock, base: Base) -> dict[str, str]:
     `source` is the checkout's remote without credentials, or this package's own name as a package URL (purl);
     `bench.versions` is JSON, every package of the lock and the base's Python.
     """
-    title = f"{NAMES[lock.framework]} {lock.version} ({lock.flavour})"
+    title = f"{frameworks.title(lock.framework)} {lock.version} ({lock.flavour})"
     versions = {"python": base.python, **{pin.name: pin.version for pin in lock.pins}}
     return {
         f"{_PREFIX}title": title,

@@ -10,17 +10,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import paths
+from bench import frameworks, paths
 from bench.errors import EnvironmentUnavailable, InputError
 
 FLAVOURS = ("cpu", "cuda")
-# The framework's own package, by flavour.
-DISTRIBUTIONS = {
-    "tensorflow": {"cpu": "tensorflow-cpu", "cuda": "tensorflow"},
-    "pytorch": {"cpu": "torch", "cuda": "torch"},
-    "sklearn": {"cpu": "scikit-learn"},
-}
-NAMES = {"tensorflow": "TensorFlow", "pytorch": "PyTorch", "sklearn": "scikit-learn"}
 PYTHONS = ("3.11", "3.12", "3.13")
 # In full, as every release of the three calls itself: 2.13 and 2.13.0 would be one release under two names.
 _VERSION = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}((a|b|rc|\.post)\d+)?")
@@ -80,7 +73,7 @@ class Lock:
     @property
     def framework_pin(self) -> Pin:
         """The framework's own package among the pins."""
-        return next(pin for pin in self.pins if pin.name == DISTRIBUTIONS[self.framework][self.flavour])
+        return next(pin for pin in self.pins if pin.name == own_package(self.framework, self.flavour))
 
 
 def locked_version(framework: str, flavour: str = "cpu") -> str:
@@ -136,7 +129,8 @@ def take_resolved(name: str, text: str) -> None:
 
 def committed_hashes() -> dict[str, str]:
     """Wheel file name -> SHA-256, of the framework wheels that were seen when the locks were made."""
-    lines = (paths.images_root() / "pytorch" / "wheels.sha256").read_text().splitlines()
+    files = paths.images_root().glob("*/wheels.sha256")
+    lines = [line for path in sorted(files) for line in path.read_text().splitlines()]
     return {name: digest for digest, name in (line.split() for line in lines)}
 
 
@@ -163,12 +157,13 @@ def sha256(path: Path) -> str:
 
 def check(*, framework: str, version: str | None = None, python: str = PYTHONS[0], flavour: str = "cpu") -> None:
     """Raise InputError for what cannot exist, EnvironmentUnavailable for a Python or machine that no lock covers."""
-    if framework not in DISTRIBUTIONS:
-        raise InputError(f'framework "{framework}" is unknown; choose {" or ".join(DISTRIBUTIONS)}')
+    known = frameworks.get(framework)
+    if known is None:
+        raise InputError(f'framework "{framework}" is unknown; choose {" or ".join(frameworks.every())}')
     if flavour not in FLAVOURS:
         raise InputError(f'flavour "{flavour}" is unknown; choose {" or ".join(FLAVOURS)}')
-    if flavour not in DISTRIBUTIONS[framework]:
-        raise InputError(f"{NAMES[framework]} computes on the CPU alone; choose device cpu, or leave {framework} out")
+    if flavour not in known.packages:
+        raise InputError(f"{known.title} computes on the CPU alone; choose device cpu, or leave {framework} out")
     if flavour == "cuda" and platform.machine() != "x86_64":
         raise EnvironmentUnavailable(
             f"the locks of flavour cuda are for x86_64 and this machine is {platform.machine()}; "
@@ -197,8 +192,13 @@ def parse(text: str, *, framework: str, flavour: str, committed: bool) -> Lock:
         requirement, *options = entry.split()
         name, _, version = requirement.partition("==")
         pins.append(Pin(name, version.partition("+")[0], tuple(o.removeprefix("--hash=sha256:") for o in options)))
-    version = next(pin.version for pin in pins if pin.name == DISTRIBUTIONS[framework][flavour])
+    version = next(pin.version for pin in pins if pin.name == own_package(framework, flavour))
     return Lock(framework, flavour, version, tuple(pins), committed=committed)
+
+
+def own_package(framework: str, flavour: str) -> str:
+    """The framework's own package of a flavour."""
+    return frameworks.every()[framework].packages[flavour]
 
 
 def resolved_folder() -> Path:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from bench import frameworks as known
 from bench import paths
 from bench.engine.client import engine
 from bench.errors import EnvironmentUnavailable, InputError
@@ -35,7 +36,7 @@ def relock(
             EnvironmentUnavailable: uv cannot resolve, or the two sides would have different NumPys
     """
     folder = root or _checkout()
-    wanted = [(name, flavour) for name in frameworks for flavour in flavours if flavour in locks.DISTRIBUTIONS[name]]
+    wanted = [(name, flavour) for name in frameworks for flavour in flavours if flavour in known.every()[name].packages]
     made = {one: _resolved(folder, *one, upgrade, progress) for one in wanted}
     _refuse_unequal(folder, made)
     changed = []
@@ -44,8 +45,9 @@ def relock(
         if text != (path.read_text() if path.exists() else ""):
             path.write_text(text)
             changed.append(f"{framework}: {path.name} changed")
-    if "pytorch" in frameworks and "cpu" in flavours:
-        changed += _write_wheel_hashes(folder)
+    for name in frameworks:
+        if known.every()[name].cpu_wheel and "cpu" in flavours:
+            changed += _write_wheel_hashes(folder, name)
     return changed + _hold_base(progress)
 
 
@@ -83,7 +85,7 @@ def _compile(command: Sequence[str], framework: str, flavour: str, stdin: str = 
 
     pip's folders are left out of every other lock: 2.13.0+cpu found there would pass for 2.13.0.
     """
-    cpu_torch = (framework, flavour) == ("pytorch", "cpu")
+    cpu_torch = flavour == "cpu" and known.every()[framework].cpu_wheel
     sources = [lambda: [TORCH_INDEX], pip_folders] if cpu_torch else [list]
     for number, source in enumerate(sources):
         try:
@@ -105,8 +107,8 @@ def _compile(command: Sequence[str], framework: str, flavour: str, stdin: str = 
 def _refuse_unequal(folder: Path, made: dict[tuple[str, str], str]) -> None:
     """All frameworks compute with one NumPy, on either flavour."""
     numpys = {}
-    for framework in locks.DISTRIBUTIONS:
-        for flavour in locks.DISTRIBUTIONS[framework]:
+    for framework, one in known.every().items():
+        for flavour in one.packages:
             text = made.get((framework, flavour)) or _lock(folder, framework, flavour).read_text()
             lock = locks.parse(text, framework=framework, flavour=flavour, committed=True)
             numpys[f"{framework} ({flavour})"] = next(pin.version for pin in lock.pins if pin.name == "numpy")
@@ -117,29 +119,28 @@ def _refuse_unequal(folder: Path, made: dict[tuple[str, str], str]) -> None:
         )
 
 
-def _write_wheel_hashes(folder: Path) -> list[str]:
-    """wheels.sha256: every CPU wheel of torch that the sources offer, by file name; those seen before are kept."""
-    lock = locks.parse(
-        _lock(folder, "pytorch", "cpu").read_text(), framework="pytorch", flavour="cpu", committed=True
-    )  # fmt: skip
-    path = folder / "pytorch" / "wheels.sha256"
-    known = {name: digest for digest, name in (line.split() for line in path.read_text().splitlines())}
-    release = f"torch-{lock.version}"
-    kept = {name: digest for name, digest in known.items() if name.startswith((f"{release}+", f"{release}-"))}
-    offered = _offered(lock.version)
+def _write_wheel_hashes(folder: Path, framework: str) -> list[str]:
+    """wheels.sha256: every CPU wheel that the sources offer of its package, by file name; those seen before stay."""
+    lock = locks.parse(_lock(folder, framework, "cpu").read_text(), framework=framework, flavour="cpu", committed=True)
+    path = folder / framework / "wheels.sha256"
+    held = {name: digest for digest, name in (line.split() for line in path.read_text().splitlines())}
+    release = f"{lock.framework_pin.name}-{lock.version}"
+    kept = {name: digest for name, digest in held.items() if name.startswith((f"{release}+", f"{release}-"))}
+    offered = _offered(lock)
     for name, digest in offered.items():
         if kept.get(name, digest) != digest:
             raise EnvironmentUnavailable(f"{name} has SHA-256 {digest} today and had {kept[name]}: it was replaced")
     wanted = dict(sorted((kept | offered).items()))
     path.write_text("".join(f"{digest}  {name}\n" for name, digest in wanted.items()))
-    return [] if wanted == known else [f"pytorch: {path.name} changed"]
+    return [] if wanted == held else [f"{framework}: {path.name} changed"]
 
 
-def _offered(version: str) -> dict[str, str]:
-    """File name -> SHA-256 of every CPU wheel of torch at this version."""
+def _offered(lock: locks.Lock) -> dict[str, str]:
+    """File name -> SHA-256 of every CPU wheel of the framework's own package at this version."""
     command = ["pip", "compile", "-", "--no-deps", "--only-binary=:all:", "--format=pylock.toml"]
+    asked = f"{lock.framework_pin.name}=={lock.version}+cpu\n"
     found: dict[str, str] = {}
-    for package in tomllib.loads(_compile(command, "pytorch", "cpu", f"torch=={version}+cpu\n")).get("packages", []):
+    for package in tomllib.loads(_compile(command, lock.framework, "cpu", asked)).get("packages", []):
         for wheel in package.get("wheels", []):
             name = wheel.get("name") or str(wheel.get("url") or wheel.get("path")).rpartition("/")[2]
             if digest := wheel.get("hashes", {}).get("sha256"):

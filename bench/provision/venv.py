@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import paths
+from bench import frameworks, paths
 from bench.errors import EnvironmentUnavailable
 from bench.provision import locks
 from bench.provision import wheels as wheelhouse
@@ -23,8 +23,6 @@ from bench.provision.pip import PipFailed, pip, uv, uv_binary
 if TYPE_CHECKING:
     from bench.provision.wheels import Wheelhouse
 
-# Headers for custom operators, and PyTorch's own tests; images/*/Dockerfile remove the same.
-UNUSED = {"tensorflow": "tensorflow/include", "pytorch": "torch/test"}
 _MARKER = "bench.json"  # written last: an environment without it is unfinished
 
 Progress = Callable[[str], None]
@@ -104,8 +102,8 @@ def _install(folder: Path, wheels: Wheelhouse) -> None:
 
 def _drop_unused(folder: Path, framework: str) -> None:
     """What the image leaves out too: a fifth of the files, used by no workload."""
-    if framework in UNUSED:
-        for unused in folder.glob(f"lib/python3*/site-packages/{UNUSED[framework]}"):
+    if unused_folder := frameworks.every()[framework].unused:
+        for unused in folder.glob(f"lib/python3*/site-packages/{unused_folder}"):
             shutil.rmtree(unused)
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import paths
+from bench import frameworks, paths
 from bench.errors import EnvironmentUnavailable
 from bench.provision import locks
-from bench.provision.locks import DISTRIBUTIONS, NAMES, Lock, Pin, Target, locked_version
+from bench.provision.locks import Lock, Pin, Target, locked_version
 from bench.provision.pip import PipFailed, fitting, pip
 from bench.provision.torch import find_cpu_wheel, find_wheel
 
@@ -77,7 +77,7 @@ def _fill(folder: Path, *, lock: Lock, target: Target) -> None:
     """Download all pins, hold the framework's wheel to its hash, and write what an offline install needs."""
     pins = list(lock.pins)
     notes: list[str] = []
-    if lock.framework == "pytorch" and not lock.is_cuda_build:
+    if frameworks.every()[lock.framework].cpu_wheel and not lock.is_cuda_build:
         pins.remove(lock.framework_pin)
         wheel, origin = _download_torch(lock.version, into=folder, target=target)
         digest = _held(wheel)
@@ -148,7 +148,8 @@ def _resolve(*, framework: str, version: str, target: Target, progress: Progress
         if known:
             return known
         flavour = "" if target.flavour == "cpu" else f" ({target.flavour})"
-        progress(f"resolving {NAMES[framework]} {version}{flavour} for Python {target.python}: recorded on first use")
+        called = f"{frameworks.title(framework)} {version}{flavour}"
+        progress(f"resolving {called} for Python {target.python}: recorded on first use")
         with tempfile.TemporaryDirectory(prefix="bench-", dir=paths.cache_root()) as scratch:
             wheels = _download_resolved(framework, version, into=Path(scratch), target=target, progress=progress)
             pins = [Pin(_name(wheel), _version(wheel).partition("+")[0], (_held(wheel),)) for wheel in wheels]
@@ -162,9 +163,10 @@ def _download_resolved(framework: str, version: str, *, into: Path, target: Targ
     A CPU that no CPU build can be had for takes the CUDA build, gigabytes, and says so.
     """
     numpy = next(pin for pin in locks.committed_lock(framework).pins if pin.name == "numpy")
-    extra = "[and-cuda]" if (framework, target.flavour) == ("tensorflow", "cuda") else ""
-    wanted = f"{DISTRIBUTIONS[framework][target.flavour]}{extra}=={version}"
-    if framework == "pytorch":
+    known = frameworks.every()[framework]
+    extra = f"[{known.extras[target.flavour]}]" if target.flavour in known.extras else ""
+    wanted = f"{known.packages[target.flavour]}{extra}=={version}"
+    if known.cpu_wheel:
         wheel = find_wheel(version=version, target=target)
         wanted = wheel.requirement
         if wheel.warning:
@@ -176,12 +178,13 @@ def _download_resolved(framework: str, version: str, *, into: Path, target: Targ
             return sorted(into.glob("*.whl"))
         except PipFailed as failure:
             reason = failure
-    raise _unavailable(f"{NAMES[framework]} {version}", target, reason)
+    raise _unavailable(f"{frameworks.title(framework)} {version}", target, reason)
 
 
 def _called(lock: Lock) -> str:
-    """Such as "TensorFlow 2.21.0" and "PyTorch 2.13.0 (cuda)"."""
-    return f"{NAMES[lock.framework]} {lock.version}" + ("" if lock.flavour == "cpu" else f" ({lock.flavour})")
+    """Such as "TensorFlow 2.21.0 (cuda)"."""
+    flavour = "" if lock.flavour == "cpu" else f" ({lock.flavour})"
+    return f"{frameworks.title(lock.framework)} {lock.version}{flavour}"
 
 
 def _folder(lock: Lock, target: Target) -> Path:

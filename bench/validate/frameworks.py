@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import stats, store
+from bench import frameworks, stats, store
 from bench.estimate import summary
 from bench.matrix.comparison import Arm, Comparison
 from bench.matrix.matrix import Budget, Matrix
 from bench.matrix.model import spec_of
 from bench.validate.campaign import measured
 from bench.validate.row import Row, not_above
-from workloads.contract import FRAMEWORKS, Cell, Named
+from workloads.contract import Cell, Named
 
 WORKLOADS = ("linear_regression", "mnist_cnn")
 REPLICATES = 5
@@ -24,7 +24,7 @@ _A_DAY_S = 86_400.0
 def rows(*, out: Path, seed: int) -> Iterator[Row]:
     """One row over all contrasts. Raises EnvironmentUnavailable: no engine, or no images."""
     comparisons = tuple(_comparison(workload, name, number) for number in range(REPLICATES)
-                        for workload in WORKLOADS for name in FRAMEWORKS)  # fmt: skip
+                        for workload in WORKLOADS for name in frameworks.defaults())  # fmt: skip
     matrix = Matrix(
         name="frameworks-aa",
         source="bench validate",

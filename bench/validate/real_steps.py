@@ -14,6 +14,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from bench import frameworks
 from bench.errors import WorkerFailed
 from bench.launch import cache as compile_caches
 from bench.launch.group import Group
@@ -24,7 +25,7 @@ from bench.matrix.need import Need
 from bench.measure import lockstep, provenance
 from bench.validate.observer import equivalence
 from bench.validate.row import Row
-from workloads.contract import FRAMEWORKS, Cell, Named, Value
+from workloads.contract import Cell, Named, Value
 
 if TYPE_CHECKING:
     from bench.launch import Channel
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 EQUAL = 0.02
 # 0.1 to 0.6 ms in every framework and mode, 1.5 ms in TensorFlow's eager training: less would be all call, no step.
 WORKLOAD, SIZES, BATCH_SIZE = "linear_regression", {"n": 1024, "d": 512}, 1024
-MODES = {"tensorflow": ("eager", "graph", "compiled"), "pytorch": ("eager", "compiled")}
 WARM_STEPS = 300
 # By sync: steps of a turn, and pairs of turns; an interrupt in one pair moves no median of its group.
 STEPS, PAIRS = {"step": 1, "slice": 2}, {"step": 1600, "slice": 800}
@@ -45,12 +45,13 @@ _LIMIT_S = 300.0
 
 def cells(*, full: bool) -> tuple[Cell, ...]:
     """Inference in every mode, and training; quick trains in eager mode alone, where nothing compiles for a minute."""
-    trained = {name: modes if full else modes[:1] for name, modes in MODES.items()}
+    every = _modes()
+    trained = {name: modes if full else modes[:1] for name, modes in every.items()}
     return tuple(
         _cell(framework, mode, phase, SIZES, BATCH_SIZE)
-        for phase, modes in (("infer", MODES), ("train", trained))
-        for framework in FRAMEWORKS
-        for mode in modes[framework]
+        for phase, modes in (("infer", every), ("train", trained))
+        for framework, own in modes.items()
+        for mode in own
     )
 
 
@@ -58,10 +59,14 @@ def pool_cells(*, full: bool) -> tuple[Cell, ...]:
     """Inference, where an answer could be remembered; in quick without TensorFlow's graph mode."""
     return tuple(
         _cell(framework, mode, "infer", POOL_SIZES, POOL_BATCH_SIZE)
-        for framework in FRAMEWORKS
-        for mode in MODES[framework]
+        for framework, modes in _modes().items()
+        for mode in modes
         if full or mode != "graph"
     )
+
+
+def _modes() -> dict[str, tuple[str, ...]]:
+    return {name: frameworks.every()[name].modes for name in frameworks.defaults()}
 
 
 def _cell(framework: str, mode: str, phase: str, sizes: Mapping[str, Value], batch_size: int) -> Cell:

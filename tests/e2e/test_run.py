@@ -18,9 +18,10 @@ from typing import Any
 
 import pytest
 
+from bench import frameworks
 from bench.engine.client import engine
 from bench.store import STEP_COLUMNS, read, stem
-from workloads.contract import AXES, FRAMEWORKS
+from workloads.contract import AXES
 
 docker = pytest.mark.docker
 # docker-py leaves the socket of a streamed answer to the garbage collector.
@@ -208,11 +209,11 @@ def test_the_run_folder_is_complete(whole_run: Harness) -> None:
     assert [(record["comparison"], record["block"]) for record in stored.blocks] == [(COMPARISON, 0), (COMPARISON, 1)]
     (certificate,) = stored.certificates
     assert (certificate["status"], certificate["arm"]) == ("passed", "pytorch")
-    assert set(certificate["evaluations"]) == set(FRAMEWORKS)
+    assert set(certificate["evaluations"]) == set(frameworks.defaults())
     for record in stored.blocks:
         steps = stored.steps(record)
         assert list(steps.columns) == list(STEP_COLUMNS)
-        assert set(steps["arm"]) == set(FRAMEWORKS)
+        assert set(steps["arm"]) == set(frameworks.defaults())
         assert steps.groupby("arm")["round"].nunique().tolist() == [record["rounds"]] * 2
         assert (steps["time_ns"] > 0).all()
         telemetry = stored.telemetry(record)

@@ -19,12 +19,13 @@ from typing import Any
 import pytest
 from mutations import BASE, FURTHER, MUTATIONS, Mutation, rounds
 
+from bench import frameworks
 from bench.matrix.model import spec_of
 from bench.measure.parity import STEPS, Certificate, certify, left_out
 from bench.measure.traces import Side, Trace
 from bench.provision import mnist
 from bench.provision.venv import environment
-from workloads.contract import FRAMEWORKS, Cell, Named
+from workloads.contract import Cell, Named
 
 pytestmark = pytest.mark.framework
 
@@ -85,10 +86,10 @@ def side(arm: str, traces: Any) -> Side:
 @pytest.fixture(scope="module")
 def mutants(source_tree: Callable[[], Path], edit: Any) -> dict[str, Any]:
     """Every framework's answers: of each mutation by its name, and of each healthy workload by the workload's."""
-    questions: dict[str, list[dict[str, Any]]] = {name: [] for name in (*FRAMEWORKS, "sklearn", "reference")}
+    questions: dict[str, list[dict[str, Any]]] = {name: [] for name in (*frameworks.defaults(), "sklearn", "reference")}
     for healthy in {one.healthy: one for one in TOLD}.values():
-        for framework in ("reference", *FRAMEWORKS):
-            name = framework if framework in FRAMEWORKS else "tensorflow"
+        for framework in ("reference", *frameworks.defaults()):
+            name = framework if framework in frameworks.defaults() else "tensorflow"
             one = cell(healthy.workload, name, phase=healthy.phase, **dict(healthy.given))
             questions[framework].append(question(healthy.healthy, one))
     for name, more in ALSO.items():
@@ -148,7 +149,7 @@ SOLVED = {
 @pytest.fixture(scope="module")
 def solved() -> dict[str, Traces]:
     """What an evaluation says, by framework and workload; a fold left out now and then as well."""
-    questions: dict[str, list[dict[str, Any]]] = {name: [] for name in (*FRAMEWORKS, "sklearn")}
+    questions: dict[str, list[dict[str, Any]]] = {name: [] for name in (*frameworks.defaults(), "sklearn")}
     for framework, asked in questions.items():
         for name, (given, *_) in SOLVED.items():
             optimizer = "sgd" if (name, framework) == ("svm", "sklearn") else "gradient_descent"
@@ -161,7 +162,7 @@ def solved() -> dict[str, Traces]:
         return {name: answer.result() for name, answer in answers.items()}
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("framework", frameworks.defaults())
 @pytest.mark.parametrize("workload", SOLVED)
 def test_gradient_descent_comes_to_what_scikit_learn_solves(
     solved: dict[str, Traces], workload: str, framework: str
@@ -189,9 +190,10 @@ def certified(mutants: dict[str, Traces], mutation: Mutation) -> Certificate:
     answer = mutants[mutation.framework][str(mutation)]
     if isinstance(answer, str):  # as bench.certification does with a worker that raised
         return left_out(mutation.framework, f"{mutation.framework}: {answer}", unsupported=False)
-    key = mutation.healthy if mutation.framework in FRAMEWORKS else f"{mutation.workload}, scikit-learn"
+    both = mutation.framework in frameworks.defaults()
+    key = mutation.healthy if both else f"{mutation.workload}, scikit-learn"
     broken = side(mutation.framework, answer)
-    sides = {name: side(name, mutants[name][key]) for name in FRAMEWORKS} if mutation.framework in FRAMEWORKS else {}
+    sides = {name: side(name, mutants[name][key]) for name in frameworks.defaults()} if both else {}
     sides[mutation.framework] = broken
     baseline, arm = next(iter(sides.values())), list(sides.values())[-1]
     return certify(

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from bench import stats
+from bench import frameworks, stats
 from bench.launch.group import Group
 from bench.launch.local import LocalLauncher
 from bench.matrix.need import Need
-from workloads.contract import FRAMEWORKS, Cell, Named
+from workloads.contract import Cell, Named
 from workloads.linear_regression import spec
 
 pytestmark = pytest.mark.framework
@@ -27,7 +27,7 @@ SHARE, NS = 0.01, 1000.0  # whichever is more; a fetch that only one of the two 
 
 
 @pytest.mark.parametrize("mode", ["eager", "compiled"])
-@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("framework", frameworks.defaults())
 def test_steps_timed_singly_and_in_a_slice_take_the_same(framework: str, mode: str, tmp_path: Path) -> None:
     cell = Cell(
         workload=Named.of("linear_regression", spec.parameters({})),

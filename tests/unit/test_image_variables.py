@@ -6,10 +6,11 @@ import importlib
 import os
 from typing import TYPE_CHECKING
 
+from bench import frameworks
 from bench.launch import worker_environment
 from bench.provision import foreign
 from workloads import trial
-from workloads.contract import FRAMEWORKS, Cell, Named
+from workloads.contract import Cell, Named
 
 if TYPE_CHECKING:
     import pytest
@@ -19,7 +20,7 @@ def test_every_variable_that_a_worker_sets_is_known(tmp_path: object, monkeypatc
     """Else an image's own would be overwritten without a word in the report."""
     environment: dict[str, str] = {"BENCH_COMPILE_CACHE": str(tmp_path)}
     monkeypatch.setattr(os, "environ", environment)
-    for framework in FRAMEWORKS:
+    for framework in frameworks.defaults():
         cell = Cell(workload=Named("linear_regression"), framework=Named(framework), device="cpu")
         importlib.import_module(f"workloads.runtime.{framework}").prepare(cell)
         trial.own_compile_cache(cell)

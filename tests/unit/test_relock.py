@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from small_wheels import digest, make_torch, make_wheel
 
+from bench import frameworks
 from bench.errors import EnvironmentUnavailable, InputError
 from bench.provision import locks, relock
 
@@ -50,9 +51,9 @@ def offer(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def root(tmp_path: Path) -> Path:
     """Recipes of both frameworks, of which TensorFlow's are to be locked."""
     folder = tmp_path / "recipes"
-    for framework in locks.DISTRIBUTIONS:
+    for framework in frameworks.every():
         (folder / framework).mkdir(parents=True)
-        for flavour, name in locks.DISTRIBUTIONS[framework].items():
+        for flavour, name in frameworks.every()[framework].packages.items():
             lock = f"{name}==1.0 \\\n    --hash=sha256:{'1' * 64}\nnumpy==1.0 \\\n    --hash=sha256:{'2' * 64}\n"
             (folder / framework / f"requirements-{flavour}.lock").write_text(lock)
             (folder / framework / f"requirements-{flavour}.in").write_text(f"{name}==1.0\nnumpy\n")

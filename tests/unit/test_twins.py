@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from workloads.contract import FRAMEWORKS, KNOWN_FRAMEWORKS, STUB
+from bench import frameworks
+from workloads.contract import STUB
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKLOADS = sorted(path.parent.name for path in (ROOT / "workloads").glob("*/spec.py") if path.parent.name != STUB)
@@ -50,10 +51,10 @@ def test_there_are_the_workloads_that_people_ask_about() -> None:
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_twins_have_the_same_network_and_build_and_give_the_same_to_the_one_training_step(workload: str) -> None:
     folder = ROOT / "workloads" / workload
-    one, other = (functions(folder / f"{name}.py") for name in FRAMEWORKS)
+    one, other = (functions(folder / f"{name}.py") for name in frameworks.defaults())
     for name in ("network", "build"):
         assert one[name] == other[name]
-    tensorflow, pytorch = (keywords(folder / f"{name}.py", "supervised") for name in FRAMEWORKS)
+    tensorflow, pytorch = (keywords(folder / f"{name}.py", "supervised") for name in frameworks.defaults())
     layout = {"given", "layout"}  # PyTorch's channels come first
     assert tensorflow == [name for name in pytorch if name not in layout]
 
@@ -61,7 +62,7 @@ def test_twins_have_the_same_network_and_build_and_give_the_same_to_the_one_trai
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_every_implementation_builds_from_the_same_and_takes_its_rule_from_the_spec(workload: str) -> None:
     folder = ROOT / "workloads" / workload
-    every = [path for name in (*KNOWN_FRAMEWORKS, "reference") if (path := folder / f"{name}.py").exists()]
+    every = [path for name in (*frameworks.every(), "reference") if (path := folder / f"{name}.py").exists()]
     assert len(every) == (4 if workload in LINEAR else 3)
     assert len({functions(path)["build"] for path in every}) == 1
     for path in every:
@@ -87,7 +88,7 @@ def test_every_spec_s_functions_have_the_same_signatures() -> None:
 def test_every_runtime_has_the_same_functions_with_the_same_signatures() -> None:
     folder = ROOT / "workloads" / "runtime"
     offered = {path.stem: functions(path) for path in folder.glob("*.py") if path.stem != "__init__"}
-    assert set(offered) == {*KNOWN_FRAMEWORKS, "reference"}
+    assert set(offered) == {*frameworks.every(), "reference"}
     first, *others = ({name: found.get(name) for name in RUNTIME} for found in offered.values())
     assert None not in first.values()
     assert all(other == first for other in others)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from small_wheels import CUDA, digest, make_torch, make_wheel
 
-from bench import paths
+from bench import frameworks, paths
 from bench.errors import EnvironmentUnavailable, InputError
 from bench.provision import locks, torch, wheels
 from bench.provision.locks import Target
@@ -41,11 +41,11 @@ def test_a_committed_lock_pins_every_package_with_hashes_and_names_no_address(fr
 def test_every_lock_holds_one_numpy_and_both_flavours_one_release() -> None:
     every = {
         (name, flavour): locks.committed_lock(name, flavour)
-        for name, flavours in locks.DISTRIBUTIONS.items()
-        for flavour in flavours
+        for name, one in frameworks.every().items()
+        for flavour in one.packages
     }
     assert len({pin for lock in every.values() for pin in lock.pins if pin.name == "numpy"}) == 1
-    for framework in locks.DISTRIBUTIONS:
+    for framework in frameworks.every():
         assert len({lock.version for (name, _), lock in every.items() if name == framework}) == 1
 
 
@@ -58,8 +58,8 @@ def test_both_frameworks_compute_with_one_cudnn_on_a_gpu() -> None:
     """Built for CUDA 12 and 13, so that all else differs; a report lists that."""
     found = {
         pin.version
-        for framework, flavours in locks.DISTRIBUTIONS.items()
-        if "cuda" in flavours
+        for framework, one in frameworks.every().items()
+        if "cuda" in one.packages
         for pin in locks.committed_lock(framework, "cuda").pins
         if pin.name.startswith("nvidia-cudnn-")
     }
