@@ -82,7 +82,8 @@ class Trial:
         cache_empty = own_compile_cache(named)
         runtime = importlib.import_module(f"workloads.runtime.{framework}")
         runtime.prepare(named)
-        imported, import_s = _timed(lambda: _import(named, framework))
+        own = getattr(runtime, "TWIN", framework)
+        imported, import_s = _timed(lambda: _import(named, own))
         spec, twin = imported
         runtime.configure(named)
         folder = Path(data) if data else None
@@ -385,6 +386,7 @@ def sha256(*groups: Arrays) -> str:
 
 
 def _import(cell: Cell, framework: str) -> tuple[ModuleType, ModuleType]:
+    """The workload's spec, and its module of that name."""
     folder = f"workloads.{cell.workload.name}"
     if importlib.util.find_spec(f"{folder}.{framework}") is None:
         raise Unsupported(f"{framework} has no part in {cell.workload.name}; leave it out of this comparison")

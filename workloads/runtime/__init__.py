@@ -2,7 +2,7 @@
 
 A runtime module has: `prepare(cell)` environment variables, before the framework is imported; `configure(cell)`
 threads and flags, after; `versions()`; `effective()` what is really in force; `wrap(function, mode)`; `compilations()`;
-`device_peak_memory_bytes()`.
+`device_peak_memory_bytes()`. TWIN names its modules in the workloads, where that is not its own name.
 """
 
 from __future__ import annotations
