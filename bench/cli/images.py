@@ -7,13 +7,26 @@ from typing import Any
 
 import click
 
-from bench import frameworks as known
 from bench.cli.options import say
 
-FRAMEWORKS = click.Choice([*known.every()])
+
+class _Framework(click.ParamType[str]):
+    """One that bench comes with; which there are is read when one is given."""
+
+    name = "framework"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name itself."""
+        from bench import frameworks
+
+        if value not in frameworks.every():
+            self.fail(f"{value!r} is not one of {', '.join(map(repr, frameworks.every()))}.", param, ctx)
+        return value
+
+
 FLAVOURS = click.Choice(["cpu", "cuda"])
 
-the_frameworks = click.argument("frameworks", metavar="[FRAMEWORK]...", nargs=-1, type=FRAMEWORKS)
+the_frameworks = click.argument("frameworks", metavar="[FRAMEWORK]...", nargs=-1, type=_Framework())
 the_bundle = click.option(
     "--ca-bundle", type=click.Path(path_type=Path), metavar="FILE",
     help="Certificates (PEM) to trust while downloading: a company's own authority.",
@@ -39,6 +52,7 @@ def build(
     frameworks: tuple[str, ...], flavour: str, version: str | None, base: str | None, ca_bundle: Path | None, kind: str
 ) -> None:
     """Build the images that are missing or out of date: of what is compared by default, or of every FRAMEWORK named."""
+    from bench import frameworks as known
     from bench.provision.image import Wanted, build_all
     from bench.provision.network import trusting
 
@@ -65,12 +79,13 @@ def list_(kind: str) -> None:
 @the_bundle
 def lock(frameworks: tuple[str, ...], flavour: str | None, upgrade: bool, ca_bundle: Path | None) -> None:
     """Make the locks anew from requirements-*.in, and hold the base's tag to its digest of today; in a checkout."""
+    from bench import frameworks as known
     from bench.provision import relock
     from bench.provision.network import trusting
 
     with trusting(ca_bundle):
         changed = relock.relock(
-            frameworks=frameworks or FRAMEWORKS.choices, flavours=(flavour,) if flavour else ("cpu", "cuda"),
+            frameworks=frameworks or tuple(known.every()), flavours=(flavour,) if flavour else ("cpu", "cuda"),
             upgrade=upgrade, progress=say,
         )  # fmt: skip
     for line in changed or ["nothing changed"]:
@@ -84,6 +99,7 @@ def lock(frameworks: tuple[str, ...], flavour: str | None, upgrade: bool, ca_bun
 @click.option("--version", metavar="RELEASE", help="Of the one FRAMEWORK, exactly.  [default: the locked one]")
 def save(file: Path, frameworks: tuple[str, ...], flavour: str, version: str | None) -> None:
     """Write images with their base into FILE, for a machine without a network."""
+    from bench import frameworks as known
     from bench.provision import transport
 
     _refuse_ambiguous(version, frameworks, "save images.tar")
@@ -102,6 +118,7 @@ def load(file: Path, kind: str) -> None:
 
 
 def _refuse_ambiguous(version: str | None, frameworks: tuple[str, ...], verb: str) -> None:
+    from bench import frameworks as known
     from bench.errors import InputError
 
     if version is not None and len(frameworks) != 1:

@@ -15,7 +15,8 @@ from bench.matrix import file as matrix_file
 from bench.matrix.cells import expand
 from bench.matrix.comparison import Arm, Baseline, BaselineAbsent, Comparison, NothingToCompare, compare_cells, few
 from bench.matrix.file import Document, built_in
-from bench.matrix.model import DEFAULT_HZ, schema, seconds
+from bench.matrix.model import schema, seconds
+from bench.records import DEFAULT_HZ
 from workloads.contract import AXES, Cell
 
 __all__ = ["Arm", "Budget", "Comparison", "Matrix", "Telemetry", "built_in", "load", "schema", "seconds"]

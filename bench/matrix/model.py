@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError, core_schema
 
 import workloads
 from bench import frameworks
+from bench.records import DEFAULT_HZ, MAXIMUM_HZ
 from bench.text import quoted
 from workloads.contract import (
     DEVICES,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
 
-DEFAULT_HZ, MAXIMUM_HZ = 10.0, 100.0  # readings a second
 LAUNCHERS = ("auto", "docker", "local", "docker-volume", "docker-image")
 SCHEDULES = ("lockstep", "serial")
 # The axes on which arms may differ and still do the same work.

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from bench import child
 from bench.errors import InputError
+from bench.records import DEFAULT_HZ, MAXIMUM_HZ
 from bench.telemetry import gpu_reading, nvml, programs, usage
 
 if TYPE_CHECKING:
@@ -50,13 +51,15 @@ BETWEEN_SOAKS_S = 0.35  # and before and after them: some steps of an energy cou
 class Sampler:
     """The sampler process of a run, as its harness sees it; if it dies the run goes on and `fault` says why."""
 
-    def __init__(self, out: Path, hz: float, cpus: AbstractSet[int] | None = None) -> None:
+    def __init__(self, out: Path, hz: float = DEFAULT_HZ, cpus: AbstractSet[int] | None = None) -> None:
         """Prepare, without starting anything.
 
         out    the run folder; readings go to its folder telemetry/
-        hz     readings a second
+        hz     readings a second, at most MAXIMUM_HZ
         cpus   where the process may run; None leaves it where this one may
         """
+        if not 0 < hz <= MAXIMUM_HZ:
+            raise ValueError(f"{hz:g} readings a second cannot be had; choose up to {MAXIMUM_HZ:g}")
         self._folder = out / "telemetry"
         self._hz, self._cpus = hz, cpus
         self._process: subprocess.Popen[bytes] | None = None

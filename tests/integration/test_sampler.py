@@ -196,13 +196,13 @@ def test_an_arm_that_dies_ends_alone(tmp_path: Path, start: Start) -> None:
 
 def test_the_sampler_runs_where_it_is_told(tmp_path: Path) -> None:
     cpu = max(os.sched_getaffinity(0))
-    with Sampler(tmp_path, 10, cpus={cpu}) as sampler:
+    with Sampler(tmp_path, cpus={cpu}) as sampler:
         assert sampler.pid is not None
         assert os.sched_getaffinity(sampler.pid) == {cpu}
 
 
 def test_a_sampler_that_is_killed_is_a_fault_and_not_an_error(tmp_path: Path) -> None:
-    with Sampler(tmp_path, 10) as sampler:
+    with Sampler(tmp_path) as sampler:
         assert sampler.pid is not None
         os.kill(sampler.pid, signal.SIGKILL)
         sampler.watch("arm", os.getpid(), "process")
@@ -215,7 +215,7 @@ def test_a_sampler_that_is_killed_is_a_fault_and_not_an_error(tmp_path: Path) ->
 
 def test_a_sampler_that_cannot_start_says_why(tmp_path: Path) -> None:
     (tmp_path / "telemetry").write_text("in the way")
-    with Sampler(tmp_path, 10) as sampler:
+    with Sampler(tmp_path) as sampler:
         assert sampler.flush_block("block") is None
     assert sampler.fault == "the sampler could not be started (File exists)"
     with Sampler(tmp_path / "other", cpus={99_999}) as sampler:
@@ -225,7 +225,7 @@ def test_a_sampler_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 
 def test_an_interrupt_is_for_the_harness(tmp_path: Path) -> None:
-    with Sampler(tmp_path, 10) as sampler:
+    with Sampler(tmp_path) as sampler:
         assert sampler.pid is not None
         os.kill(sampler.pid, signal.SIGINT)
         assert os.getsid(sampler.pid) != os.getsid(0)
@@ -309,7 +309,7 @@ def test_readings_can_be_read_along_and_come_faster_in_a_soak(tmp_path: Path) ->
 
 
 def test_a_replayed_gpu_is_described_and_never_run_on(nvml_stub: Path) -> None:
-    script = "import json; from bench import environment as e; d = e.describe(device='cpu');"
+    script = "import json; from bench.machine import describe as e; d = e.describe(device='cpu');"
     script += "print(json.dumps([d['gpu_source'], [g['name'] for g in d['gpus']], e.cuda_devices()]))"
     told = os.environ | {"LD_LIBRARY_PATH": str(nvml_stub)}
     done = subprocess.run([sys.executable, "-c", script], env=told, capture_output=True, text=True, check=True)

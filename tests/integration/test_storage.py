@@ -196,7 +196,7 @@ def test_a_run_folder_that_is_removed_meanwhile_stops_the_run_with_one_sentence(
     assert f"{folder}" in bench.sentence()
     assert "it was moved or removed meanwhile" in bench.sentence()
     assert "--resume" not in bench.stderr, "there is nothing at that place to go on with"
-    with Sampler(tmp_path / "elsewhere", 10):
+    with Sampler(tmp_path / "elsewhere"):
         pass  # what could not be found where it was, the next sampler there removes
     whole(tmp_path / "elsewhere")
 

@@ -129,7 +129,7 @@ def test_a_second_of_the_whole_process_with_a_replayed_gpu(
     if reason := nvml_stub.absence():
         absent(reason)
     monkeypatch.setenv("LD_LIBRARY_PATH", str(nvml_stub.build(tmp_path / "stub").parent))
-    with Sampler(tmp_path, 10) as sampler:
+    with Sampler(tmp_path) as sampler:
         assert sampler.source == "replay"
         sampler.watch("arm", container, "cgroup")
         _used_in_a_second(sampler, 0.2)

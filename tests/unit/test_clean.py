@@ -37,7 +37,7 @@ def test_this_process_is_not_gone() -> None:
 
 def test_a_process_that_has_ended_is_gone() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from bench.launch import owner; print(owner.mine())"],
+        [sys.executable, "-c", "from bench.engine import owner; print(owner.mine())"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert owner.is_gone(done.stdout.strip())

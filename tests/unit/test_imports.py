@@ -126,7 +126,15 @@ MAY = {
     "cli": ("validate", "history"),
     "__main__": ("cli",),
 }  # fmt: skip
-EVERYBODY = {"errors", "text", "records", "paths", "storage", "child"}  # may be imported by all, and import each other
+EVERYBODY = {
+    "errors",
+    "text",
+    "frameworks",
+    "records",
+    "paths",
+    "storage",
+    "child",
+}  # may be imported by all, and import each other
 
 
 def below(part: str) -> set[str]:

@@ -19,6 +19,7 @@ import pytest
 from rich.console import Console
 from synthetic_run import COMPARISONS, Writer, block, cell, outcome, run_json, steps, whole_run
 
+from bench import text as words
 from bench.estimate import frames, summary
 from bench.estimate import names as naming
 from bench.report import export, markdown, marks, rows, table
@@ -285,7 +286,7 @@ def test_failed_parity_leaves_no_ratio_in_any_format(invalid: dict[str, Any], do
     there, here = formats(document), formats(invalid)
     for name, text in here.items():
         ratio = (
-            text.ratio(healthy["ratio"])
+            words.ratio(healthy["ratio"])
             if name in {"table at 120", "table at 80", "markdown"}
             else str(healthy["ratio"])
         )
@@ -891,12 +892,12 @@ def test_markdown_tables_have_equal_rows(invalid: dict[str, Any]) -> None:
     ],
 )
 def test_numbers_keep_three_digits(value: float | None, text: str) -> None:
-    assert text.number(value) == text
+    assert words.number(value) == text
 
 
 @pytest.mark.parametrize(("value", "text"), [(999.4, "999"), (999.9, "1.00k"), (21634, "21.6k"), (1.24e6, "1.24M")])
 def test_rates_have_units(value: float, text: str) -> None:
-    assert text.rate(value) == text
+    assert words.rate(value) == text
 
 
 def test_no_failure_list_is_endless(document: dict[str, Any]) -> None:

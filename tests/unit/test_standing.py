@@ -135,7 +135,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         seen.append([arm.id for arm in comparison.arms])
         return Prologue()
 
-    monkeypatch.setattr(run.certification, "begin", begin)
+    monkeypatch.setattr(run.certify, "begin", begin)
     return seen
 
 
@@ -175,7 +175,7 @@ def test_the_failure_of_an_arm_before_the_first_block_is_a_block_in_which_the_ot
     from bench.errors import WorkerFailed
 
     failed = ArmFailed("reference", WorkerFailed("reference: was killed", kind="oom", log="its last words"))
-    monkeypatch.setattr(run.certification, "begin", lambda *_, **__: Prologue(failed=failed))
+    monkeypatch.setattr(run.certify, "begin", lambda *_, **__: Prologue(failed=failed))
     kept: list[dict[str, Any]] = []
     whole: Any = SimpleNamespace(
         header={"plans": {}, "id": "x", "recertify": True},

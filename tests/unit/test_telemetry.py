@@ -302,7 +302,7 @@ def test_a_rate_that_cannot_be_had_is_refused(tmp_path: Path, hz: float) -> None
 
 
 def test_names_that_would_break_a_file_are_refused(tmp_path: Path) -> None:
-    sampler = telemetry.Sampler(tmp_path, 10)
+    sampler = telemetry.Sampler(tmp_path)
     for name in ("", "..", "a/b", ".hidden", "a\nb"):
         with pytest.raises(ValueError, match="plain file name"):
             sampler.flush_block(name)

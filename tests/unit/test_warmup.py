@@ -132,6 +132,6 @@ def test_segments_are_those_of_pelt() -> None:
 
 
 def test_the_command_line_does_not_wait_for_ruptures() -> None:
-    code = "import sys, bench.warmup, bench.certification; print('ruptures' in sys.modules)"
+    code = "import sys, bench.plan.warmup, bench.measure.certify; print('ruptures' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
