@@ -13,7 +13,7 @@ import click
 from bench import __version__
 from bench.cli import images as cli_images
 from bench.cli import telemetry, trust
-from bench.cli.options import OUT, duration_s, find_run, interruptible, say, the_launchers, the_modes
+from bench.cli.options import LAUNCHERS, OUT, duration_s, find_run, interruptible, say, the_launchers, the_modes
 from bench.errors import BenchError, InputError
 
 INTERRUPTED = 130
@@ -111,9 +111,7 @@ def cli() -> None:
     metavar="[NAME|FILE]",
     help="Built in (quick, default, workloads, classics, containers, gpu), or a YAML file; with no value: default.",
 )
-@click.option(
-    "--launcher", type=click.Choice(["auto", "docker", "local"]), help="Where workers run.  [default: the matrix's]"
-)
+@click.option("--launcher", type=click.Choice(LAUNCHERS), help="Where workers run.  [default: the matrix's]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Instead of the matrix's device.")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=Path(OUT), show_default=True, metavar="DIR",
@@ -203,7 +201,7 @@ def report(run_folder: Path, kind: str, out: Path) -> None:
 
 @cli.command()
 @click.argument("workloads", metavar="[WORKLOAD]...", nargs=-1)
-@click.option("--launcher", type=click.Choice(["auto", "docker", "local"]), default="auto", show_default=True)
+@click.option("--launcher", type=click.Choice(LAUNCHERS), default="auto", show_default=True)
 @click.option("--workload", "more", multiple=True, metavar="'NAME: {PARAMETERS}'",
               help="One with parameters of its own, such as 'resnet: {depth: 20}'; may be repeated.")  # fmt: skip
 @click.option("--phase", "phases", type=click.Choice(["train", "infer"]), multiple=True, help="[default: both]")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.errors import InputError
+from bench.matrix import launcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from bench.matrix.matrix import Matrix
 
 OUT = "runs"
+LAUNCHERS = (launcher.AUTO, *launcher.LAUNCHERS)
 
 
 class Number(click.FloatRange):

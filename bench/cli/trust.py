@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.cli.options import OUT, duration_s, find_run, interruptible, the_launchers
+from bench.cli.options import LAUNCHERS, OUT, duration_s, find_run, interruptible, the_launchers
 from bench.errors import InputError, ProcessRefused, StorageFailed
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def compare(before: Path, after: Path, fail_above: str | None, kind: str, out: P
     "--matrix", is_flag=False, flag_value="default", metavar="[NAME|FILE]", required=True,
     help="Built in (quick, default, workloads, classics, containers, gpu), or a YAML file; with no value: default.",
 )  # fmt: skip
-@click.option("--launcher", type=click.Choice(["auto", "docker", "local"]), help="As for bench run.")
+@click.option("--launcher", type=click.Choice(LAUNCHERS), help="As for bench run.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Instead of the matrix's device.")
 @click.option("--budget", metavar="TIME", help="Stop after this much measuring: 90s, 10m, 1h.")
 @click.option("--seed", type=click.IntRange(min=0), help="Instead of the matrix's seed.")

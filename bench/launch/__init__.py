@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,7 +106,11 @@ class Launcher(Protocol):
 
 
 class Provider(Launcher, Protocol):
-    """A launcher of one kind, which has to be given what it launches."""
+    """A launcher of one kind, which has to be given what it launches: a row of `bench.matrix.launcher`."""
+
+    @classmethod
+    def at(cls, place: Place, *, gpu: bool = False) -> Self:
+        """For the workers of one run, some of which want a GPU. Raises EnvironmentUnavailable."""
 
     def provide(self, needs: Sequence[Need], progress: Progress) -> dict[Need, Provision]:
         """Make or find the environments or images. Raises EnvironmentUnavailable."""

@@ -10,7 +10,7 @@ import os
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from docker.errors import APIError
 from docker.types import LogConfig, Ulimit
@@ -23,7 +23,7 @@ from bench.engine.reaper import Reaper
 from bench.engine.sweep import force_away, sweep, sweep_dead
 from bench.engine.words import LOST, explained, went_away
 from bench.errors import EngineLost, EnvironmentUnavailable, InputError, WorkerFailed
-from bench.launch import GpuRequest, Progress, Provision, worker_environment
+from bench.launch import GpuRequest, Place, Progress, Provision, worker_environment
 from bench.launch import gpu as gpus
 from bench.launch.container import DockerChannel, Ends
 from bench.machine import describe
@@ -70,6 +70,11 @@ class DockerLauncher:
         except BaseException:
             self.client.close()
             raise
+
+    @classmethod
+    def at(cls, place: Place, *, gpu: bool = False) -> Self:
+        """For the workers of one run."""
+        return cls(run_id=place.run_id, cache=place.cache, data=place.data, base=place.base, gpu=gpu)
 
     def _begin(self, run_id: str, *, gpu: bool) -> None:
         """Learn what engine it is, and remove what dead runs left."""

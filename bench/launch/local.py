@@ -12,11 +12,11 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from bench import paths, storage
 from bench.errors import InputError
-from bench.launch import GpuRequest, Progress, Provision, worker_environment
+from bench.launch import GpuRequest, Place, Progress, Provision, worker_environment
 from bench.machine.describe import gpu_for
 from bench.matrix.need import Need
 from bench.paths import staged_worker_root
@@ -106,6 +106,11 @@ class LocalLauncher:
         self._cache = cache
         self._root = staged_worker_root()
         self._pythons: dict[Need, Path] = {}
+
+    @classmethod
+    def at(cls, place: Place, *, gpu: bool = False) -> Self:
+        """For the workers of one run; a GPU takes no more than its own number."""
+        return cls(cache=place.cache)
 
     def provide(self, needs: Sequence[Need], progress: Progress) -> dict[Need, Provision]:
         """Make the environments on first use, side by side. Raises EnvironmentUnavailable."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
-from bench.errors import EnvironmentUnavailable
+from bench.errors import EnvironmentUnavailable, InputError
 from bench.launch import gpu
-from bench.launch.local import LocalLauncher
 from bench.launch.together import Together
+from bench.matrix.launcher import AUTO, LAUNCHERS, TRIED
 from bench.matrix.need import Need, of_launcher
 
 if TYPE_CHECKING:
@@ -43,29 +44,25 @@ def provide_all(
 def provide(
     name: str, needs: Sequence[Need], place: Place, progress: Progress
 ) -> tuple[Launcher, dict[Need, Provision]]:
-    """One launcher, with what these needs take. Raises EnvironmentUnavailable.
+    """One launcher, with what these needs take. Raises EnvironmentUnavailable; InputError: there is none of that name.
 
     `auto` is docker where an engine answers and the images can be had, else local, and says why.
     """
-    if name != "local":
+    *others, last = TRIED if name == AUTO else (name,)
+    for other in others:
         try:
-            docker = _docker(name, place, gpu=_any_cuda(needs))
-            return docker, _provided(docker, needs, progress)
+            return _made(other, needs, place, progress)
         except EnvironmentUnavailable as reason:
-            if name != "auto":
-                raise
-            progress(f"launcher: local, because {reason}")
-    local = LocalLauncher(cache=place.cache)
-    return local, _provided(local, needs, progress)
+            progress(f"launcher: {last}, because {reason}")
+    return _made(last, needs, place, progress)
 
 
-def _docker(name: str, place: Place, *, gpu: bool) -> Provider:
-    from bench.launch.data_place import BakedLauncher, VolumeLauncher
-    from bench.launch.docker import DockerLauncher
-
-    kinds = {kind.name: kind for kind in (VolumeLauncher, BakedLauncher)}
-    launcher = kinds.get(name, DockerLauncher)
-    return launcher(run_id=place.run_id, cache=place.cache, data=place.data, base=place.base, gpu=gpu)
+def _made(name: str, needs: Sequence[Need], place: Place, progress: Progress) -> tuple[Launcher, dict[Need, Provision]]:
+    if name not in LAUNCHERS:
+        raise InputError(f'launcher "{name}" is unknown; choose {", ".join((AUTO, *LAUNCHERS))}')
+    module, _, kind = LAUNCHERS[name].partition(":")
+    launcher: Provider = getattr(importlib.import_module(module), kind).at(place, gpu=_any_cuda(needs))
+    return launcher, _provided(launcher, needs, progress)
 
 
 def _provided(launcher: Provider, needs: Sequence[Need], progress: Progress) -> dict[Need, Provision]:

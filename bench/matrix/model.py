@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError, core_schema
 
 import workloads
 from bench import frameworks
+from bench.matrix.launcher import AUTO, LAUNCHERS
 from bench.records import DEFAULT_HZ, MAXIMUM_HZ
 from bench.text import quoted
 from workloads.contract import (
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
 
-LAUNCHERS = ("auto", "docker", "local", "docker-volume", "docker-image")
 SCHEDULES = ("lockstep", "serial")
 # The axes on which arms may differ and still do the same work.
 COMPARABLE = ("framework", "mode", "precision", "device", "threads", "division", "launcher")
@@ -189,7 +189,7 @@ Precision = Annotated[str, _Choice(lambda: PRECISIONS)]
 Device = Annotated[str, _Choice(lambda: DEVICES)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
 Division = Annotated[str, _Choice(lambda: DIVISIONS)]
-Launcher = Annotated[str, _Choice(lambda: LAUNCHERS)]
+Launcher = Annotated[str, _Choice(lambda: (AUTO, *LAUNCHERS))]
 Compared = Annotated[str, _Choice(lambda: COMPARABLE)]
 Duration = Annotated[float, BeforeValidator(_duration, json_schema_input_type=float | str)]
 
