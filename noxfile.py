@@ -1,4 +1,4 @@
-"""Sessions: tests, mutations, lint, types, docs, bench, gpu, microbench, crosscheck. Packages: pyproject.toml."""
+"""Sessions: `nox --list` tells them, each with its first line. Packages: pyproject.toml."""
 
 from __future__ import annotations
 
@@ -27,6 +27,20 @@ def mutations(session: nox.Session) -> None:
     drawn = "tests/integration/test_certified_ranges.py"
     session.run("pytest", *broken, *session.posargs, env={"BENCH_ALL_MUTATIONS": "1"})
     session.run("pytest", drawn, *session.posargs, env={"BENCH_DRAWS": "20"})
+
+
+@nox.session
+def simulation(session: nox.Session) -> None:
+    """Error rates of the statistics on times whose truth is known, the same anywhere; `-- --full`: 20,000 runs."""
+    session.install("-e", ".[test]")
+    session.run("python", "tests/simulation.py", *session.posargs)
+
+
+@nox.session
+def machine_time(session: nox.Session) -> None:
+    """The case for lockstep, measured: machine time to the same interval, by three designs; an hour."""
+    session.install("-e", ".[test]")
+    session.run("python", "tests/machine_time.py", *(session.posargs or [session.create_tmp()]))
 
 
 @nox.session

@@ -74,6 +74,12 @@ class Row:
         """Value and interval in one phrase."""
         return f"{self.found} ({self.interval})"
 
+    @property
+    def line(self) -> str:
+        """As it is told while a validation goes on."""
+        undecided = f"; undecided: {self.detail}" if self.outcome == "undecided" else ""
+        return f"{MARKS[self.outcome]} {self.name}: {self.told} (n = {self.n:,}, goal {self.goal}){undecided}"
+
 
 def outcome(
     holds: bool, ci: stats.Interval | None, *, low: float = -math.inf, high: float = math.inf, enough: bool = True

@@ -13,11 +13,11 @@ from bench import store
 from bench.errors import EnvironmentUnavailable, GateError, InputError
 from bench.machine import describe
 from bench.measure import provenance
-from bench.validate.row import MARKS, PASSED, Outcome, Row
+from bench.validate.row import PASSED, Outcome, Row
 
 SCHEMA = "bench.validate/1"
-QUICK = ("simulation", "observer", "real_steps", "same", "known", "drift", "usable", "containers")
-FULL = (*QUICK, "frameworks", "lockstep")
+QUICK = ("observer", "real_steps", "same", "known", "drift", "usable", "containers")
+FULL = (*QUICK, "frameworks")
 
 Progress = Callable[[str], None]
 
@@ -110,12 +110,11 @@ def carry_on(folder: Path, progress: Progress) -> Report:
 
 
 def _rows(part: str, folder: Path, facts: Mapping[str, Any], progress: Progress) -> Iterable[Row]:
-    from bench.validate import frameworks, machine_time, observer, processes, real_steps, simulation, usable
+    from bench.validate import frameworks, observer, processes, real_steps, usable
 
     full, seed, out = facts["kind"] == "full", facts["seed"], folder / part
     stubs = {"full": full, "launcher": "local", "out": out, "seed": seed}
     parts: dict[str, Callable[[], Iterable[Row]]] = {
-        "simulation": lambda: simulation.rows(full=full, seed=seed),
         "observer": lambda: observer.rows(seed=seed),
         "real_steps": lambda: real_steps.rows(full=full, seed=seed, progress=progress),
         "same": lambda: processes.same(**stubs),
@@ -124,15 +123,13 @@ def _rows(part: str, folder: Path, facts: Mapping[str, Any], progress: Progress)
         "usable": lambda: usable.rows(**stubs),
         "containers": lambda: processes.in_containers(full=full, out=out, seed=seed),
         "frameworks": lambda: frameworks.rows(out=out, seed=seed),
-        "lockstep": lambda: machine_time.rows(out=out, seed=seed),
     }
     return parts[part]()
 
 
 def _told(rows: Iterable[Row], progress: Progress) -> Iterable[Row]:
     for row in rows:
-        undecided = f"; undecided: {row.detail}" if row.outcome == "undecided" else ""
-        progress(f"{MARKS[row.outcome]} {row.name}: {row.told} (n = {row.n:,}, goal {row.goal}){undecided}")
+        progress(row.line)
         yield row
 
 

@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import simulation
 
 from bench import stats
 from bench.plan import schedule, warmup
-from bench.validate import simulation
 from bench.validate.row import Row, at_least, at_most, clopper_pearson, not_above, not_below
 
 RUNS = 200
@@ -103,6 +103,14 @@ def test_a_row_does_not_depend_on_the_rows_before_it() -> None:
     both = list(simulation.under_the_null(runs=20, cases=HARD))
     alone = list(simulation.under_the_null(runs=20, cases=HARD[1:]))
     assert both[2:4] == alone[:2]
+
+
+def test_every_row_passes_at_a_thousand_runs() -> None:
+    found = list(simulation.rows(full=False))
+    assert [row for row in found if row.outcome != "passed"] == []
+    coverage = [row for row in found if row.name.startswith("coverage")]
+    assert coverage
+    assert all(row.value >= 0.93 for row in coverage), coverage
 
 
 @pytest.mark.usefixtures("small_cells")

@@ -6,14 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import machine_time
 import numpy as np
 import pytest
+from machine_time import Cycle, cost_ratio
 from rich.console import Console
 
 from bench.errors import GateError, InputError
-from bench.validate import machine_time, observer, processes, show, suite
+from bench.validate import observer, processes, show, suite
 from bench.validate.campaign import LONG, SHORT, noisy
-from bench.validate.machine_time import Cycle, cost_ratio
 from bench.validate.row import Row, at_least, at_most, not_above, not_below
 
 GOOD = Row(name="good", n=3, value=0.5, ci=(0.4, 0.6), goal="≥ 40 %", outcome="passed", unit="share")
@@ -33,27 +34,27 @@ def begun(folder: Path, **parts: list[Row]) -> Path:
 
 def test_a_finished_part_is_read_and_not_measured_again(tmp_path: Path) -> None:
     said: list[str] = []
-    report = suite.carry_on(begun(tmp_path, simulation=[GOOD], observer=[BAD]), said.append)
+    report = suite.carry_on(begun(tmp_path, observer=[GOOD], real_steps=[BAD]), said.append)
     assert report.rows == (GOOD, BAD)
     assert said == []
 
 
 def test_one_failed_test_fails_the_validation_and_is_named(tmp_path: Path) -> None:
-    report = suite.carry_on(begun(tmp_path, simulation=[GOOD, BAD]), print)
+    report = suite.carry_on(begun(tmp_path, observer=[GOOD, BAD]), print)
     with pytest.raises(GateError, match="1 of 2 tests failed: bad"):
         report.gate()
-    suite.carry_on(begun(tmp_path, simulation=[GOOD]), print).gate()
+    suite.carry_on(begun(tmp_path, observer=[GOOD]), print).gate()
 
 
 def test_a_validation_that_the_machine_left_undecided_has_not_failed_and_has_not_passed(tmp_path: Path) -> None:
-    report = suite.carry_on(begun(tmp_path, simulation=[GOOD, OPEN]), print)
+    report = suite.carry_on(begun(tmp_path, observer=[GOOD, OPEN]), print)
     report.gate()
     assert report.told == "1 passed, 1 undecided, 0 failed"
     plain = report.to_json()
     assert (plain["outcome"], plain["passed"]) == ("undecided", None)
     assert plain["counts"] == {"passed": 1, "undecided": 1, "failed": 0}
     assert [(test["outcome"], test["passed"]) for test in plain["tests"]] == [("passed", True), ("undecided", None)]
-    worse = suite.carry_on(begun(tmp_path, simulation=[OPEN, BAD]), print)
+    worse = suite.carry_on(begun(tmp_path, observer=[OPEN, BAD]), print)
     assert worse.to_json()["passed"] is False
     with pytest.raises(GateError, match=r"1 of 2 tests failed: bad$"):
         worse.gate()
@@ -61,10 +62,10 @@ def test_a_validation_that_the_machine_left_undecided_has_not_failed_and_has_not
 
 @pytest.mark.parametrize("row", [GOOD, BAD])
 def test_a_row_that_an_earlier_version_kept_is_read(row: Row, tmp_path: Path) -> None:
-    folder = begun(tmp_path, simulation=[row])
-    kept = json.loads((folder / "simulation.json").read_text())
+    folder = begun(tmp_path, observer=[row])
+    kept = json.loads((folder / "observer.json").read_text())
     del kept["rows"][0]["outcome"]
-    (folder / "simulation.json").write_text(json.dumps(kept))
+    (folder / "observer.json").write_text(json.dumps(kept))
     assert suite.carry_on(folder, print).rows == (row,)
 
 
@@ -76,14 +77,14 @@ def test_published_rows_are_read_as_they_were() -> None:
 
 
 def test_json_has_one_object_a_test_with_the_promised_keys(tmp_path: Path) -> None:
-    plain = suite.carry_on(begun(tmp_path, simulation=[GOOD]), print).to_json()
+    plain = suite.carry_on(begun(tmp_path, observer=[GOOD]), print).to_json()
     (test,) = json.loads(json.dumps(plain, allow_nan=False))["tests"]
     assert {"name", "n", "value", "ci", "goal", "passed", "outcome"} <= set(test)
     assert Row.from_json(test) == GOOD
 
 
 def test_the_page_and_the_table_say_value_interval_and_verdict(tmp_path: Path) -> None:
-    report = suite.carry_on(begun(tmp_path, simulation=[GOOD, BAD, OPEN]), print)
+    report = suite.carry_on(begun(tmp_path, observer=[GOOD, BAD, OPEN]), print)
     page = show.markdown(report)
     assert "| good | 3 | 50 % | 40 % to 60 % | ≥ 40 % | passed |" in page
     assert "| bad | 3 | 2500 ns | 2400 ns to 2600 ns | ≤ 2000 ns | **failed** |" in page
@@ -100,8 +101,8 @@ def test_the_page_and_the_table_say_value_interval_and_verdict(tmp_path: Path) -
 
 
 def test_an_unknown_part_and_a_folder_without_a_validation_are_said_in_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match='part "simulations" is unknown; choose simulation, observer'):
-        suite.begin(full=False, out=tmp_path, only=["simulations"], seed=0)
+    with pytest.raises(InputError, match='part "observers" is unknown; choose observer, real_steps'):
+        suite.begin(full=False, out=tmp_path, only=["observers"], seed=0)
     with pytest.raises(InputError, match=r"no validate\.json here"):
         suite.carry_on(tmp_path, print)
     (tmp_path / "validate.json").write_text("{")
