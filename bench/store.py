@@ -95,6 +95,14 @@ def read(folder: Path) -> StoredRun:
     )
 
 
+def find(given: Path, out: Path) -> Path:
+    """A run folder, or the id of a run inside `out`. Raises InputError."""
+    for folder in (given, out / given):
+        if (folder / "run.json").exists():
+            return folder
+    raise InputError(f"{given}: no run here, and none of that id in {out}; name a folder that holds run.json")
+
+
 def last_block(folder: Path) -> tuple[int, dict[str, Any] | None]:
     """How many blocks are kept, and the last of them; the others are not read."""
     lines = _whole_lines(folder / "blocks.jsonl")

@@ -33,15 +33,15 @@ from bench.matrix.comparison import Arm, Comparison
 from bench.matrix.need import Need
 from bench.measure import certify, lockstep, provenance
 from bench.measure.lockstep import Bench, ask
-from bench.plan import schedule
-from bench.plan.schedule import Planned
+from bench.planning import schedule
+from bench.planning.schedule import Planned
 from bench.provision import mnist
 from bench.validate.campaign import Quiet
 from bench.validate.frameworks import training_cell
 from bench.validate.row import Row, outcome
 
 if TYPE_CHECKING:
-    from bench.plan.slices import Plan
+    from bench.planning.slices import Plan
 
 DESIGNS = ("one after the other", "interleaved", "lockstep")
 PROCESSES = 2  # of each arm, in each design of a cycle

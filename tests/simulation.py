@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench import stats
-from bench.plan import schedule, warmup
+from bench.planning import schedule, warmup
 from bench.validate.processes import FALSE_DRIFT
 from bench.validate.row import Row, at_least, at_most, not_above, not_below, outcome, percent
 

@@ -13,7 +13,7 @@ import click
 from bench import __version__
 from bench.cli import images as cli_images
 from bench.cli import telemetry, trust
-from bench.cli.options import LAUNCHERS, OUT, duration_s, find_run, interruptible, say, the_launchers, the_modes
+from bench.cli.options import LAUNCHERS, OUT, interruptible, say, the_modes
 from bench.errors import BenchError, InputError
 
 INTERRUPTED = 130
@@ -138,13 +138,8 @@ def run(
     strict: bool,
 ) -> None:
     """Measure a matrix, keep every sample, print the comparison."""
-    from rich.console import Console
-
-    from bench import store
-    from bench.estimate import summary
+    from bench import api, store
     from bench.matrix import matrix as matrices
-    from bench.measure import run as runs
-    from bench.report import table
     from bench.report.live import View
 
     fixed = {"--matrix": matrix, "--launcher": launcher, "--device": device, "--budget": budget, "--seed": seed}
@@ -155,25 +150,22 @@ def run(
         raise InputError(f"--resume goes on with a run as it was begun; leave out {', '.join(given)}")
     with interruptible(), View() as view:
         if resume is not None:
-            begun = find_run(resume, out)
+            begun = store.find(resume, out)
             if strict:
                 _refuse_unfit(matrices.Matrix.from_resolved(store.read(begun).run["matrix"]))
-            folder = runs.resume(begun, view=view)
+            found = api.resume(begun, view=view)
         else:
             if matrix is None:
                 known = ", ".join(matrices.built_in())
                 raise InputError(f"nothing to run; give --matrix (built-in: {known}), or --resume RUN")
-            loaded = matrices.load(matrix, yes=yes).with_options(
-                device=device, seed=seed, budget_total_s=duration_s(budget)
-            )
+            loaded = api.load(matrix, device=device, seed=seed, budget=budget, yes=yes)
             if strict:
                 _refuse_unfit(loaded)
-            launchers = (launcher,) if launcher else the_launchers(loaded)
-            folder = runs.new(loaded, launchers=launchers, out=out, base=base, view=view, recertify=recertify)
-    document = summary.summarise(store.read(folder))
-    table.render(document, Console())
-    click.echo(f"\nrun: {folder}\nagain: bench report {folder} --format table|markdown|csv|json", err=True)
-    sys.exit(summary.exit_code(document))
+            found = api.run(loaded, out=out, launcher=launcher, base=base, recertify=recertify, view=view)
+    found.show()
+    again = f"bench report {found.folder} --format table|markdown|csv|json"
+    click.echo(f"\nrun: {found.folder}\nagain: {again}", err=True)
+    sys.exit(found.exit_code)
 
 
 @cli.command()
@@ -185,18 +177,15 @@ def run(
 )  # fmt: skip
 def report(run_folder: Path, kind: str, out: Path) -> None:
     """Tables from a run folder; needs no Docker, no framework, no GPU."""
-    from rich.console import Console
+    from bench import api
+    from bench.report import export, markdown
 
-    from bench import store
-    from bench.estimate import summary
-    from bench.report import export, markdown, table
-
-    document = summary.summarise(store.read(find_run(run_folder, out)))
+    found = api.read(run_folder, out=out)
     if kind == "table":
-        table.render(document, Console())
+        found.show()
     else:
         render = {"markdown": markdown.render, "csv": export.csv_text, "json": export.json_text}[kind]
-        click.echo(render(document).rstrip("\n"))
+        click.echo(render(found.document).rstrip("\n"))
 
 
 @cli.command()

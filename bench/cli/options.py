@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,7 +15,6 @@ from bench.matrix import launcher
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bench.matrix.matrix import Matrix
 
 OUT = "runs"
 LAUNCHERS = (launcher.AUTO, *launcher.LAUNCHERS)
@@ -33,25 +31,6 @@ class Number(click.FloatRange):
         return found
 
 
-def find_run(given: Path, out: Path) -> Path:
-    """A run folder, or the id of a run inside `out`. Raises InputError."""
-    for folder in (given, out / given):
-        if (folder / "run.json").exists():
-            return folder
-    raise InputError(f"{given}: no run here, and none of that id in {out}; name a folder that holds run.json")
-
-
-def the_launchers(loaded: Matrix) -> tuple[str, ...]:
-    """The launchers that the matrix names. Raises InputError: `auto`, which may be any, beside another."""
-    asked = loaded.launchers
-    if len(asked) > 1 and "auto" in asked:
-        raise InputError(
-            f"{loaded.source}: launcher auto is docker or local, whichever serves, and cannot stand beside another; "
-            "write launcher: [local, docker], or give --launcher"
-        )
-    return asked
-
-
 def say(text: str) -> None:
     """A line of progress: on stderr, since data alone goes to stdout."""
     click.echo(text, err=True)
@@ -66,18 +45,6 @@ def the_modes(text: str) -> tuple[str, ...]:
         if mode not in MODES:
             raise InputError(f'--mode {text}: "{mode}" is unknown; choose of {", ".join(MODES)}')
     return modes
-
-
-def duration_s(budget: str | None) -> float | None:
-    """A --budget in seconds. Raises InputError."""
-    from bench.matrix.matrix import seconds
-
-    if budget is None:
-        return None
-    try:
-        return seconds(budget)
-    except ValueError as error:
-        raise InputError(f"--budget {budget}: {error}") from None
 
 
 @contextlib.contextmanager

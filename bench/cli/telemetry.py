@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from bench.cli.options import OUT, Number, find_run, interruptible, say
+from bench.cli.options import OUT, Number, interruptible, say
 from bench.errors import InputError
 
 _OUT = click.option(
@@ -41,7 +41,7 @@ def show(run_folder: Path, comparison: str | None, block: int | None, kind: str,
     from bench import store
     from bench.report import telemetry as telemetry_show
 
-    run = store.read(find_run(run_folder, out))
+    run = store.read(store.find(run_folder, out))
     if kind == "json":
         click.echo(json.dumps(telemetry_show.document(run), indent=1, allow_nan=False))
         return
@@ -63,7 +63,7 @@ def chart(run_folder: Path, comparison: str | None, block: int | None, to: Path 
     from bench import store
     from bench.report import chart as charts
 
-    run = store.read(find_run(run_folder, out))
+    run = store.read(store.find(run_folder, out))
     every = not (comparison or to)
     drawn = 0
     for name in list(run.run["comparisons"]) if every else [comparison]:
@@ -109,9 +109,10 @@ def top(run_folder: Path | None, every: float, once: bool, kind: str, out: Path)
     """What the arms of a run do now: CPU, memory, GPU; read along from what its sampler writes anyway."""
     from rich.console import Console
 
+    from bench import store
     from bench.report import top as looking
 
-    folder = looking.find(find_run(run_folder, out) if run_folder else None, out)
+    folder = looking.find(store.find(run_folder, out) if run_folder else None, out)
     with interruptible(), _elsewhere(folder):
         if kind == "json":
             click.echo(json.dumps(looking.look(folder), indent=1, allow_nan=False))

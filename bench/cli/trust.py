@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.cli.options import LAUNCHERS, OUT, duration_s, find_run, interruptible, the_launchers
+from bench.cli.options import LAUNCHERS, OUT, interruptible
 from bench.errors import InputError, ProcessRefused, StorageFailed
 
 if TYPE_CHECKING:
+    from bench.api import Plan
     from bench.matrix.matrix import Matrix
-    from bench.store import StoredRun
 
 
 @click.command()
@@ -92,7 +92,7 @@ def compare(before: Path, after: Path, fail_above: str | None, kind: str, out: P
     from bench.history import compare as comparing
     from bench.report import compare_table
 
-    runs = [store.read(find_run(given, out)) for given in (before, after)]
+    runs = [store.read(store.find(given, out)) for given in (before, after)]
     document = comparing.compare(runs[0], runs[1], fail_above=limit)
     if kind == "json":
         click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
@@ -130,62 +130,28 @@ def plan(
     """The comparisons of a matrix, their blocks in order, and how long they should take; starts nothing by itself."""
     import json
 
-    from rich.console import Console
+    from bench import api
 
-    from bench import store
-    from bench.history import forecast
-    from bench.launch import joined
-    from bench.matrix import matrix as matrices
-    from bench.measure import devices
-    from bench.report import plan_table
-
-    given = matrices.load(matrix).with_options(device=device, seed=seed, budget_total_s=duration_s(budget))
-    loaded = devices.resolved(given)
-    launchers = (launcher,) if launcher else the_launchers(loaded)
-    chosen = joined(launchers)
-    earlier, unread = _earlier_runs(out)
-    if pilot:
-        piloted = store.read(_pilot(loaded, launchers=launchers, out=out))
-        earlier, chosen = [piloted], str(piloted.run["launcher"])
-    document = forecast.document(loaded, earlier, launcher=chosen)
-    document["notes"] += unread
+    loaded = api.load(matrix, device=device, seed=seed, budget=budget)
+    found = _piloted(loaded, launcher=launcher, out=out) if pilot else api.plan(loaded, out=out, launcher=launcher)
     if kind == "json":
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+        click.echo(json.dumps(found.document, indent=2, ensure_ascii=False, allow_nan=False))
     else:
-        plan_table.render(document, Console())
+        found.show()
 
 
-def _pilot(loaded: Matrix, *, launchers: tuple[str, ...], out: Path) -> Path:
-    """Measure two blocks of every comparison as a run of its own, which is kept."""
+def _piloted(loaded: Matrix, *, launcher: str | None, out: Path) -> Plan:
+    """Measure two blocks of every comparison as a run of its own, which is kept, and plan by that."""
     from dataclasses import replace
 
-    from bench.measure import run as runs
+    from bench import api
     from bench.report.live import View
 
     small = replace(loaded, name=f"plan-{loaded.name}", budget=replace(loaded.budget, blocks=2))
     with interruptible(), View() as view:
-        folder = runs.new(small, launchers=launchers, out=out, base=None, view=view)
-    click.echo(f"pilot: {folder}, kept", err=True)
-    return folder
-
-
-def _earlier_runs(out: Path) -> tuple[list[StoredRun], list[str]]:
-    """The runs of this machine in `out`, the newest first, and one line for each that cannot be read."""
-    from bench import records, store
-    from bench.machine import describe
-
-    here = records.machine_key(describe.describe(device="cpu"))
-    found, unread = [], []
-    for header in sorted(out.glob("*/run.json")):
-        try:
-            run = store.read(header.parent)
-            same = records.machine_key(run.run["environment"]) == here
-        except (InputError, KeyError, TypeError) as error:
-            unread.append(f"not used: {header.parent.name}, which cannot be read ({error})")
-            continue
-        if same:
-            found.append(run)
-    return sorted(found, key=lambda run: str(run.run["started_at"]), reverse=True), unread
+        pilot = api.run(small, launcher=launcher, out=out, view=view)
+    click.echo(f"pilot: {pilot.folder}, kept", err=True)
+    return api.plan(loaded, out=out, launcher=str(pilot.stored.run["launcher"]), runs=[pilot.stored])
 
 
 def _share(percent: str) -> float:

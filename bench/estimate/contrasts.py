@@ -12,7 +12,7 @@ from bench.estimate import frames, verdicts
 from bench.estimate.confounders import confounders
 from bench.estimate.course import Course
 from bench.estimate.verdicts import Corrected, Disturbance, Evidence, Rules, Verdict
-from bench.plan.slices import OTHER_SYNC_EVERY
+from bench.planning.slices import OTHER_SYNC_EVERY
 from bench.records import LEFT_OUT, REFERENCE
 from workloads.contract import STUB
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import records, stats
 from bench.estimate import frames
-from bench.plan import schedule
+from bench.planning import schedule
 
 if TYPE_CHECKING:
     from bench.matrix.comparison import Comparison

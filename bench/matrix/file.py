@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import yaml
 from pydantic import ValidationError
 
 from bench.errors import InputError
@@ -73,12 +74,15 @@ def find(name_or_path: str) -> tuple[Path, str]:
     return path, " ".join(name_or_path.split())
 
 
-def read(name_or_path: str) -> Document:
-    """Read and validate a matrix file.
+def read(given: str | Mapping[str, Any]) -> Document:
+    """Read and validate a matrix: a built-in one, a file, or a mapping that is written like a file.
 
     raises  InputError: the first thing wrong with it, one sentence with file and line
     """
-    path, label = find(name_or_path)
+    if isinstance(given, Mapping):
+        text = yaml.safe_dump(dict(given), sort_keys=False, allow_unicode=True)
+        return validate(source.parse(text.encode(), "matrix"), label="matrix", stem="matrix")
+    path, label = find(given)
     return validate(source.read(path, label), label=label, stem=path.stem)
 
 

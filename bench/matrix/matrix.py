@@ -1,7 +1,7 @@
 """A matrix: YAML -> cells -> comparisons, as one frozen value.
 
-The way there: `yaml_source` (text to a tree with lines), `matrix_model` (what may stand in it), `matrix_file` (every
-fault as one sentence), `matrix_cells` (product, exclude, include), `comparison` (who is measured against whom).
+The way there: `source` (text to a tree with lines), `model` (what may stand in it), `file` (every fault a sentence),
+`cells` (product, exclude, include), `comparison` (who is measured against whom).
 """
 
 from __future__ import annotations
@@ -143,13 +143,13 @@ class Matrix:
         )
 
 
-def load(name_or_path: str, *, yes: bool = False) -> Matrix:
-    """The matrix of a built-in name (`quick`, `default`) or of a YAML file.
+def load(given: str | Mapping[str, Any], *, yes: bool = False) -> Matrix:
+    """The matrix of a built-in name (`quick`, `default`), of a YAML file, or of a mapping that is written like one.
 
     yes     allow more than 10,000 cells
     raises  InputError: the first thing wrong, one sentence with file and line
     """
-    document = matrix_file.read(name_or_path)
+    document = matrix_file.read(given)
     cells, notes = expand(document, yes=yes)
     file = document.file
     compare, baseline = _compare(document), _baseline(document)

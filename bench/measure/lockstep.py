@@ -17,8 +17,8 @@ from bench.errors import WorkerFailed
 from bench.launch.group import Group
 from bench.measure import gates, parity
 from bench.measure.stretch import Stretch
-from bench.plan import schedule
-from bench.plan.slices import OTHER_SYNC_EVERY
+from bench.planning import schedule
+from bench.planning.slices import OTHER_SYNC_EVERY
 from bench.telemetry import BETWEEN_SOAKS_S
 from workloads.contract import STUB
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from bench.launch import Channel, Launcher
     from bench.matrix.comparison import Arm, Comparison
-    from bench.plan.schedule import Planned
-    from bench.plan.slices import Plan
+    from bench.planning.schedule import Planned
+    from bench.planning.slices import Plan
     from bench.telemetry import Sampler
 
 QUIET_S = 0.001  # before each slice: what the last answer left to do is done

@@ -19,7 +19,7 @@ MODULES = (
     "machine",
     "matrix.comparison",
     "measure",
-    "plan",
+    "planning",
     "stats",
     "telemetry",
 )

@@ -17,7 +17,7 @@ from bench.records import Record, is_whole
 if TYPE_CHECKING:
     from bench.matrix.comparison import Comparison
     from bench.measure.standing import Stand
-    from bench.plan.schedule import Budget
+    from bench.planning.schedule import Budget
 
 RESERVE = 1.1  # of what is suggested: blocks of one comparison do not all take the same time
 

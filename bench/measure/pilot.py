@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from bench.measure import lockstep
 from bench.measure.lockstep import ask
-from bench.plan import slices as plan
-from bench.plan import warmup
-from bench.plan.slices import Plan
+from bench.planning import slices as plan
+from bench.planning import warmup
+from bench.planning.slices import Plan
 
 if TYPE_CHECKING:
     from bench.launch.group import Group
-    from bench.plan.slices import SlicePlan
+    from bench.planning.slices import SlicePlan
 
 FIRST_STEPS = 5
 LEAST_STEPS, MOST_STEPS = 30, 2000  # fewer cannot hold a change of level

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bench.matrix.comparison import Comparison
     from bench.measure.parity import Certificate
     from bench.measure.view import View
-    from bench.plan.slices import Plan
+    from bench.planning.slices import Plan
 
 FINAL = ("unsupported", "failed")  # said so, or raised: it would again
 

@@ -18,8 +18,8 @@ from bench.measure import certify, devices, kept_certificates, lockstep, outlook
 from bench.measure.lockstep import Bench, Block
 from bench.measure.provenance import fresh_id
 from bench.measure.standing import fresh_ratios, stand
-from bench.plan import schedule
-from bench.plan.slices import Plan
+from bench.planning import schedule
+from bench.planning.slices import Plan
 from bench.provision import mnist
 from bench.store import Store, StoredRun
 from bench.telemetry import Sampler

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from bench import records, stats, store
 from bench.errors import InputError
 from bench.estimate import frames
-from bench.plan import schedule
+from bench.planning import schedule
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
 
     from bench.matrix.comparison import Comparison
-    from bench.plan.schedule import Budget
+    from bench.planning.schedule import Budget
     from bench.store import StoredRun
 
 Ratios = dict[str, dict[str, float]]

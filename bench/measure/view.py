@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from bench.measure.parity import Certificate
     from bench.measure.standing import Stand
-    from bench.plan.schedule import Planned
+    from bench.planning.schedule import Planned
 
 
 class View(Protocol):

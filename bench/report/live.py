@@ -17,7 +17,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from bench.plan.schedule import Planned
+    from bench.planning.schedule import Planned
 
 LOG_LINES = 3
 

@@ -22,14 +22,14 @@ from bench.estimate import frames, summary
 from bench.matrix.comparison import Arm, Comparison
 from bench.matrix.matrix import Budget, Matrix, Telemetry
 from bench.measure import certify, parity, run
-from bench.plan import slices as plan
-from bench.plan.slices import Plan, SlicePlan
+from bench.planning import slices as plan
+from bench.planning.slices import Plan, SlicePlan
 from workloads.contract import STUB, Cell, Named, Value
 
 if TYPE_CHECKING:
     from bench.machine.cpus import Placement
     from bench.measure.standing import Stand
-    from bench.plan.schedule import Planned
+    from bench.planning.schedule import Planned
 
 # Some 0.4 ms a step. What calling a step costs besides its work is 0.5 % of that: at 50 µs it was 3 %, and 10 % more
 # work took 9.7 % more time, which intervals of calm contrasts rightly did not cover.

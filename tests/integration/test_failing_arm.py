@@ -19,7 +19,7 @@ from bench import store
 from bench.estimate import summary
 from bench.matrix.matrix import load
 from bench.measure import certify, gates, parity, run
-from bench.plan.slices import Plan, SlicePlan
+from bench.planning.slices import Plan, SlicePlan
 from bench.report.live import View
 
 ROUNDS, STEPS, SETTLE, WARM, BLOCKS = 8, 10, 2, 10, 5

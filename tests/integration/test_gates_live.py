@@ -22,7 +22,7 @@ from bench.matrix.comparison import Arm
 from bench.matrix.matrix import load
 from bench.measure import certify, gates, parity, run
 from bench.measure.stretch import Stretch
-from bench.plan.slices import Plan, SlicePlan
+from bench.planning.slices import Plan, SlicePlan
 from bench.report.live import View
 from bench.report.rows import facts as origins
 from workloads.contract import Cell, Named

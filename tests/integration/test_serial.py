@@ -24,7 +24,7 @@ from bench.matrix.matrix import load
 from bench.matrix.need import Need
 from bench.measure import certify, lockstep, provenance, run
 from bench.measure.lockstep import Bench, Block
-from bench.plan.schedule import Planned
+from bench.planning.schedule import Planned
 from bench.records import valid
 from bench.report.live import View
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench.plan.schedule import Planned
+from bench.planning.schedule import Planned
 from bench.report.live import View
 
 

@@ -18,7 +18,7 @@ from bench.matrix import matrix, source
 from bench.matrix.comparison import compare_cells
 from bench.matrix.matrix import Budget, Matrix, Telemetry, load
 from bench.matrix.model import COMPARABLE
-from bench.plan import schedule
+from bench.planning import schedule
 from workloads.contract import AXES, Cell, Named
 
 Load = Callable[..., Matrix]

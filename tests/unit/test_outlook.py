@@ -8,7 +8,7 @@ import pytest
 
 from bench.matrix.matrix import Budget
 from bench.measure.outlook import Expected, expectation, shortfall
-from bench.plan import schedule
+from bench.planning import schedule
 
 # As a newcomer tried it: five arms, two workloads, five minutes, two blocks each, eight times "inconclusive".
 LINEAR = Expected(comparison="linear", contrasts=4, blocks=0, block_s=25.0)

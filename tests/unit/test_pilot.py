@@ -13,7 +13,7 @@ import pytest
 from bench.measure import pilot
 from bench.measure.lockstep import companies
 from bench.measure.pilot import Pilot, steps_left
-from bench.plan.slices import Plan
+from bench.planning.slices import Plan
 from workloads import trial
 from workloads.contract import Cell, Named
 

@@ -16,7 +16,7 @@ from bench import stats
 from bench.history import forecast as prediction
 from bench.history.forecast import Evidence
 from bench.matrix.matrix import Budget, Matrix, load
-from bench.plan import schedule
+from bench.planning import schedule
 from bench.store import read
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ import pytest
 
 from bench import records as stored
 from bench import stats
-from bench.plan import schedule
-from bench.plan import slices as plans
-from bench.plan.schedule import Planned
+from bench.planning import schedule
+from bench.planning import slices as plans
+from bench.planning.schedule import Planned
 
 COMPARISONS = ("a", "b", "c", "d")
 

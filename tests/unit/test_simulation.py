@@ -13,7 +13,7 @@ import pytest
 import simulation
 
 from bench import stats
-from bench.plan import schedule, warmup
+from bench.planning import schedule, warmup
 from bench.validate.row import Row, at_least, at_most, clopper_pearson, not_above, not_below
 
 RUNS = 200

@@ -16,7 +16,7 @@ from bench.measure import run
 from bench.measure.lockstep import ArmFailed
 from bench.measure.prologue import Prologue
 from bench.measure.standing import Stand, stand
-from bench.plan.schedule import Planned
+from bench.planning.schedule import Planned
 from bench.store import StoredRun
 from workloads.contract import Cell, Named
 from workloads.linear_regression import spec

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pytest
 import ruptures
 
-from bench.plan import warmup
-from bench.plan.warmup import warm_up_steps
+from bench.planning import warmup
+from bench.planning.warmup import warm_up_steps
 
 Series = npt.NDArray[np.float64]
 COUNT = 600
@@ -132,6 +132,6 @@ def test_segments_are_those_of_pelt() -> None:
 
 
 def test_the_command_line_does_not_wait_for_ruptures() -> None:
-    code = "import sys, bench.plan.warmup, bench.measure.certify; print('ruptures' in sys.modules)"
+    code = "import sys, bench.planning.warmup, bench.measure.certify; print('ruptures' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
