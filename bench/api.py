@@ -89,7 +89,7 @@ class Run:
     def _repr_html_(self) -> str:
         """What a notebook shows: the contrasts."""
         shown = self.contrasts.drop(columns=["comparison", "reason"], errors="ignore")
-        return str(shown.style.format(precision=3).hide(axis="index").to_html())
+        return str(shown.to_html(index=False, float_format="{:.3f}".format, na_rep="—"))
 
     @cached_property
     def _cells(self) -> dict[str, Mapping[str, Any]]:

@@ -25,7 +25,6 @@ PRECISIONS = ("fp32",)
 DEVICES = ("auto", "cpu", "cuda")
 DIVISIONS = ("matched",)
 STUB = "stub"  # as workload and as framework: known work, to hold the harness to its own standard
-SYNCS = ("step", "slice")
 
 Value = str | int | float | bool | None
 

@@ -79,9 +79,12 @@ def write(specification: Json, path: Path) -> None:
     if kind == "json":
         data = (json.dumps(specification, indent=1, allow_nan=False) + "\n").encode()
     else:
-        import vl_convert as vlc
-
-        data = vlc.vegalite_to_png(specification, scale=2) if kind == "png" else _svg(specification)
+        vlc = _renderer(path)
+        data = (
+            vlc.vegalite_to_png(specification, scale=2)
+            if kind == "png"
+            else str(vlc.vegalite_to_svg(specification)).encode()
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
@@ -89,10 +92,14 @@ def write(specification: Json, path: Path) -> None:
         raise InputError(f"{path}: cannot be written ({error.strerror}); choose another --to") from None
 
 
-def _svg(specification: Json) -> bytes:
-    import vl_convert as vlc
-
-    return str(vlc.vegalite_to_svg(specification)).encode()
+def _renderer(path: Path) -> Any:
+    try:
+        import vl_convert
+    except ImportError:
+        raise InputError(
+            f"{path}: to draw takes vl-convert-python; pip install vl-convert-python, or write --to a name.json"
+        ) from None
+    return vl_convert
 
 
 def block_chart(run: StoredRun, record: Mapping[str, Any]) -> Json:

@@ -66,7 +66,7 @@ def test_frames_say_what_the_report_says(run: bench.Run) -> None:
 
 def test_a_notebook_shows_the_contrasts(run: bench.Run) -> None:
     page = run._repr_html_()
-    assert page.count("<tr>") == 1 + len(run.contrasts)
+    assert page.count("<tr") == 1 + len(run.contrasts)
     assert "slower" in page
 
 

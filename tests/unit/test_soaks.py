@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -252,6 +253,14 @@ def test_the_verbs_say_in_one_sentence_what_cannot_be_drawn(tmp_path: Path) -> N
     done = runner.invoke(cli, ["telemetry", "show", str(tmp_path / "bare")])
     assert done.exit_code == 0
     assert "no block was sampled" in done.output
+
+
+def test_without_what_draws_one_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vl_convert", None)
+    with pytest.raises(InputError, match=r"to draw takes vl-convert-python; pip install vl-convert-python, or write"):
+        chart.write({}, tmp_path / "a.svg")
+    chart.write({}, tmp_path / "a.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_a_picture_of_another_kind_is_refused(stored: StoredRun, tmp_path: Path) -> None:
