@@ -60,11 +60,25 @@ def test_ci_finds_the_readmes_test_command() -> None:
     assert found[0].endswith("-m pytest")
 
 
-def test_every_module_and_verb_of_the_design_page_exists() -> None:
+def test_every_module_of_the_design_page_is_where_the_page_has_it() -> None:
     text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
-    modules = set(re.findall(r"`([a-z_]+\.py)`", text))
-    homes = {path.name for folder in ("bench", "workloads") for path in (ROOT / folder).rglob("*.py")}
-    assert modules - {"tensorflow.py", "pytorch.py"} <= homes
+    modules = set(re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py)`", text)) - {"tensorflow.py", "pytorch.py"}
+    homes = {str(path.relative_to(ROOT)) for folder in ("bench", "workloads") for path in (ROOT / folder).rglob("*.py")}
+    assert len(modules) > 20
+    assert {one for one in modules if not any(home.endswith(f"/{one}") or home == one for home in homes)} == set()
+    drawn = set(re.findall(r"[├└]─ ([a-z]+) ", text)) | {"cli"}
+    folders = {path.name for path in (ROOT / "bench").iterdir() if (path / "__init__.py").exists()}
+    assert drawn == folders
+
+
+def test_what_the_contributors_page_names_is_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    sessions = set(re.findall(r"^def (\w+)\(session", (ROOT / "noxfile.py").read_text(encoding="utf-8"), flags=re.M))
+    lines = re.findall(r"`nox -s ([a-z ]+?)(?: --.*?)?`", text)
+    assert {name for line in lines for name in line.split()} <= sessions
+    paths = {one.rstrip("/") for one in re.findall(r"`([\w./]+/[\w./]*)`", text)}
+    assert len(paths) > 8
+    assert {one for one in paths if "NAME" not in one and not (ROOT / one).exists()} == set()
 
 
 def test_no_tracked_text_names_a_package_registry_or_a_path_of_this_machine() -> None:
