@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bench.measure.view import View
 
 LEAST_EVALUATION = 20  # steps
+NEARLY = 0.8  # of the steps that there would be time for: a pilot measures it anew each time
 STUB_REASON = "stubs do known work that may differ on purpose: there is nothing to prove"
 
 
@@ -101,8 +102,7 @@ def _company(
     if not task.known:
         _prove(task, group, traced, pilot, prologue)
     if task.measure and not prologue.hopeless(task.comparison):
-        if not all(_is_whole(prologue, arm.id) for arm in task.comparison.arms):  # all alike, or none
-            _evaluate(task, group, pilot, prologue)
+        _evaluate(task, group, pilot, prologue)
         for name in group.arms:
             with leaving_out(task, group, prologue):
                 pilot.ask_for_control(group, name, _sync(task))
@@ -151,10 +151,11 @@ def _certify(comparison: Comparison, traced: Traced, prologue: Prologue) -> None
             prologue.certificates[arm.id] = replace(certificate, made_at=provenance.now())
 
 
-def _is_whole(prologue: Prologue, arm: str) -> bool:
-    """Whether an evaluation of it is there, over all its steps."""
-    found = prologue.evaluations.get(arm)
-    return found is not None and "cut_from" not in found
+def _serve(task: Task, prologue: Prologue, due: int) -> bool:
+    """Whether the evaluations that are kept serve: of all arms alike, whole or nearly as long as those that are due."""
+    kept = [prologue.evaluations.get(arm.id) for arm in task.comparison.arms]
+    cut = {one["steps"] for one in kept if one and "cut_from" in one}
+    return None not in kept and (not cut or (len(cut) == 1 and min(cut) >= NEARLY * due))
 
 
 def _steps_to_evaluate(task: Task, wanted: int, pilot: Pilot) -> int:
@@ -179,7 +180,12 @@ def _evaluate(task: Task, group: Group, pilot: Pilot, prologue: Prologue) -> Non
     if cell.phase != "train" or task.comparison.is_stub:
         return
     wanted = int(cell.workload.get("evaluate_steps"))  # type: ignore[arg-type]
-    steps = prologue.evaluate_steps = prologue.evaluate_steps or _steps_to_evaluate(task, wanted, pilot)
+    if prologue.evaluate_steps is None:  # decided once: of all arms alike, or of none
+        due = _steps_to_evaluate(task, wanted, pilot)
+        prologue.evaluate_steps = 0 if _serve(task, prologue, due) else due
+    steps = prologue.evaluate_steps
+    if not steps:
+        return
     of_them = f" of {wanted}, which the budget has no time for" if steps < wanted else ""
     task.say(f"training {steps} steps{of_them} to evaluate")
     limit_s = tracing.LIMIT_S[slowest_mode(task.comparison)]

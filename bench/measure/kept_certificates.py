@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -43,7 +44,7 @@ def of(header: Mapping[str, Any], comparison: Comparison) -> dict[str, Record]:
 def keep(header: Mapping[str, Any], comparison: Comparison, arm: Arm, record: Mapping[str, Any]) -> None:
     """A certificate that passed, unless an evaluation failed; a cache that cannot be written keeps nothing.
 
-    One that was kept already is kept again where its evaluations have become whole.
+    One that was kept already is kept again where its evaluations have become longer.
     """
     evaluations = record["evaluations"].values()
     if record["status"] != "passed" or any("failed" in evaluation for evaluation in evaluations):
@@ -51,14 +52,18 @@ def keep(header: Mapping[str, Any], comparison: Comparison, arm: Arm, record: Ma
     path = _path(header, comparison.baseline_arm, arm)
     if record["kept"]:
         before = _read(path)
-        cut = any("cut_from" in evaluation for evaluation in evaluations)
-        if cut or before is None or before["evaluations"] == record["evaluations"]:
+        if before is None or _length(record) <= _length(before):
             return
     partial = path.with_suffix(f".{os.getpid()}.part")
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps({"schema": SCHEMA, **record}, allow_nan=False))
         partial.replace(path)
+
+
+def _length(record: Mapping[str, Any]) -> float:
+    """Steps of the shortest evaluation that was cut; infinite where none was."""
+    return min((one["steps"] for one in record["evaluations"].values() if "cut_from" in one), default=math.inf)
 
 
 def _read(path: Path) -> Record | None:

@@ -33,7 +33,7 @@ class Prologue:
     left_out  the arms, or the reference, that cannot do what is asked, or whose code raised an error: the same would
               happen again
     failed    the arm, or the reference, whose worker crashed, hung or babbled: that may not happen again
-    evaluate_steps  of every evaluation that is made now, once it is known
+    evaluate_steps  of every evaluation that is made now, once it is known; 0 where those that are kept serve
     """
 
     certificates: dict[str, Certificate] = field(default_factory=dict)

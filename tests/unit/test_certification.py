@@ -302,6 +302,30 @@ def test_what_is_kept_is_neither_proved_nor_evaluated_again_unless_an_evaluation
     assert {name: one["steps"] for name, one in again.evaluations.items()} == dict.fromkeys(THREE, 3), "of all alike"
 
 
+@pytest.mark.parametrize("kind", ["lockstep", "serial"])
+@pytest.mark.parametrize(
+    ("kept", "anew"),
+    [
+        (dict.fromkeys(THREE, 90), False),  # there is time for 100
+        (dict.fromkeys(THREE, 120), False),
+        (dict.fromkeys(THREE, 70), True),
+        ({**dict.fromkeys(THREE, 90), "pytorch": 95}, True),
+    ],
+)
+def test_evaluations_that_were_cut_serve_again_where_there_is_time_for_hardly_more(
+    begun: Any, kind: str, kept: dict[str, int], anew: bool
+) -> None:
+    def cut(arm: str) -> dict[str, Any]:
+        return {"steps": kept[arm], "cut_from": 1000}
+
+    known = {
+        arm: PASSED.to_json() | {"evaluations": {name: cut(name) for name in ("tensorflow", arm)}} for arm in THREE[1:]
+    }
+    found = begun({}, kind=kind, known=known, evaluate_s=0.3)
+    wanted = dict.fromkeys(THREE, 3) if anew else kept  # what the stand-in answers
+    assert {name: one["steps"] for name, one in found.evaluations.items()} == wanted
+
+
 def test_of_an_inference_the_arms_are_asked_for_as_many_batches_as_the_reference_gave(
     begun: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

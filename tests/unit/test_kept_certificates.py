@@ -128,9 +128,13 @@ def test_the_same_cells_under_other_names_are_not_taken_for_these() -> None:
     assert kept(HEADER, renamed) == {}
 
 
-def test_evaluations_that_have_become_whole_are_kept_and_shorter_ones_are_not() -> None:
-    cut, whole = {"steps": 20, "cut_from": 200}, {"steps": 200}
+def test_evaluations_that_have_become_longer_are_kept_and_shorter_ones_are_not() -> None:
+    cut, longer, whole = {"steps": 20, "cut_from": 200}, {"steps": 60, "cut_from": 200}, {"steps": 200}
     keep(record(pytorch=cut))
+    keep(record(replace(PASSED, kept=True), pytorch=longer))
+    assert kept()["pytorch"]["evaluations"] == {"pytorch": longer}
+    keep(record(replace(PASSED, kept=True), pytorch=cut))
+    assert kept()["pytorch"]["evaluations"] == {"pytorch": longer}
     keep(record(replace(PASSED, kept=True), pytorch=whole))
     assert kept()["pytorch"]["evaluations"] == {"pytorch": whole}
     keep(record(replace(PASSED, kept=True), pytorch=cut))
