@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from pydantic import ValidationError
 
 from bench.errors import InputError
@@ -80,8 +79,7 @@ def read(given: str | Mapping[str, Any]) -> Document:
     raises  InputError: the first thing wrong with it, one sentence with file and line
     """
     if isinstance(given, Mapping):
-        text = yaml.safe_dump(dict(given), sort_keys=False, allow_unicode=True)
-        return validate(source.parse(text.encode(), "matrix"), label="matrix", stem="matrix")
+        return validate(source.Node.of(given), label="matrix", stem="matrix")
     path, label = find(given)
     return validate(source.read(path, label), label=label, stem=path.stem)
 

@@ -1,20 +1,20 @@
 """YAML as a tree that remembers its lines, so that whatever is wrong with a file can be said with file and line.
 
-Values follow YAML 1.2's core schema (`1e-3` is a number, `yes` and `on` are words), written out here because PyYAML's
-own resolver is 1.1. Only plain values pass: no tags, no merge keys, one document, and bounds on size, nesting and
-on what aliases expand to.
+ruamel.yaml reads it, by YAML 1.2 (`1e-3` is a number, `yes` and `on` are words). Only plain values pass: no tags, no
+merge keys, one document, and bounds on size, nesting and on what aliases expand to.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML, error, events, nodes
 
 from bench.errors import InputError
 from bench.text import quoted
@@ -22,11 +22,8 @@ from bench.text import quoted
 SIZE_LIMIT_BYTES = 2**20
 NODE_LIMIT = 20_000  # aliases count as what they expand to
 DEPTH_LIMIT = 16
+DIGITS_LIMIT = 40
 
-_NULL = re.compile(r"(?:~|null|Null|NULL)?\Z")
-_BOOL = re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z")
-_INT = re.compile(r"[-+]?[0-9]+\Z")
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z")
 _CONTROL = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 Scalar = str | int | float | bool | None
@@ -41,6 +38,16 @@ class Node:
     text: str = ""
     key_lines: dict[str, int] = field(default_factory=dict)
     size: int = 1
+
+    @classmethod
+    def of(cls, plain: Any) -> Node:
+        """The tree of a value that was written in no file: all of it on line 1."""
+        if isinstance(plain, Mapping):
+            entries = {str(key): cls.of(value) for key, value in plain.items()}
+            return cls(value=entries, line=1, key_lines=dict.fromkeys(entries, 1))
+        if isinstance(plain, list | tuple):
+            return cls(value=[cls.of(value) for value in plain], line=1)
+        return cls(value=plain, line=1, text=str(plain))
 
     def plain(self) -> Any:
         """The same value as lists, dictionaries and scalars."""
@@ -103,19 +110,23 @@ def parse(data: bytes, label: str) -> Node:
     raises  InputError: one sentence, `label:line: …`
     """
     text = _decode(data, label)
-    builder = _Builder(label)
     try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            builder.take(event)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        _check(text, label)
+        root = _yaml().compose(io.StringIO(text))
+    except error.MarkedYAMLError as fault_:
+        mark = fault_.problem_mark or fault_.context_mark
         line = mark.line + 1 if mark else 1
-        raise fault(label, line, f"this is not valid YAML: {error.problem or error}") from None
-    if builder.root is None:
+        raise fault(label, line, f"this is not valid YAML: {fault_.problem or fault_}") from None
+    if root is None:
         raise InputError(f"{label}:1: the file is empty; a matrix needs at least axes: {{workload: […]}}")
-    if not isinstance(builder.root.value, dict):
-        raise InputError(f"{label}:{builder.root.line}: the top level must be a mapping with a key axes")
-    return builder.root
+    tree = _Tree(label).node(root)
+    if not isinstance(tree.value, dict):
+        raise InputError(f"{label}:{tree.line}: the top level must be a mapping with a key axes")
+    return tree
+
+
+def _yaml() -> YAML:
+    return YAML(typ="safe", pure=True)
 
 
 def _decode(data: bytes, label: str) -> str:
@@ -141,121 +152,93 @@ def _child(node: Node, step: str | int) -> Node | None:
     return None
 
 
-@dataclass(kw_only=True)
-class _Open:
-    """A list or mapping whose end has not come yet."""
+def _check(text: str, label: str) -> None:
+    """Refuse, event by event and before anything is put together, what no matrix has or what is too much."""
+    open_: list[str | None] = []
+    anchors: set[str | None] = set()
+    count, documents = 0, 0
+    for event in _yaml().parse(io.StringIO(text)):
+        line = event.start_mark.line + 1 if event.start_mark else 1
+        count += isinstance(event, events.NodeEvent)
+        documents += isinstance(event, events.DocumentStartEvent)
+        if count > NODE_LIMIT:
+            raise fault(label, line, _TOO_MANY)
+        if documents > 1:
+            raise fault(label, line, "a second document begins here; a matrix is one document")
+        if getattr(event, "tag", None) is not None:
+            shown = quoted(str(event.tag).replace("tag:yaml.org,2002:", "!!"))
+            raise fault(label, line, f"tag {shown} is not allowed; write a plain value")
+        if isinstance(event, events.AliasEvent) and event.anchor not in anchors:
+            anchor = event.anchor
+            raise fault(label, line, f"alias *{anchor} stands for nothing before it; define &{anchor} first")
+        if isinstance(event, events.CollectionStartEvent):
+            open_.append(event.anchor)
+            if len(open_) > DEPTH_LIMIT:
+                raise fault(
+                    label, line, f"nested more than {DEPTH_LIMIT} deep; a matrix needs no more than four levels"
+                )
+        elif isinstance(event, events.CollectionEndEvent):
+            anchors.add(open_.pop())
+        elif isinstance(event, events.ScalarEvent):
+            anchors.add(event.anchor)
 
-    mapping: bool
-    line: int
-    anchor: str | None
-    items: list[Node] = field(default_factory=list)
-    entries: dict[str, Node] = field(default_factory=dict)
-    key_lines: dict[str, int] = field(default_factory=dict)
-    key: str | None = None
-    size: int = 1
 
-    def close(self) -> Node:
-        value: list[Node] | dict[str, Node] = self.entries if self.mapping else self.items
-        return Node(value=value, line=self.line, key_lines=self.key_lines, size=self.size)
+_TOO_MANY = f"more than {NODE_LIMIT} values, aliases expanded; write a smaller matrix"
 
 
-class _Builder:
-    """Events in, nodes out, on a stack of its own: no input can exhaust Python's."""
+class _Tree:
+    """Nodes of ruamel.yaml to nodes of ours; an alias is the node that it stands for, and counts as all of it."""
 
     def __init__(self, label: str) -> None:
         self.label = label
-        self.root: Node | None = None
-        self.stack: list[_Open] = []
-        self.anchors: dict[str, Node] = {}
-        self.count = 0
+        self.made: dict[int, Node] = {}
 
-    def take(self, event: yaml.Event) -> None:
-        """Add one event."""
-        mark = event.start_mark
-        line = mark.line + 1 if mark else 1
-        if isinstance(event, yaml.NodeEvent) and not isinstance(event, yaml.AliasEvent):
-            self.check_node(event, line)
-        if isinstance(event, yaml.ScalarEvent):
-            self.add(self.scalar(event, line), anchor=event.anchor)
-        elif isinstance(event, yaml.AliasEvent):
-            self.add(self.alias(str(event.anchor), line), anchor=None)
-        elif isinstance(event, yaml.CollectionStartEvent):
-            if len(self.stack) >= DEPTH_LIMIT:
-                raise self.error(line, f"nested more than {DEPTH_LIMIT} deep; a matrix needs no more than four levels")
-            mapping = isinstance(event, yaml.MappingStartEvent)
-            self.stack.append(_Open(mapping=mapping, line=line, anchor=event.anchor))
-        elif isinstance(event, yaml.CollectionEndEvent):
-            closed = self.stack.pop()
-            self.add(closed.close(), anchor=closed.anchor)
-
-    def check_node(self, event: yaml.NodeEvent, line: int) -> None:
-        """Refuse tags and a second document."""
-        tag = getattr(event, "tag", None)
-        if tag is not None:
-            shown = quoted(str(tag).replace("tag:yaml.org,2002:", "!!"))
-            raise self.error(line, f"tag {shown} is not allowed; write a plain value")
-        if self.root is not None:
-            raise self.error(line, "a second document begins here; a matrix is one document")
-
-    def scalar(self, event: yaml.ScalarEvent, line: int) -> Node:
-        """A node from one scalar: quoted text stays text."""
-        value: Scalar = event.value
-        if event.style is None:
-            value = self.resolve(event.value, line)
-        return Node(value=value, line=line, text=event.value)
-
-    def resolve(self, text: str, line: int) -> Scalar:
-        """The value of an unquoted scalar after YAML 1.2's core schema."""
-        if _NULL.match(text):
-            return None
-        if _BOOL.match(text):
-            return text.lower() == "true"
-        if _INT.match(text) and len(text) <= 18:
-            return int(text)
-        if _FLOAT.match(text):
-            if len(text) > 40 or not math.isfinite(float(text)) or _INT.match(text):
-                raise self.error(line, f"number {quoted(text)} is out of range; write a smaller one")
-            return float(text)
-        return text
-
-    def alias(self, anchor: str, line: int) -> Node:
-        """The node that an alias stands for."""
-        if anchor not in self.anchors:
-            raise self.error(line, f"alias *{anchor} stands for nothing before it; define &{anchor} first")
-        return self.anchors[anchor]
-
-    def add(self, node: Node, *, anchor: str | None) -> None:
-        """Hang a finished node into what is open, or make it the root."""
-        if anchor is not None:
-            self.anchors[anchor] = node
-        if not self.stack:
-            self.root = node
-            return
-        parent = self.stack[-1]
-        parent.size += node.size
-        if max(parent.size, sum(frame.size for frame in self.stack)) > NODE_LIMIT:
-            raise self.error(node.line, f"more than {NODE_LIMIT} values, aliases expanded; write a smaller matrix")
-        if not parent.mapping:
-            parent.items.append(node)
-        elif parent.key is None:
-            parent.key = self.take_key(parent, node)
+    def node(self, given: Any) -> Node:
+        """One node with all below it."""
+        if id(given) in self.made:
+            return self.made[id(given)]
+        line = given.start_mark.line + 1
+        if isinstance(given, nodes.MappingNode):
+            made = self.mapping(given, line)
+        elif isinstance(given, nodes.SequenceNode):
+            items = [self.node(item) for item in given.value]
+            made = Node(value=items, line=line, size=1 + sum(item.size for item in items))
         else:
-            parent.entries[parent.key] = node
-            parent.key = None
+            made = Node(value=self.scalar(given, line), line=line, text=given.value)
+        if made.size > NODE_LIMIT:
+            raise fault(self.label, line, _TOO_MANY)
+        self.made[id(given)] = made
+        return made
 
-    def take_key(self, parent: _Open, node: Node) -> str:
-        """The text of a mapping's next key, seen for the first time."""
-        if isinstance(node.value, list | dict):
-            raise self.error(node.line, "a key must be a word, not a list or mapping")
-        key = node.text
-        if key == "<<":
-            raise self.error(node.line, "merge key << is not supported; write the values out")
-        if key in parent.key_lines:
-            first = parent.key_lines[key]
-            raise self.error(node.line, f"key {quoted(key)} is given twice, first on line {first}; keep one")
-        parent.key_lines[key] = node.line
-        return key
+    def mapping(self, given: Any, line: int) -> Node:
+        """Keys are words, each of them once."""
+        entries: dict[str, Node] = {}
+        lines: dict[str, int] = {}
+        for key, value in given.value:
+            at = key.start_mark.line + 1
+            if not isinstance(key, nodes.ScalarNode):
+                raise fault(self.label, at, "a key must be a word, not a list or mapping")
+            word = str(key.value)
+            if word == "<<":
+                raise fault(self.label, at, "merge key << is not supported; write the values out")
+            if word in lines:
+                first = lines[word]
+                raise fault(self.label, at, f"key {quoted(word)} is given twice, first on line {first}; keep one")
+            entries[word], lines[word] = self.node(value), at
+        size = 1 + sum(entry.size + 1 for entry in entries.values())
+        return Node(value=entries, line=line, key_lines=lines, size=size)
 
-    def error(self, line: int, sentence: str) -> InputError:
-        """One sentence with its place."""
-        return fault(self.label, line, sentence)
+    def scalar(self, given: Any, line: int) -> Scalar:
+        """Quoted text stays text; of plain words those that YAML 1.2 reads as something else."""
+        text = str(given.value)
+        kind = str(given.tag).rpartition(":")[2]
+        if kind == "null":
+            return None
+        if kind == "bool":
+            return text.lower() == "true"
+        if kind not in ("int", "float"):
+            return text
+        value: int | float = _yaml().load(text) if len(text) <= DIGITS_LIMIT else math.inf
+        if not math.isfinite(value) or (abs(value) >= 10**18 and kind == "int"):
+            raise fault(self.label, line, f"number {quoted(text)} is out of range; write a smaller one")
+        return value

@@ -10,9 +10,10 @@ from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from rich.markup import escape
 from rich.table import Table
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from bench import frameworks
 from bench.errors import InputError
@@ -108,8 +109,8 @@ def workload(text: str) -> Named:
 
 def _read(text: str) -> tuple[str, dict[str, Value]]:
     try:
-        plain = yaml.safe_load(text)
-    except yaml.YAMLError:
+        plain = YAML(typ="safe", pure=True).load(text)
+    except YAMLError:
         plain = None
     if isinstance(plain, str):
         return plain, {}

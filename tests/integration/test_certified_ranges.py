@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from rich.console import Console
+from ruamel.yaml import YAML
 
 from bench.matrix.model import known_workloads, spec_of
 from bench.measure import prove
@@ -103,7 +103,7 @@ def examples() -> list[Named]:
     found: list[Named] = []
     for page in sorted([*DOCS.glob("*.md"), DOCS.parent / "README.md"]):
         for block in re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
-            axes = (yaml.safe_load(block) or {}).get("axes", {})
+            axes = (YAML(typ="safe", pure=True).load(block) or {}).get("axes", {})
             for one in axes.get("workload", []):
                 if isinstance(one, dict) and one["name"] != "stub":
                     given = {name: value for name, value in one.items() if name != "name"}
