@@ -29,6 +29,7 @@ class Framework:
     modes      that it has, the usual one first
     packages   its own, by flavour: cpu, cuda; extras of them, such as `and-cuda`
     unused     a folder of its package that no worker reads
+    variables  of the environment that its workers set for themselves, whatever an image sets
     cpu_wheel  whether its CPU build is another file of the same name and release
     zero_learning_rate  whether it takes one
     """
@@ -45,6 +46,7 @@ class Framework:
     default: bool = False
     twin: str = ""
     unused: str | None = None
+    variables: tuple[str, ...] = ()
     cpu_wheel: bool = False
     zero_learning_rate: bool = True
 

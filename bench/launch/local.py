@@ -34,7 +34,7 @@ INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH")
 class LocalChannel:
     """A child process, its pipes, a session of its own so that compilers it started die with it, and its `scratch`.
 
-    In that folder of its own it may leave what it likes: TensorFlow, which is not waited for, leaves generated sources.
+    In that folder of its own it may leave what it likes: one that is not waited for leaves generated sources.
     """
 
     image = None

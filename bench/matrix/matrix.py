@@ -52,7 +52,7 @@ class Matrix:
     source       the file's name as given; for messages and the record
     cells        every cell, in the order of the axes; the ones without a partner too
     comparisons  what is measured: groups of cells that differ on `compare` alone. A cell that is alone in its group
-                 (tensorflow in mode graph, say, which pytorch does not have) is in no comparison and is not
+                 (in a mode, say, that its framework alone has) is in no comparison and is not
                  measured; `notes` names it
     schedule     `lockstep`, or `serial`: no two arms of a block up together
     notes        one sentence each: cells left out, without a partner, or with another batch size than asked

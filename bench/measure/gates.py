@@ -27,7 +27,7 @@ from typing import Any
 # background, 1.8 % beside the loop, 2.0 to 5.4 % in the crowd, since lockstep shares what disturbs; and 61 to 156 %
 # where one arm was outweighed and the other was not, 44 to 68 points apart. A process that woke 1,000 to 3,000 times a
 # second made 660 to 1,840 switches a second. A thread of the arm's own that pushes another one off leaves by itself
-# soon after: TensorFlow's graphs did so 1,670 to 2,420 times a second on an idle machine, each with a voluntary switch
+# soon after: graphs of one did so 1,670 to 2,420 times a second on an idle machine, each with a voluntary switch
 # to match it, so that only the involuntary switches beyond the voluntary ones are somebody else's. Pressure on the
 # whole machine's processors says nothing of the arms, and a loop of fsync on another one (pressure on disks 6 to 8 %)
 # changed nothing: these two are recorded and not judged.

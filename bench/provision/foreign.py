@@ -25,11 +25,9 @@ if TYPE_CHECKING:
 
 # What workers set for themselves, whatever an image sets; PYTHONPATH is not among them (`python_path`).
 OWN_VARIABLES = (
-    "CUDA_CACHE_MAXSIZE", "CUDA_CACHE_PATH", "CUDA_VISIBLE_DEVICES", "GOMP_SPINCOUNT", "HOME", "KERAS_BACKEND",
-    "KMP_BLOCKTIME", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OPENBLAS_NUM_THREADS",
-    "PYTHONDONTWRITEBYTECODE", "PYTHONNOUSERSITE", "PYTHONSAFEPATH", "PYTHONUNBUFFERED", "TF_CPP_MIN_LOG_LEVEL",
-    "TF_ENABLE_ONEDNN_OPTS", "TF_XLA_FLAGS", "TORCHINDUCTOR_CACHE_DIR", "TORCHINDUCTOR_COMPILE_THREADS",
-    "TRITON_CACHE_DIR", "USER",
+    "CUDA_CACHE_MAXSIZE", "CUDA_CACHE_PATH", "CUDA_VISIBLE_DEVICES", "GOMP_SPINCOUNT", "HOME", "KMP_BLOCKTIME",
+    "MKL_NUM_THREADS", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OPENBLAS_NUM_THREADS", "PYTHONDONTWRITEBYTECODE",
+    "PYTHONNOUSERSITE", "PYTHONSAFEPATH", "PYTHONUNBUFFERED", "USER",
 )  # fmt: skip
 _MARK = "bench-probe "
 # Imports what the worker will; prints every version, or the error that the import ended with.
@@ -65,6 +63,11 @@ def variables(config: dict[str, Any]) -> dict[str, str]:
     return dict(entry.split("=", 1) for entry in config.get("Env") or [] if "=" in entry)
 
 
+def own_variables() -> set[str]:
+    """All that workers set for themselves, of whichever framework."""
+    return {*OWN_VARIABLES, *(name for one in frameworks.every().values() for name in one.variables)}
+
+
 def python_path(root: str, config: dict[str, Any]) -> str:
     """The worker's own modules first, then what the image keeps on a PYTHONPATH of its own."""
     own = variables(config).get("PYTHONPATH")
@@ -86,7 +89,7 @@ def inspect(client: docker.DockerClient, name: str, framework: str, progress: Ca
     digests = attributes.get("RepoDigests") or []
     origin = digests[0] if digests else "of this machine, with no digest of a registry"
     notes = [f"{framework}: image {name} ({origin}) was not built by bench: it holds what its maker chose"]
-    given = {variable: value for variable, value in variables(config).items() if variable in OWN_VARIABLES}
+    given = {variable: value for variable, value in variables(config).items() if variable in own_variables()}
     if given:
         told = ", ".join(f"{variable} ({value})" for variable, value in sorted(given.items()))
         notes.append(

@@ -1,8 +1,8 @@
 """Small real steps in the harness against a bare call-and-fetch loop, in turn in one process of each framework.
 
-What the harness adds around a framework, a stub cannot see: an op that waits for a device once cost TensorFlow's steps
-a quarter of their time, and PyTorch's nothing. So the worker itself steps both ways, in the environment, the mode and
-the phase that are measured; each phase by the sync that decides it.
+What the harness adds around a framework, a stub cannot see: an op that waits for a device once cost the steps of one
+framework a quarter of their time, and those of the other nothing. So the worker itself steps both ways, in the
+environment, the mode and the phase that are measured; each phase by the sync that decides it.
 
 And one batch again and again against the whole pool: what is not computed anew each time would be the faster.
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bench.launch import Channel
 
 EQUAL = 0.02
-# 0.1 to 0.6 ms in every framework and mode, 1.5 ms in TensorFlow's eager training: less would be all call, no step.
+# 0.1 to 0.6 ms in every framework and mode, 1.5 ms in the slowest eager training: less would be all call, no step.
 WORKLOAD, SIZES, BATCH_SIZE = "linear_regression", {"n": 1024, "d": 512}, 1024
 WARM_STEPS = 300
 # By sync: steps of a turn, and pairs of turns; an interrupt in one pair moves no median of its group.
@@ -56,7 +56,7 @@ def cells(*, full: bool) -> tuple[Cell, ...]:
 
 
 def pool_cells(*, full: bool) -> tuple[Cell, ...]:
-    """Inference, where an answer could be remembered; in quick without TensorFlow's graph mode."""
+    """Inference, where an answer could be remembered; in quick without graph mode."""
     return tuple(
         _cell(framework, mode, "infer", POOL_SIZES, POOL_BATCH_SIZE)
         for framework, modes in _modes().items()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import io
+import re
 import resource
 import subprocess
 import sys
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -210,3 +213,20 @@ def test_help_takes_less_than_a_quarter_of_a_second_of_cpu() -> None:
         return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
     assert min(once() for _ in range(3)) < CPU_LIMIT_S, "the first may compile bytecode; a neighbour may be busy"
+
+
+NAMES = re.compile(r"tensorflow|pytorch|sklearn|keras", re.IGNORECASE)
+
+
+def test_no_module_of_bench_names_a_framework_but_in_prose_and_where_the_cpu_wheel_is_found() -> None:
+    """What is known of each stands in images/<name>/framework.toml; one address of a source holds a name."""
+    named = []
+    for path in modules("bench"):
+        if path.name == "torch.py":
+            continue
+        for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline):
+            prose = token.type == tokenize.COMMENT or token.string.startswith(('"""', 'r"""'))
+            if not prose and token.type in (tokenize.NAME, tokenize.STRING) and NAMES.search(token.string):
+                named.append(f"{path.name}: {token.string}")
+    assert [one for one in named if "https://" not in one] == []
+    assert len(named) <= 1

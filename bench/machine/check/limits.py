@@ -19,7 +19,7 @@ from bench.machine.describe import read_line, read_text
 from bench.telemetry import cgroup
 
 GIB = 2**30
-# The arms of the published default matrix peak at 0.58 GB (TensorFlow) and 0.42 GB (PyTorch), and are up together.
+# The arms of the published default matrix peak at 0.58 and 0.42 GB, and are up together.
 MEMORY_BYTES = 1 * GIB
 # Wheels, both environments and MNIST took 3.1 GB in 42,791 files; after that a run adds little.
 FIRST_BYTES, FIRST_FILES = 4 * GIB, 50_000
