@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import paths
+from bench import frameworks, paths
 from bench.errors import EnvironmentUnavailable
 from bench.provision import venv
 from bench.provision import wheels as wheelhouse
@@ -80,6 +81,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "pytorch").mkdir(parents=True)
     (root / "pytorch" / "requirements-cpu.lock").write_text("\n".join(pins) + "\n")
     (root / "pytorch" / "wheels.sha256").write_text("")
+    shutil.copy(paths.images_root() / "pytorch" / frameworks.FILE, root / "pytorch")
     monkeypatch.setattr(paths, "images_root", lambda: root)
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")

@@ -1,17 +1,25 @@
-"""A package index of this machine's own, and all that a wheelhouse is made from."""
+"""A package index of this machine's own, all that a wheelhouse is made from, and synthetic runs with their reports."""
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from reported import INFER, LINEAR, TRAIN
 from small_wheels import digest, make_wheel
+from synthetic_run import COMPARISONS, Writer, whole_run
 
-from bench import paths
+from bench import frameworks, paths
+from bench.estimate import summary
+
+if TYPE_CHECKING:
+    from bench.store import StoredRun
 
 
 @pytest.fixture
@@ -25,6 +33,7 @@ def links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         f"torch==9.9.0+cpu \\\n    --hash=sha256:{'0' * 64}\n"
     )
     (root / "pytorch" / "wheels.sha256").write_text("")
+    shutil.copy(paths.images_root() / "pytorch" / frameworks.FILE, root / "pytorch")
     monkeypatch.setattr(paths, "images_root", lambda: root)
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
@@ -54,3 +63,25 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> StoredRun:
+    return whole_run(tmp_path_factory.mktemp("runs") / "synthetic")
+
+
+@pytest.fixture(scope="module")
+def document(stored: StoredRun) -> dict[str, Any]:
+    return summary.summarise(stored)
+
+
+@pytest.fixture(scope="module")
+def invalid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    writer = Writer(tmp_path_factory.mktemp("runs") / "invalid")
+    for name in COMPARISONS:
+        writer.measured(name, 8)
+    writer.certified(LINEAR).certified(INFER)
+    writer.certified(
+        TRAIN, status="failed", reason="weights of step 3 differ by 4.1e-2, limit 1e-10", max_rel_error=0.041
+    )
+    return summary.summarise(writer.read())
