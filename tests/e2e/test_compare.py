@@ -28,7 +28,7 @@ axes:
   framework: [{name: stub}, {name: stub, work: 1.0}]
 budget: {blocks: 2, per_comparison: 1h, total: 1h}
 """
-BLOCKS = 9
+BLOCKS = 7
 BYTES = 262_144
 TENTH_MORE_BYTES = 288_384  # in whole blocks of SHA-256
 HALF_MORE_BYTES = 393_216
