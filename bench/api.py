@@ -259,24 +259,21 @@ def _contrast(one: Mapping[str, Any], cells: Mapping[str, Mapping[str, Any]]) ->
 
 
 def _cell(one: Mapping[str, Any]) -> dict[str, Any]:
-    cell, metrics = one["cell"], one["metrics"]
-    axes = {axis: value for axis, value in cell.items() if axis not in ("workload", "framework")}
-    step, items = metrics["step_ms"], metrics["items_per_s"]
-    return {
+    from bench.estimate.figures import IN_CSV
+
+    cell = one["cell"]
+    row = {
         "comparison": one["comparison"],
         "workload": cell["workload"]["name"],
         "framework": cell["framework"]["name"],
         "label": one["label"],
-        **axes,
-        "step_ms": step["median"],
-        "step_ms_low": (step["ci"] or (None, None))[0],
-        "step_ms_high": (step["ci"] or (None, None))[1],
-        "step_ms_p99": step["p99"],
-        "items_per_s": items["median"],
-        "peak_memory_bytes": metrics["peak_memory_bytes"],
-        "blocks": one["blocks"],
-        "failed": one["failed"],
+        **{axis: value for axis, value in cell.items() if axis not in ("workload", "framework")},
     }
+    for figure in IN_CSV:
+        row[figure.name], ci = figure.of(one["metrics"])
+        if figure.csv_interval:
+            row[f"{figure.name}_low"], row[f"{figure.name}_high"] = ci or (None, None)
+    return {**row, "blocks": one["blocks"], "failed": one["failed"]}
 
 
 def _frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

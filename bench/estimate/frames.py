@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bench import records, stats
-from bench.estimate import names
+from bench.estimate.figures import REPORTED
 from bench.records import DECIDES, SYNC
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _TURN = ["trial", "sync", "round"]
 ROUND_COLUMNS = [*_KEY, "sync", "round", "step_ns", "cpu_ns"]
 BY_SYNC = {sync: f"{sync}_step_ms" for sync in SYNC.values()}
 TRIAL_FIGURES = ["step_ms", *BY_SYNC.values(), "p90", "p99", "steps", "items_per_s", "cpu_ms", "cpu_percent"]
-OUTCOME_FIGURES = [*names.STARTUP, "peak_memory_bytes"]
+OUTCOME_FIGURES = list(REPORTED)
 _DECIDED = ("cpu_ms", "steps_per_s")  # figures of either sync, of which a row shows those of the one that decides
 
 

@@ -10,14 +10,6 @@ from bench.text import clean
 
 Cell = Mapping[str, Any]
 EVALUATION_FAILED = "the evaluation failed"  # a null's reason begins so
-# What a fresh worker costs before its second step, by figure. start: the process or container, and its Python.
-STARTUP = {
-    "start_s": "start",
-    "import_s": "import",
-    "data_s": "data",
-    "build_s": "build",
-    "first_step_s": "first step",
-}
 _PLAIN = {"mode": "", "phase": "", "precision": "", "device": "", "division": "", "launcher": ""}
 _UNITS = {"batch_size": "batch ", "threads": "threads "}
 # Named in every row already; the rest is said once, or in the row where it varies.

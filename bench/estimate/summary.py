@@ -6,29 +6,21 @@ A number that was not measured is null with its reason in `nulls`; NaN and Infin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from bench import stats
-from bench.estimate import contrasts, frames, names, soaks
+from bench.estimate import contrasts, figures, frames, names, soaks
 from bench.estimate.contrasts import Comparison, Json
 from bench.estimate.verdicts import Rules
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bench.estimate.figures import Figure
     from bench.store import StoredRun
 
 SCHEMA = "bench.report/1"
-
-_OF_SOAK = ("gpu_util_percent", "joules_per_item")
-_SCALARS: dict[str, Callable[[float], float]] = {
-    "import_s": float,
-    "build_s": float,
-    "first_step_s": float,
-    "peak_memory_bytes": round,
-    "cpu_percent": float,
-}
 
 
 def summarise(run: StoredRun) -> Json:
@@ -138,39 +130,44 @@ def _evaluation(one: Comparison, arm: str) -> Json | None:
 
 
 def _metrics(trials: pd.DataFrame) -> tuple[Json, dict[str, str]]:
-    """Medians over trials, and for every null its reason."""
+    """Medians over trials, figure by figure, and for every null its reason."""
     nulls: dict[str, str] = {}
     metrics: Json = {}
-    for name in ("step_ms", "cpu_ms", "items_per_s"):
-        metrics[name] = _median_and_interval(trials, name, nulls)
-    metrics["startup"] = {name: _median_and_interval(trials, name, nulls, f"startup.{name}") for name in names.STARTUP}
-    for q in ("p90", "p99"):
-        figure = stats.cell_figure(trials[q].to_numpy())
-        metrics["step_ms"][q] = figure.median if figure else None  # of steps timed one by one
-        if figure is None:
-            nulls[f"step_ms.{q}"] = _too_few_steps(trials, q)
-    metrics["by_sync"] = {
-        sync: _median_and_interval(trials, column, nulls, key=f"by_sync.{sync}")
-        for sync, column in frames.BY_SYNC.items()
-    }
-    for name, kind in _SCALARS.items():
-        reported = trials[name].dropna()
-        metrics[name] = kind(reported.median()) if len(reported) else None
-        if reported.empty:
-            nulls[name] = "not reported by the worker" if len(trials) else "no whole block"
+    for one in figures.FIGURES:
+        if one.column is None:
+            continue
+        *way, last = one.place
+        home = metrics
+        for step in way:
+            home = home.setdefault(step, {})
+        home[last] = _median_and_interval(trials, one, nulls) if one.interval else _median(trials, one, nulls)
     return metrics, nulls
+
+
+def _median(trials: pd.DataFrame, one: Figure, nulls: dict[str, str]) -> float | None:
+    reported = trials[one.column].dropna()
+    if one.null == "steps":
+        figure = stats.cell_figure(trials[one.column].to_numpy())
+        value = figure.median if figure else None
+    else:
+        value = one.kind(reported.median()) if len(reported) else None
+    if value is None:
+        q = str(one.column)
+        told = "not reported by the worker" if len(trials) else "no whole block"
+        nulls[".".join(one.place)] = _too_few_steps(trials, q) if one.null == "steps" else told
+    return value
 
 
 def _add_soak(metrics: Json, nulls: dict[str, str], own: list[soaks.Soak], blocks: int, source: str) -> None:
     """What the arm's soaks tell, and the two figures of it that stand among the others."""
     if not own:
         reason = soaks.unsoaked(blocks=blocks, source=source)
-        for name in ("soak", *_OF_SOAK):
+        for name in ("soak", *(one.name for one in figures.OF_SOAKS)):
             metrics[name], nulls[name] = None, reason
         return
     metrics["soak"], reasons = soaks.of_cell(own)
     nulls |= reasons
-    for name in _OF_SOAK:
+    for name in (one.name for one in figures.OF_SOAKS):
         metrics[name] = metrics["soak"][name]["median"]
         if metrics[name] is None:
             nulls[name] = reasons[f"soak.{name}"]
@@ -187,9 +184,8 @@ def _add_cold(metrics: Json, nulls: dict[str, str], plan: Json, arm: str) -> Non
             nulls[f"cold_{name}"] = missing
 
 
-def _median_and_interval(trials: pd.DataFrame, name: str, nulls: dict[str, str], key: str | None = None) -> Json:
-    """Over trials; `key` is its place among the nulls, where that is not its name."""
-    figure, key = stats.cell_figure(trials[name].to_numpy()), key or name
+def _median_and_interval(trials: pd.DataFrame, one: Figure, nulls: dict[str, str]) -> Json:
+    figure, key = stats.cell_figure(trials[one.column].to_numpy()), ".".join(one.place)
     if figure is None:
         nulls[key] = "no samples of this kind in every block" if len(trials) else "no whole block"
         return {"median": None, "ci": None}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import text as words
 from bench.estimate import names
+from bench.estimate.figures import IN_CSV
 from bench.estimate.soaks import FIGURES
 
 if TYPE_CHECKING:
@@ -23,19 +24,13 @@ CPU_COLUMNS = ("cpu_ratio", "cpu_ci_low", "cpu_ci_high")
 JUDGED_COLUMNS = ("verdict", "reason", "caveats", "parity", "parity_max_rel_error", "parity_made_at", "confounders")
 AXES = ("phase", "mode", "batch_size", "precision", "device", "threads", "division", "launcher")
 CELL_COLUMNS = ("cell", "label", "workload", "workload_parameters", "framework", "framework_version")
-INTERVALS = ("step_ms", "cpu_ms", "items_per_s")
-SCALARS = ("peak_memory_bytes", "cpu_percent", "gpu_util_percent")
 SOAKED = tuple(f"soak_{name}" for name in FIGURES if name not in ("gpu_util_percent", "joules_per_item"))
 COLUMNS = (
     *("run", "contrast", "comparison", "side"),
     *CELL_COLUMNS,
     *AXES,
     *("image", "cell_blocks", "cell_failed"),
-    *(f"{name}{end}" for name in INTERVALS for end in ("", "_ci_low", "_ci_high")),
-    *("step_ms_p90", "step_ms_p99"),
-    *names.STARTUP,
-    *SCALARS,
-    "joules_per_item",
+    *(f"{one.name}{end}" for one in IN_CSV for end in (("", "_ci_low", "_ci_high") if one.csv_interval else ("",))),
     *SOAKED,
     *CONTRAST_COLUMNS,
     *CPU_COLUMNS,
@@ -75,13 +70,11 @@ def _cell(cell: Json) -> Iterator[tuple[str, Any]]:
     yield "cell_blocks", cell["blocks"]
     yield "cell_failed", cell["failed"]
     metrics = cell["metrics"]
-    for name in INTERVALS:
-        yield name, metrics[name]["median"]
-        yield from _ends(name, metrics[name]["ci"])
-    yield "step_ms_p90", metrics["step_ms"]["p90"]
-    yield "step_ms_p99", metrics["step_ms"]["p99"]
-    yield from ((name, metrics["startup"][name]["median"]) for name in names.STARTUP)
-    yield from ((name, metrics[name]) for name in (*SCALARS, "joules_per_item"))
+    for one in IN_CSV:
+        value, ci = one.of(metrics)
+        yield one.name, value
+        if one.csv_interval:
+            yield from _ends(one.name, ci)
     soak = metrics["soak"] or {}
     yield from ((name, soak.get(name.removeprefix("soak_"), {}).get("median")) for name in SOAKED)
 

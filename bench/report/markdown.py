@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from bench import text as words
-from bench.estimate import names
+from bench.estimate.figures import ON_PAGE, STARTUP
 from bench.report import marks, soak_table
 from bench.report.rows import Json, Row, direction, facts, failures, heads, results, rows, startup
 
@@ -84,34 +84,22 @@ def _verdict(row: Row) -> str:
 
 
 def _cells(summary: Json) -> str:
-    columns = ["cell", "ms a step", "p90 ms", "p99 ms", "CPU ms", "CPU %", "peak memory", "blocks", "failed", "image"]
+    columns = ["cell", *(str(one.heading) for one in ON_PAGE), "blocks", "failed", "image"]
     lines = []
     for cell in summary["cells"]:
-        own = cell["metrics"]
-        lines.append(
-            [
-                cell["id"],
-                _figure(own["step_ms"]["median"], own["step_ms"]["ci"]),
-                words.number(own["step_ms"]["p90"]),
-                words.number(own["step_ms"]["p99"]),
-                _figure(own["cpu_ms"]["median"], own["cpu_ms"]["ci"]),
-                words.number(own["cpu_percent"]),
-                words.mebibytes(own["peak_memory_bytes"]),
-                str(cell["blocks"]),
-                str(cell["failed"]),
-                marks.short_image(cell["image"]),
-            ]
-        )
+        told = [_figure(*one.of(cell["metrics"]), one.write) for one in ON_PAGE]
+        blocks, failed = str(cell["blocks"]), str(cell["failed"])
+        lines.append([cell["id"], *told, blocks, failed, marks.short_image(cell["image"])])
     return _table(columns, lines)
 
 
 def _startup(summary: Json) -> str:
     """Of every block's fresh workers; `cold` of the run's first, which found nothing compiled."""
-    columns = ["cell", *names.STARTUP.values(), "cold build", "cold first step"]
+    columns = ["cell", *(str(one.start) for one in STARTUP), "cold build", "cold first step"]
     lines = []
     for cell in summary["cells"]:
         own = cell["metrics"]
-        warm = [startup(own["startup"][key]) for key in names.STARTUP]
+        warm = [startup(own["startup"][one.name]) for one in STARTUP]
         cold = [words.seconds(own[f"cold_{name}"]) for name in ("build_s", "first_step_s")]
         lines.append([cell["id"], *warm, *cold])
     return _table(columns, lines)

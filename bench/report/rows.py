@@ -9,6 +9,7 @@ from typing import Any
 
 from bench import text as words
 from bench.estimate import names as naming
+from bench.estimate.figures import STARTUP
 from bench.report import marks
 from bench.text import named
 
@@ -117,7 +118,7 @@ def startups(summary: Json) -> list[str]:
     lines = []
     for name in dict.fromkeys(one[side] for one in compared for side in ("baseline", "arm")):
         own = cells[name]["metrics"]["startup"]
-        told = [f"{heading} {startup(own[key])}" for key, heading in naming.STARTUP.items()]
+        told = [f"{one.start} {startup(own[one.name])}" for one in STARTUP]
         lines.append(words.clean(f"{name}: {', '.join(told)}"))
     return lines
 
