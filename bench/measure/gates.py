@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from bench.telemetry.nvml import SLOWED
+
 # Measured on two virtual cores, cgroup v1 with PSI, the arms on one of them, in blocks of 3 to 33 s of stubs and of
 # linear regression: 26 quiet ones, 46 beside background that took a tenth, 19 beside a busy loop of equal weight on the
 # arms' core, 21 in a crowd of 4 to 8 busy processes. Least, median and largest value:
@@ -39,8 +41,6 @@ STEAL_SHARE = 0.20  # of the arms' processors
 IDLE_SHARE = 0.01  # of the others' slices
 STALL_SHARE = 0.01  # of the stretch
 GPU_THERMAL_SHARE = 0.01  # of the stretch
-# nvmlClocksEventReason: HwSlowdown, SwThermalSlowdown, HwThermalSlowdown, HwPowerBrakeSlowdown; a power cap is a note.
-GPU_SLOWED = 0x8 | 0x20 | 0x40 | 0x80
 # Winograd's F(4×4, 3×3) multiplies a quarter as often as the direct convolution that a spec counts: Lavin & Gray 2016.
 FASTER_ALGORITHM = 4
 
@@ -164,8 +164,8 @@ def _of_gpu(facts: Facts) -> Iterator[str]:
     if _over(thermal_s, facts.seconds, GPU_THERMAL_SHARE):
         share = _percent(thermal_s, facts.seconds)
         yield f"heat: the GPU's clock was lowered for {share} of the time (limit {100 * GPU_THERMAL_SHARE:.0f} %)"
-    if bits is not None and int(bits) & GPU_SLOWED:
-        yield f"heat: the GPU slowed itself down (clock event reasons 0x{int(bits) & GPU_SLOWED:x}, limit none)"
+    if bits is not None and int(bits) & SLOWED:
+        yield f"heat: the GPU slowed itself down (clock event reasons 0x{int(bits) & SLOWED:x}, limit none)"
 
 
 def _of_arm(arm: str, own: ArmFacts, facts: Facts) -> Iterator[str]:

@@ -18,6 +18,9 @@ from bench.telemetry.gpu_reading import Program, Reading, Unwrapped
 
 Source = Literal["nvml", "replay", "none"]
 LIBRARY = "libnvidia-ml.so.1"
+# nvmlClocksEventReason: HwSlowdown, SwThermalSlowdown, HwThermalSlowdown, HwPowerBrakeSlowdown; a power cap is a note,
+# idling and settings are none.
+SLOWED = 0x8 | 0x20 | 0x40 | 0x80
 _REPLAY_WORDS = ("stub", "replay")
 
 

@@ -13,11 +13,9 @@ from typing import Any
 
 from bench.machine.check.findings import Finding
 from bench.machine.describe import read_line
-from bench.telemetry.nvml import Gpus, State
+from bench.telemetry.nvml import SLOWED, Gpus, State
 from bench.text import clean
 
-# nvmlClocksEventReason: HwSlowdown, SwThermalSlowdown, HwThermalSlowdown, HwPowerBrakeSlowdown; not idle, not settings.
-SLOWED = 0x8 | 0x20 | 0x40 | 0x80
 UNSUPPORTED = "Not Supported"  # NVML_ERROR_NOT_SUPPORTED in words
 WARM_C = 15  # so close to its own limit, a GPU reaches it in the first slices
 
