@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +17,7 @@ from synthetic_run import COMPARISONS, Writer, whole_run
 
 from bench import frameworks, paths
 from bench.estimate import summary
+from bench.matrix.matrix import Matrix, load
 
 if TYPE_CHECKING:
     from bench.store import StoredRun
@@ -85,3 +86,14 @@ def invalid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         TRAIN, status="failed", reason="weights of step 3 differ by 4.1e-2, limit 1e-10", max_rel_error=0.041
     )
     return summary.summarise(writer.read())
+
+
+@pytest.fixture
+def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Matrix]:
+    monkeypatch.chdir(tmp_path)
+
+    def write_and_load(text: str | bytes, **options: bool) -> Matrix:
+        Path("m.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+        return load("m.yaml", **options)
+
+    return write_and_load
