@@ -26,6 +26,7 @@ LEAST_STEPS = 10  # of a horizon that is looked for, however slow they are
 # Of the timed precision. Its arithmetic rounds at every operation, so that it flips a rectifier or a maximum that one
 # ulp in the weights leaves alone; and what one ulp leads to stays a tenth under a bound.
 TIMED_ULP, TIMED_STEPS = 10.0, 5
+NUDGES = 4  # of the timed precision: whether one flips anything is luck (docs/decisions/0018)
 LEAST_CLOSING = 3  # steps: two updates and the one that is held to them
 PIECE_BYTES = 2**26  # of an array that is too large for one answer
 
@@ -61,7 +62,7 @@ def horizon(trial: Trial, *, steps: int, rate: float, limit: float, most_s: floa
     Another program starts with every weight off by one ulp. Their distance is normwise, of the weights or, where rate
     is below 1, of the updates: of all arrays the largest. An array that is back near zero is held to the largest that
     it was. The first step is traced whatever its distance. Where rate is 1, a third starts with every weight off by
-    TIMED_ULP of the cell's own precision, which is what flips a rectifier.
+    TIMED_ULP of the cell's own precision, which is what flips a rectifier: NUDGES times, of which the furthest counts.
 
     limit    the distance at which the horizon ends
     most_s   after these seconds and LEAST_STEPS steps it ends as well
@@ -174,32 +175,36 @@ def _apart(a: float, b: float) -> float:
     return apart(np.asarray(a), np.asarray(b))
 
 
-def _nudged(trial: Trial, weights: Arrays, size: float) -> dict[str, Array]:
-    """Every weight off by this share of itself, one way or the other."""
-    draw = np.random.default_rng(trial.seed)
+def _nudged(trial: Trial, weights: Arrays, size: float, number: int = 0) -> dict[str, Array]:
+    """Every weight off by this share of itself, one way or the other; each number draws other ways."""
+    draw = np.random.default_rng([trial.seed, number])
     return {
         name: array.astype(np.float64) * (1 + draw.choice((-size, size), array.shape))
         for name, array in weights.items()
     }
 
 
-def _nudged_as_timed(trial: Trial, weights: Arrays, batches: Arrays) -> Program:
+def _nudged_as_timed(trial: Trial, weights: Arrays, batches: Arrays, number: int) -> Program:
     cell, size = at(trial.cell, "fp64"), TIMED_ULP * float(np.finfo(DTYPES[trial.cell.precision]).eps)
-    built: Program = trial.twin.build(cell=cell, weights=_nudged(trial, weights, size), batches=batches)
+    built: Program = trial.twin.build(cell=cell, weights=_nudged(trial, weights, size, number), batches=batches)
     return built
 
 
 def _led(trial: Trial, weights: Arrays, batches: Arrays, gradients: Arrays, losses: Sequence[float]) -> dict[str, Any]:
-    """How far TIMED_ULP of the timed precision lead from these gradients and losses."""
-    program = _nudged_as_timed(trial, weights, batches)
-    led = _gradients_apart(program.gradients(0), gradients)
-    beside = [float(program.fetch(program.step(i))) for i in range(len(losses))]
-    return {"gradients": finite(led), "losses": [finite(_apart(a, b)) for a, b in zip(beside, losses, strict=True)]}
+    """How far TIMED_ULP of the timed precision lead from these gradients and losses, at most."""
+    led, far = 0.0, [0.0] * len(losses)
+    for number in range(NUDGES):
+        program = _nudged_as_timed(trial, weights, batches, number)
+        led = max(led, _gradients_apart(program.gradients(0), gradients))
+        beside = (float(program.fetch(program.step(i))) for i in range(len(losses)))
+        far = [max(known, _apart(a, b)) for known, a, b in zip(far, beside, losses, strict=True)]
+    return {"gradients": finite(led), "losses": [finite(one) for one in far]}
 
 
 def _led_at_once(trial: Trial, weights: Arrays, batches: Arrays, outputs: Arrays) -> float | None:
     """The same of an inference's outputs."""
-    return finite(farthest(_outputs(_nudged_as_timed(trial, weights, batches), len(outputs)), outputs))
+    nudged = (_nudged_as_timed(trial, weights, batches, number) for number in range(NUDGES))
+    return finite(max(farthest(_outputs(program, len(outputs)), outputs) for program in nudged))
 
 
 def _outputs(program: Program, steps: int) -> dict[str, Array]:
