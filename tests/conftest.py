@@ -18,8 +18,43 @@ from absent import absent
 from bench.errors import BenchError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+TIERS = {
+    "first": "what a newcomer runs: each essential claim once, in minutes",
+    "second": "the rest of what CI runs",
+    "nightly": "what takes too long for every change, or shows at another depth what a quicker test shows",
+}
 
 Edit = Callable[[Path, str, str], None]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--tier`; docs/testing.md says which promise stands in which."""
+    told = "; ".join(f"{tier}: {what}" for tier, what in TIERS.items())
+    told += "; all. By default first, or all of the paths that are named"
+    parser.addoption("--tier", choices=(*TIERS, "all"), help=told)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Markers by which a test stands in another tier than its folder: tests/unit is the first, others the second."""
+    for tier, what in TIERS.items():
+        config.addinivalue_line("markers", f"{tier}: {what}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what stands in another tier."""
+    named = config.args_source is pytest.Config.ArgsSource.ARGS
+    wanted = config.getoption("--tier") or ("all" if named else "first")
+    if wanted == "all":
+        return
+    out = [item for item in items if tier_of(item) != wanted]
+    items[:] = [item for item in items if tier_of(item) == wanted]
+    config.hook.pytest_deselected(items=out)
+
+
+def tier_of(item: pytest.Item) -> str:
+    """The tier of the marker that is nearest to the test, or else of its folder."""
+    marked = (marker.name for marker in item.iter_markers() if marker.name in TIERS)
+    return next(marked, "first" if (REPOSITORY / "tests/unit") in item.path.parents else "second")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -121,6 +121,7 @@ def test_a_tenth_more_work_in_one_arm_exits_1_and_names_that_arm(run: Run, befor
     assert_unchanged(unchanged, more, more=1.1, calm=calm)
 
 
+@pytest.mark.nightly
 def test_half_more_work_in_one_arm_exits_1_and_names_that_arm(run: Run, before: Path) -> None:
     """Beside any neighbour."""
     after = run(stubs(work=1.5))
@@ -142,6 +143,7 @@ def test_half_more_work_in_both_arms_exits_1_and_points_at_what_they_share(run: 
     assert changed(document["comparisons"][0]) == [f"workload bytes: {BYTES} → {HALF_MORE_BYTES}"]
 
 
+@pytest.mark.nightly
 def test_a_tenth_more_work_in_both_arms_exits_1_or_is_said_to_be_out_of_sight(run: Run, before: Path) -> None:
     """What all arms share is not paired: a machine whose blocks spread widely cannot show a tenth of it."""
     after = run(stubs(size=TENTH_MORE_BYTES))

@@ -57,7 +57,10 @@ def until(happened: Any, what: str, limit_s: float = LIMIT_S) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("how", ["killed", "stopped", "killed with live-restore"])
+@pytest.mark.parametrize(
+    "how",
+    ["killed", *(pytest.param(how, marks=pytest.mark.nightly) for how in ("stopped", "killed with live-restore"))],
+)
 def test_a_run_whose_engine_died_is_completed_by_resume_with_nothing_twice_and_nothing_left(
     second: tuple[SecondEngine, dict[str, str]], tmp_path: Path, how: str
 ) -> None:

@@ -25,8 +25,13 @@ from workloads.contract import AXES
 
 docker = pytest.mark.docker
 # docker-py leaves the socket of a streamed answer to the garbage collector.
-pytestmark = [pytest.mark.framework, pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")]
+pytestmark = [
+    pytest.mark.framework,
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+    pytest.mark.first,
+]
 BOTH = [pytest.param("local", id="local"), pytest.param("docker", marks=docker, id="docker")]
+LOCAL_FIRST = [BOTH[0], pytest.param("docker", marks=[docker, pytest.mark.second], id="docker")]
 COMPARISON = "linear_regression-train-eager-b5"
 LIMIT_S = 300
 GONE_S = 10  # after a kill -9
@@ -310,7 +315,7 @@ class Interrupted:
     below: list[int]
 
 
-@pytest.fixture(scope="module", params=BOTH)
+@pytest.fixture(scope="module", params=LOCAL_FIRST)
 def interrupted(request: pytest.FixtureRequest, bench: Start, matrix_file: Matrices) -> Interrupted:
     harness = bench("run", "--matrix", matrix_file(), "--launcher", request.param)
     harness.until_the_second_block_runs()
@@ -357,6 +362,7 @@ def test_a_killed_harness_leaves_nothing_running_and_resumes_without_loss_or_rep
 
 
 @docker
+@pytest.mark.second
 def test_an_engine_that_goes_away_stops_the_run_with_everything_kept(
     bench: Start, matrix_file: Matrices, tmp_path: Path
 ) -> None:
@@ -435,6 +441,7 @@ def contrast_of(harness: Harness, workload: str) -> Any:
     return found
 
 
+@pytest.mark.second
 def test_a_run_in_which_something_failed_goes_on_and_exits_3(damaged_run: Harness) -> None:
     assert damaged_run.code == 3
     well = contrast_of(damaged_run, "linear_regression-standard")
@@ -443,6 +450,7 @@ def test_a_run_in_which_something_failed_goes_on_and_exits_3(damaged_run: Harnes
     assert well["ratio"] > 0
 
 
+@pytest.mark.second
 def test_one_changed_constant_in_one_framework_makes_the_comparison_invalid_without_a_ratio(
     damaged_run: Harness,
 ) -> None:
@@ -456,6 +464,7 @@ def test_one_changed_constant_in_one_framework_makes_the_comparison_invalid_with
     assert "—" in next(line for line in damaged_run.stdout.splitlines() if "mnist_cnn" in line)
 
 
+@pytest.mark.second
 def test_a_crash_in_a_block_is_recorded_with_the_log_s_tail(damaged_run: Harness) -> None:
     crashed = contrast_of(damaged_run, "linear_regression-classic")
     assert crashed["verdict"] == "failed"

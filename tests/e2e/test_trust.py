@@ -44,6 +44,7 @@ def validated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subproces
     return folder, done
 
 
+@pytest.mark.nightly
 def test_no_evidence_speaks_against_the_harness(validated: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     _, done = validated
     report = json.loads(done.stdout)
@@ -62,6 +63,7 @@ def test_no_evidence_speaks_against_the_harness(validated: tuple[Path, subproces
     assert f"\n{told}; kept: " in done.stderr
 
 
+@pytest.mark.nightly
 def test_a_validation_that_stopped_within_a_campaign_goes_on_where_it_stopped(
     validated: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:

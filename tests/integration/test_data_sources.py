@@ -28,6 +28,8 @@ from bench.provision import mnist, mnist_sources
 from bench.provision.mnist_sources import DataFile, Folder, Mirror, Npm, NpzMirror
 from workloads.data import read_idx
 
+pytestmark = pytest.mark.first
+
 Reply = Callable[[http.server.BaseHTTPRequestHandler], None]
 
 
@@ -403,10 +405,10 @@ def test_a_cache_that_cannot_be_made_is_one_sentence(
 
 CLIENT = """
 import json, sys
-from bench import data
-from bench.data_sources import DataFile, Mirror
+from bench.provision import mnist
+from bench.provision.mnist_sources import DataFile, Mirror
 url, files = sys.argv[1], [DataFile(**file) for file in json.loads(sys.argv[2])]
-print(data.fetch(sources=[Mirror(url)], files=files).source)
+print(mnist.fetch(sources=[Mirror(url)], files=files).source)
 """
 
 

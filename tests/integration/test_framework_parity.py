@@ -235,6 +235,7 @@ def bench_parity(root: Path, cache: Path | None, *options: str) -> tuple[int, li
 
 
 @pytest.mark.parametrize("number", range(len(rounds()) if os.environ.get(EVERY_ROUND) else 1))
+@pytest.mark.first
 def test_bench_parity_over_a_broken_tree_exits_3_and_names_every_arm_and_cause(
     source_tree: Callable[[], Path], edit: Any, borrowed_cache: Path, number: int
 ) -> None:

@@ -19,7 +19,11 @@ from bench.matrix.need import Need
 from workloads.contract import Cell, Named
 
 # docker-py leaves the socket of a streamed answer to the garbage collector.
-pytestmark = [pytest.mark.docker, pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")]
+pytestmark = [
+    pytest.mark.docker,
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+    pytest.mark.first,
+]
 CPU = max(os.sched_getaffinity(0))
 CELL = Cell(workload=Named("stub"), framework=Named("stub"), device="cpu")
 DENIED = {"EPERM", "EACCES"}

@@ -62,6 +62,7 @@ def traced(folder: Path, tmp_path: Path, *rows: dict[str, object], seconds: floa
     return replayed(folder, seconds=seconds, NVML_STUB_TRACE=str(trace), **more)
 
 
+@pytest.mark.first
 def test_a_trace_is_replayed_through_the_real_binding_and_says_what_it_is(nvml_stub: Path) -> None:
     found = replayed(nvml_stub, seconds=1.2)
     assert found["source"] == "replay"
@@ -75,6 +76,7 @@ def test_a_trace_is_replayed_through_the_real_binding_and_says_what_it_is(nvml_s
     assert tuple(map(found["second"][nvml.UUID].get, columns)) == (97, 2_147_483_648, 310_000, 1_070_000, 1980, 38)
 
 
+@pytest.mark.first
 def test_every_field_comes_through_in_its_unit(nvml_stub: Path, tmp_path: Path) -> None:
     found = traced(nvml_stub, tmp_path, FULL)
     assert found["first"][nvml.UUID] == {name: FULL[name] for name in Reading._fields}

@@ -97,6 +97,7 @@ def test_a_broken_matrix_is_one_line_with_its_place(tmp_path: Path, text: bytes,
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
 )  # fmt: skip
+@pytest.mark.second
 def test_a_bad_command_line_is_one_line_and_exit_2(
     tmp_path: Path, arguments: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
@@ -155,6 +156,7 @@ def test_the_matrix_schema_is_json_on_stdout(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["table", "markdown", "csv", "json"])
+@pytest.mark.second
 def test_a_report_goes_to_stdout_alone_by_folder_or_by_id(tmp_path: Path, kind: str) -> None:
     folder = stored(tmp_path)
     by_folder = bench("report", folder, "--format", kind, cwd=tmp_path)
@@ -166,6 +168,7 @@ def test_a_report_goes_to_stdout_alone_by_folder_or_by_id(tmp_path: Path, kind: 
         assert json.loads(by_folder.stdout)["schema"] == "bench.report/1"
 
 
+@pytest.mark.second
 def test_a_reader_that_goes_away_makes_no_noise(tmp_path: Path) -> None:
     folder = stored(tmp_path)
     command = f"'{sys.executable}' -m bench report '{folder}' --format json | true"
@@ -174,6 +177,7 @@ def test_a_reader_that_goes_away_makes_no_noise(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.second
 def test_an_interrupt_exits_130_without_a_traceback(tmp_path: Path, number: signal.Signals) -> None:
     """It waits for a lock of the cache when it is interrupted: anywhere between two steps."""
     import fcntl

@@ -91,6 +91,7 @@ def share(seeds: int, found: Any) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize(("comparisons", "spread"), [(1, 0.015), (3, 0.015), (1, 0.08)])
+@pytest.mark.second
 def test_two_sessions_of_the_same_program_find_nothing(comparisons: int, spread: float) -> None:
     """Sessions that differ as much as blocks do; less than that, as measured, and it is found less often."""
 

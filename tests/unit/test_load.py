@@ -15,6 +15,8 @@ import pytest
 from bench.errors import BenchError
 from bench.validate.load import bursts, pinned
 
+pytestmark = pytest.mark.second
+
 TICKS = os.sysconf("SC_CLK_TCK")
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 3.0

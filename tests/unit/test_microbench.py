@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.second
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "tests" / "microbench"
 FILES = sorted(FOLDER.glob("bench_*.py"))

@@ -22,6 +22,8 @@ from bench.provision import network
 from bench.provision import pip as pip_client
 from bench.provision.pip import PipFailed, pip, pip_folders, pip_indexes
 
+pytestmark = pytest.mark.second
+
 PASSWORD = "sesame"
 
 

@@ -299,10 +299,12 @@ def test_a_recommender_learns_what_its_users_choose() -> None:
     assert result["hit_rate_at_10"] > 0.3, "a guess has 0.1"
 
 
+@pytest.mark.second
 def test_waveforms_are_told_apart() -> None:
     assert trained("conv1d_audio", 60, None, batch_size=16)["test_accuracy"] > 0.3, "a guess has 0.1"
 
 
+@pytest.mark.second
 def test_a_small_transformer_comes_near_the_entropy_of_single_characters_and_stays_above_the_source_s() -> None:
     result = trained("transformer_lm", 150, None, batch_size=16, width=32, layers=1)
     places = text.characters(0, 2, text.TRAIN_CHARACTERS)

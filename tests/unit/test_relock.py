@@ -15,7 +15,7 @@ from bench.provision import locks, relock
 
 Offer = Callable[..., Path]
 # docker-py leaves a socket on which nobody answered to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"), pytest.mark.second]
 
 
 @pytest.fixture(autouse=True)

@@ -196,6 +196,7 @@ def between(tmp_path: Path, axis: str, values: tuple[Any, Any], *effective: dict
         ("launcher", ("local", "docker"), {"uid": 1000}, {"uid": 65534}),
     ],
 )  # fmt: skip
+@pytest.mark.second
 def test_what_is_compared_is_no_confounder_nor_is_what_follows_from_it(
     tmp_path: Path, axis: str, values: tuple[Any, Any], left: dict[str, Any], right: dict[str, Any]
 ) -> None:

@@ -16,6 +16,8 @@ from bench import stats
 from bench.planning import schedule, warmup
 from bench.validate.row import Row, at_least, at_most, clopper_pearson, not_above, not_below
 
+pytestmark = pytest.mark.second
+
 RUNS = 200
 HARD = ((simulation.heavy_tails, 10), (simulation.two_modes, 10))
 Patch = pytest.MonkeyPatch

@@ -32,6 +32,7 @@ def test_an_evaluations_batches_fit_the_bound_and_fill_it(batch_size: int) -> No
     assert count * size <= EVALUATION_BYTES < (count + 1) * size
 
 
+@pytest.mark.second
 def test_one_batch_larger_than_the_bound_is_still_one() -> None:
     assert fitting_batches(spec, cell(400_000, n=400_000, d=200), 0, None) == 1
 

@@ -11,6 +11,7 @@ from bench.estimate import summary
 from bench.validate import usable
 
 
+@pytest.mark.second
 def test_a_group_is_judged_as_if_it_were_a_run_of_its_own(tmp_path: Path) -> None:
     stored = whole_run(tmp_path / "run")
     together = summary.summarise(stored)["contrasts"]

@@ -214,6 +214,7 @@ SCATTER: dict[str, Callable[[np.random.Generator, int, float], npt.NDArray[np.fl
 
 @pytest.mark.parametrize("scatter", SCATTER)
 @pytest.mark.parametrize("sd", [0.02, 0.10])
+@pytest.mark.second
 def test_few_blocks_of_equal_arms_are_hardly_ever_called_plainly_different(scatter: str, sd: float) -> None:
     """In a family so large that Wilcoxon cannot agree; p raw, as if each contrast were a family of its own."""
     rng, wrong = np.random.default_rng(31), 0
@@ -250,6 +251,7 @@ COURSES = {
 
 
 @pytest.mark.parametrize("course", COURSES)
+@pytest.mark.second
 def test_an_arm_that_slows_is_hardly_ever_called_slower(course: str) -> None:
     rng, (moves, warm_up) = np.random.default_rng(41), COURSES[course]
     runs = 400

@@ -18,6 +18,8 @@ from bench.errors import EnvironmentUnavailable, InputError
 from bench.provision import locks, torch, wheels
 from bench.provision.locks import Target
 
+pytestmark = pytest.mark.second
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
