@@ -44,6 +44,13 @@ def machine_time(session: nox.Session) -> None:
 
 
 @nox.session
+def lock(session: nox.Session) -> None:
+    """The locks of images/ from requirements-*.in; `-- FRAMEWORK --flavour cpu --upgrade` for what may be newer."""
+    session.install("-e", ".")
+    session.run("python", "images/relock.py", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Ruff: rules and format."""
     session.install("-e", ".[lint]")

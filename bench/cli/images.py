@@ -1,4 +1,4 @@
-"""`bench images`: build, list, lock, save and load the frameworks' container images."""
+"""`bench images`: build, list, save and load the frameworks' container images."""
 
 from __future__ import annotations
 
@@ -70,26 +70,6 @@ def list_(kind: str) -> None:
     from bench.provision.image import list_images
 
     _show(list_images(), kind)
-
-
-@images.command("lock")
-@the_frameworks
-@click.option("--flavour", type=FLAVOURS, help="One of them.  [default: both]")
-@click.option("--upgrade", is_flag=True, help="Take the newest release of whatever requirements-*.in does not pin.")
-@the_bundle
-def lock(frameworks: tuple[str, ...], flavour: str | None, upgrade: bool, ca_bundle: Path | None) -> None:
-    """Make the locks anew from requirements-*.in, and hold the base's tag to its digest of today; in a checkout."""
-    from bench import frameworks as known
-    from bench.provision import relock
-    from bench.provision.network import trusting
-
-    with trusting(ca_bundle):
-        changed = relock.relock(
-            frameworks=frameworks or tuple(known.every()), flavours=(flavour,) if flavour else ("cpu", "cuda"),
-            upgrade=upgrade, progress=say,
-        )  # fmt: skip
-    for line in changed or ["nothing changed"]:
-        click.echo(line)
 
 
 @images.command("save")

@@ -1,4 +1,4 @@
-"""`bench images lock`, with the real uv and a package index of this machine's own."""
+"""`nox -s lock`, with the real uv and a package index of this machine's own."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import relock
 from small_wheels import digest, make_torch, make_wheel
 
 from bench import frameworks
-from bench.errors import EnvironmentUnavailable, InputError
-from bench.provision import locks, relock
+from bench.errors import EnvironmentUnavailable
+from bench.provision import locks
 
 Offer = Callable[..., Path]
 # docker-py leaves a socket on which nobody answered to the garbage collector.
@@ -62,7 +63,7 @@ def root(tmp_path: Path) -> Path:
 
 def made(root: Path, *, upgrade: bool = False) -> list[str]:
     return relock.relock(
-        frameworks=["tensorflow"], flavours=["cpu"], upgrade=upgrade, progress=lambda _: None, root=root
+        frameworks=["tensorflow"], flavours=["cpu"], upgrade=upgrade, progress=lambda _: None, folder=root
     )
 
 
@@ -100,12 +101,6 @@ def test_what_cannot_be_resolved_is_one_sentence(offer: Offer, root: Path) -> No
     assert "\n" not in str(refused.value)
 
 
-def test_an_installed_bench_keeps_the_locks_of_its_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.paths.images_root", lambda: tmp_path / "site-packages" / "bench" / "_images")
-    with pytest.raises(InputError, match="part of its release; run this in a checkout"):
-        relock.relock(frameworks=["pytorch"], flavours=["cpu"], upgrade=False, progress=pytest.fail)
-
-
 def test_a_cpu_wheel_of_torch_in_pips_own_folder_is_locked_with_its_hash(
     offer: Offer, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,9 +110,11 @@ def test_a_cpu_wheel_of_torch_in_pips_own_folder_is_locked_with_its_hash(
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "links"))
     monkeypatch.setattr(relock, "TORCH_INDEX", "--find-links=/nowhere")
     (root / "pytorch" / "wheels.sha256").write_text(f"{'0' * 64}  torch-0.9+cpu-cp311-cp311-linux_x86_64.whl\n")
-    changed = relock.relock(frameworks=["pytorch"], flavours=["cpu"], upgrade=False, progress=lambda _: None, root=root)
+    changed = relock.relock(
+        frameworks=["pytorch"], flavours=["cpu"], upgrade=False, progress=lambda _: None, folder=root
+    )
     assert changed == ["pytorch: requirements-cpu.lock changed", "pytorch: wheels.sha256 changed"]
     assert (root / "pytorch" / "wheels.sha256").read_text() == f"{digest(wheel)}  {wheel.name}\n"
     wheel.write_bytes(wheel.read_bytes() + b"\0")  # a file of the same name with another content
     with pytest.raises(EnvironmentUnavailable, match=r"torch-1\.0\+cpu.* it was replaced"):
-        relock.relock(frameworks=["pytorch"], flavours=["cpu"], upgrade=False, progress=lambda _: None, root=root)
+        relock.relock(frameworks=["pytorch"], flavours=["cpu"], upgrade=False, progress=lambda _: None, folder=root)

@@ -1,11 +1,13 @@
-"""`bench images lock`: the committed locks made anew from requirements-*.in, and the base's tag held to its digest.
+"""`nox -s lock`: the committed locks made anew from requirements-*.in, and the base's tag held to its digest of today.
 
 uv resolves, from the indexes that this user's pip is configured with: a private one serves as well as the public one.
 """
 
 from __future__ import annotations
 
+import argparse
 import shutil
+import sys
 import tempfile
 import tomllib
 from collections.abc import Callable, Sequence
@@ -13,13 +15,15 @@ from contextlib import closing
 from pathlib import Path
 
 from bench import frameworks as known
-from bench import paths
 from bench.engine.client import engine
-from bench.errors import EnvironmentUnavailable, InputError
+from bench.errors import BenchError, EnvironmentUnavailable
 from bench.provision import base, locks
+from bench.provision.network import trusting
 from bench.provision.pip import PipFailed, pip_folders, pip_indexes, uv
 
+RECIPES = Path(__file__).resolve().parent
 PYTHON = locks.PYTHONS[0]
+FLAVOURS = ("cpu", "cuda")
 TORCH_INDEX = "--torch-backend=cpu"  # the address of PyTorch's own index, as uv knows it
 _LIMIT_S = 600.0
 
@@ -27,15 +31,12 @@ Progress = Callable[[str], None]
 
 
 def relock(
-    *, frameworks: Sequence[str], flavours: Sequence[str], upgrade: bool, progress: Progress, root: Path | None = None
+    *, frameworks: Sequence[str], flavours: Sequence[str], upgrade: bool, progress: Progress, folder: Path = RECIPES
 ) -> list[str]:
     """Write every lock that changed; one line for each change, empty where nothing did.
 
-    root    the folder of recipes; None for the checkout's own
-    raises  InputError: bench runs from an installed wheel, whose recipes are fixed
-            EnvironmentUnavailable: uv cannot resolve, or the two sides would have different NumPys
+    raises  EnvironmentUnavailable: uv cannot resolve, or the two sides would have different NumPys
     """
-    folder = root or _checkout()
     wanted = [(name, flavour) for name in frameworks for flavour in flavours if flavour in known.every()[name].packages]
     made = {one: _resolved(folder, *one, upgrade, progress) for one in wanted}
     _refuse_unequal(folder, made)
@@ -49,13 +50,6 @@ def relock(
         if known.every()[name].cpu_wheel and "cpu" in flavours:
             changed += _write_wheel_hashes(folder, name)
     return changed + _hold_base(progress)
-
-
-def _checkout() -> Path:
-    folder = paths.images_root()
-    if not (folder.parent / "pyproject.toml").exists():
-        raise InputError("the locks of an installed bench are part of its release; run this in a checkout")
-    return folder
 
 
 def _resolved(folder: Path, framework: str, flavour: str, upgrade: bool, progress: Progress) -> str:
@@ -89,15 +83,8 @@ def _compile(command: Sequence[str], framework: str, flavour: str, stdin: str = 
     sources = [lambda: [TORCH_INDEX], pip_folders] if cpu_torch else [list]
     for number, source in enumerate(sources):
         try:
-            common = [
-                "--quiet",
-                "--no-header",
-                "--no-annotate",
-                f"--python-version={PYTHON}",
-                *pip_indexes(),
-                *source(),
-            ]
-            return uv(*command, *common, stdin=stdin, timeout_s=_LIMIT_S)
+            common = ["--quiet", "--no-header", "--no-annotate", f"--python-version={PYTHON}"]
+            return uv(*command, *common, *pip_indexes(), *source(), stdin=stdin, timeout_s=_LIMIT_S)
         except PipFailed as failure:
             if number == len(sources) - 1:
                 raise EnvironmentUnavailable(f"{framework} ({flavour}) cannot be resolved: {failure}") from None
@@ -160,3 +147,31 @@ def _hold_base(progress: Progress) -> list[str]:
 
 def _lock(folder: Path, framework: str, flavour: str) -> Path:
     return folder / framework / f"requirements-{flavour}.lock"
+
+
+def main() -> int:
+    """What the session is given; the exit code of an error is its own."""
+    parser = argparse.ArgumentParser(prog="nox -s lock --", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("frameworks", metavar="FRAMEWORK", nargs="*", help="default: all")
+    parser.add_argument("--flavour", choices=FLAVOURS, help="default: both")
+    parser.add_argument("--upgrade", action="store_true", help="the newest of whatever requirements-*.in does not pin")
+    parser.add_argument("--ca-bundle", type=Path, metavar="FILE", help="certificates (PEM) to trust while downloading")
+    asked = parser.parse_args()
+    if unknown := [name for name in asked.frameworks if name not in known.every()]:
+        parser.error(f"no framework is called {unknown[0]}; choose {', '.join(known.every())}")
+    try:
+        with trusting(asked.ca_bundle):
+            changed = relock(
+                frameworks=asked.frameworks or tuple(known.every()), upgrade=asked.upgrade,
+                flavours=(asked.flavour,) if asked.flavour else FLAVOURS,
+                progress=lambda line: print(line, file=sys.stderr),
+            )  # fmt: skip
+    except BenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print("\n".join(changed or ["nothing changed"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
