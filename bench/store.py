@@ -32,6 +32,16 @@ RUN_SCHEMA = "bench.run/1"
 BLOCK_SCHEMA = "bench.block/1"
 PARITY_SCHEMA = "bench.parity/1"
 
+# What runs of earlier versions did not keep, and what stands for it. Nothing else in bench knows that versions differ.
+_LATER_IN_RUN: dict[str, Any] = {"cpus": None, "harness": None, "workloads": None, "plans": {}}
+_LATER_IN_MATRIX: dict[str, Any] = {"schedule": "lockstep", "telemetry": {}}  # no other schedule was known
+_LATER_IN_PLAN: dict[str, Any] = {
+    **{name: {} for name in ("timer_share", "control_share", "pilot", "warm_up", "timer_ns", "control_ns", "cold")},
+    "block_s": None,
+    "prologue_s": None,
+}
+_LATER_IN_OUTCOME: dict[str, Any] = {"spans": {}, "gpu": None}
+
 # One row a measured step (sync "step") or a slice (sync "slice": `steps` of them in one `time_ns`).
 # start_ns and end_ns (CLOCK_MONOTONIC) and cpu_ns are of the whole slice, settling included, repeated on its rows.
 # `settling` rows are the first steps after a switch of arms: recorded, and left out of every estimate.
@@ -90,7 +100,7 @@ def read(folder: Path) -> StoredRun:
     return StoredRun(
         folder=folder,
         run=read_run(folder),
-        blocks=_lines(folder / "blocks.jsonl", BLOCK_SCHEMA),
+        blocks=[_block_of_today(record) for record in _lines(folder / "blocks.jsonl", BLOCK_SCHEMA)],
         certificates=_lines(folder / "parity.jsonl", PARITY_SCHEMA),
     )
 
@@ -106,7 +116,9 @@ def find(given: Path, out: Path) -> Path:
 def last_block(folder: Path) -> tuple[int, dict[str, Any] | None]:
     """How many blocks are kept, and the last of them; the others are not read."""
     lines = _whole_lines(folder / "blocks.jsonl")
-    return len(lines), _record(lines[-1], folder / "blocks.jsonl", len(lines), BLOCK_SCHEMA) if lines else None
+    if not lines:
+        return 0, None
+    return len(lines), _block_of_today(_record(lines[-1], folder / "blocks.jsonl", len(lines), BLOCK_SCHEMA))
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -120,7 +132,21 @@ def read_run(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read ({error}); the run folder is damaged") from None
     if not isinstance(run, dict) or run.get("schema") != RUN_SCHEMA:
         raise InputError(f"{path}: schema {_schema(run)!r} is unknown; this version of bench reads {RUN_SCHEMA}")
-    return run
+    return run_of_today(run)
+
+
+def run_of_today(run: Mapping[str, Any]) -> dict[str, Any]:
+    """A header with all that this version keeps in it, whichever version wrote it."""
+    header = {**_LATER_IN_RUN, **run}
+    header["matrix"] = {**_LATER_IN_MATRIX, **header.get("matrix", {})}
+    header["plans"] = {name: {**_LATER_IN_PLAN, **plan} for name, plan in header["plans"].items()}
+    return header
+
+
+def _block_of_today(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for a block's record."""
+    arms = {arm: {**_LATER_IN_OUTCOME, **outcome} for arm, outcome in record.get("arms", {}).items()}
+    return {**record, "arms": arms}
 
 
 def refuse_unmakeable(folder: Path) -> None:

@@ -133,7 +133,7 @@ def _elsewhere(folder: Path) -> Iterator[None]:
     from bench import store
     from bench.machine import cpus
 
-    placed = store.read_run(folder).get("cpus") or {"arms": {}, "control": []}
+    placed = store.read_run(folder)["cpus"] or {"arms": {}, "control": []}
     usable, arms = frozenset(os.sched_getaffinity(0)), {cpu for own in placed["arms"].values() for cpu in own}
     with cpus.confined(usable.intersection(placed["control"]) or usable - arms or usable):
         yield

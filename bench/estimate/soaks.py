@@ -96,7 +96,7 @@ def read(run: StoredRun) -> Soaks:
             found.refresh.setdefault((gpu, name), []).append(track.refresh_s())
         arms = run.run["comparisons"][record["comparison"]]["arms"]
         for arm, soak in soaked.items():
-            one = _soak(block, soak, arm, arms[arm], record["arms"][arm].get("gpu"))
+            one = _soak(block, soak, arm, arms[arm], record["arms"][arm]["gpu"])
             found.of.setdefault((record["comparison"], arm), []).append(one)
     return found
 

@@ -40,7 +40,7 @@ def summarise(run: StoredRun) -> Json:
             "schedule": plain["schedule"],
             "finished_at": plain.get("finished_at"),
             "matrix": plain.get("matrix", {}).get("name"),
-            "cpus": plain.get("cpus"),
+            "cpus": plain["cpus"],
         },
         "environment": plain["environment"],
         "telemetry": _telemetry(plain["telemetry"], soaked),
@@ -103,7 +103,7 @@ def _cell(one: Comparison, arm: str, run: StoredRun, soaked: soaks.Soaks) -> Jso
     last = measured[-1] if measured else (failed or [{}])[-1]
     metrics, nulls = _metrics(trials)
     _add_soak(metrics, nulls, soaked.of.get((one.id, arm), []), len(trials), run.run["telemetry"]["source"])
-    _add_cold(metrics, nulls, run.run.get("plans", {}).get(one.id, {}), arm)
+    _add_cold(metrics, nulls, run.run["plans"].get(one.id, {}), arm)
     evaluation = _evaluation(one, arm)
     if evaluation is None:
         nulls["evaluation"] = "no parity certificate of this arm holds one"

@@ -99,7 +99,7 @@ def evidence(comparison: Comparison, run: StoredRun, *, launcher: str, kind: str
     return Evidence(
         run=str(run.run["id"]),
         blocks=len(valid),
-        prologue_s=run.run["plans"].get(name, {}).get("prologue_s"),
+        prologue_s=run.run["plans"][name]["prologue_s"] if name in run.run["plans"] else None,
         block_s=sum(record["wall_s"] for record in own.blocks) / len(valid),
         spreads=_spreads(own, name, entries[name]),
     )

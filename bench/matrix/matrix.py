@@ -137,8 +137,8 @@ class Matrix:
             comparisons=tuple(Comparison.from_json(one) for one in plain["comparisons"]),
             budget=Budget(**plain["budget"]),
             seed=plain["seed"],
-            schedule=plain.get("schedule", "lockstep"),  # a run of an earlier version knew no other
-            telemetry=Telemetry(**plain.get("telemetry", {})),
+            schedule=plain["schedule"],
+            telemetry=Telemetry(**plain["telemetry"]),
             notes=tuple(plain["notes"]),
         )
 

@@ -43,7 +43,7 @@ def expected(
     for one in comparisons:
         stand, own = standing[one.id], (record for record in records if record["comparison"] == one.id)
         taken_s = [record["wall_s"] for record in own if is_whole(record)]
-        block_s = statistics.fmean(taken_s) if taken_s else plans.get(one.id, {}).get("block_s")
+        block_s = statistics.fmean(taken_s) if taken_s else plans[one.id]["block_s"] if one.id in plans else None
         if not stand.finished and block_s is not None:
             contrasts = sum(arm.id not in stand.out for _, arm in one.contrasts)
             found.append(Expected(comparison=one.id, contrasts=contrasts, blocks=stand.blocks, block_s=block_s))

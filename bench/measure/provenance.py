@@ -95,12 +95,12 @@ def refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, An
 
 
 def _parts(header: Mapping[str, Any]) -> dict[str, Any]:
-    """What goes into every key, as a sentence calls it; what a run of an earlier version did not keep is None."""
+    """What goes into every key, as a sentence calls it."""
     return {
         **{part: header.get(part) for part in ("data", "launcher", "seed", "schedule")},
         "images": _images(header),
-        "the harness's own code": header.get("harness"),
-        "the workloads' code": header.get("workloads"),
+        "the harness's own code": header["harness"],
+        "the workloads' code": header["workloads"],
         "the machine": records.machine_key(header["environment"]),
     }
 

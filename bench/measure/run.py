@@ -343,7 +343,7 @@ def _threads(matrix: Matrix) -> set[int]:
 
 def _note_place(writer: Store, header: dict[str, Any], placement: cpus.Placement) -> None:
     """Where a resumed run goes on: another process may be on its processors now. Where it was, its blocks tell."""
-    before, now = header.get("cpus"), placement.to_json()
+    before, now = header["cpus"], placement.to_json()
     if before and before["arms"] != now["arms"]:
         moved = (f"{words.named(own['arms'][str(max(placement.arms))])}" for own in (before, now))
         header["notes"].append(f"resumed at {provenance.now()}: arms moved from {' to '.join(moved)}")

@@ -16,14 +16,14 @@ LEAST_ROUNDS, LEAST_SLOW_ROUNDS, MOST_ROUNDS = 16, 6, 40  # with 12, a slow drif
 TIMER_SHARE = 1e-4
 CONTROL_SHARE = 0.01
 
-_OPTIONAL = ("pilot", "warm_up", "timer_ns", "control_ns", "cold")  # older plans lack them
+_BY_ARM = ("pilot", "warm_up", "timer_ns", "control_ns", "cold")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """A comparison's slices and warm-up, from its pilot; the same in every block, and in a resumed run.
 
-    All but `slices` by arm; what a run of an earlier version did not keep is empty.
+    All but `slices` by arm; what a run of an earlier version did not keep is empty (bench.store).
 
     warm_steps  before the first slice
     step_ns     of a step once the arm is warm
@@ -56,27 +56,26 @@ class Plan:
             "control_share": dict(self.slices.control_share),
             "warm_steps": dict(self.warm_steps),
             "step_ns": dict(self.step_ns),
-            **{name: dict(getattr(self, name)) for name in _OPTIONAL},
+            **{name: dict(getattr(self, name)) for name in _BY_ARM},
             "block_s": self.block_s,
         }
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Plan:
-        """The inverse of `to_json`; also of a plan that an earlier version kept."""
+        """The inverse of `to_json`."""
         slices = SlicePlan(
             steps=plain["steps"],
             settle_steps=plain["settle_steps"],
             rounds=plain["rounds"],
-            timer_share=plain.get("timer_share", {}),
-            control_share=plain.get("control_share", {}),
+            timer_share=plain["timer_share"],
+            control_share=plain["control_share"],
         )
-        later = {name: plain.get(name, {}) for name in _OPTIONAL}
         return cls(
             slices=slices,
             warm_steps=plain["warm_steps"],
             step_ns=plain["step_ns"],
-            **later,
-            block_s=plain.get("block_s"),
+            **{name: plain[name] for name in _BY_ARM},
+            block_s=plain["block_s"],
         )
 
 

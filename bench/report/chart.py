@@ -112,7 +112,7 @@ def block_chart(run: StoredRun, record: Mapping[str, Any]) -> Json:
     origin_ns = min([*(span.start_ns for span in spans), *readings["t_ns"]])
     entry = run.run["comparisons"][record["comparison"]]
     labels = naming.arm_labels(entry["arms"], entry["compare"])
-    gpus = {one["gpu"]["uuid"] for one in record["arms"].values() if one.get("gpu")}
+    gpus = {one["gpu"]["uuid"] for one in record["arms"].values() if one["gpu"]}
     panels = [*_arm_panels(readings, labels, origin_ns), *_gpu_panels(readings, gpus, facts, origin_ns)]
     shades = [_shade(span, labels, origin_ns) for span in spans]
     ends = max([shade["end"] for shade in shades] + [(int(readings["t_ns"].max()) - origin_ns) / 1e9])

@@ -85,7 +85,7 @@ def facts(summary: Json) -> list[tuple[str, str]]:
         ("ratio", direction(rows(summary))),
         ("decides", _decides(summary)),
         ("machine", machine(summary["environment"])),
-        ("CPUs", processors(run.get("cpus"))),
+        ("CPUs", processors(run["cpus"])),
         ("launcher", f"{run['launcher']}, {run['schedule']}, seed {run['seed']}"),
         ("settings", ", ".join(naming.fixed_axes(plain))),
         ("images", _by_label(summary, lambda cell: marks.short_image(cell["image"]) if cell["image"] else None)),

@@ -46,7 +46,7 @@ def spans(record: Mapping[str, Any], steps: pd.DataFrame) -> list[Span]:
 
 
 def _of_arm(arm: str, outcome: Mapping[str, Any]) -> Iterator[Span]:
-    for what, (start_ns, end_ns) in outcome.get("spans", {}).items():  # blocks of earlier versions have none
+    for what, (start_ns, end_ns) in outcome["spans"].items():
         yield Span(start_ns, end_ns, arm, what)
     soak = outcome.get("soak")
     if soak:

@@ -16,6 +16,7 @@ from typing import Any
 import nvml_stub as nvml
 import pyarrow.parquet as pq
 import pytest
+from used import used
 
 from bench import telemetry
 from bench.telemetry import Sampler, usage
@@ -119,7 +120,7 @@ def test_memory_of_a_worker_follows_what_it_holds(tmp_path: Path, start: Start) 
         assert path is not None
     memory = [row["memory_bytes"] for row in rows_of(path)]
     assert max(memory) - memory[-1] == pytest.approx(200 * 2**20, rel=0.05)
-    assert telemetry.summary(path)["arm"]["peak_memory_bytes"] == pytest.approx(peak, rel=0.02)
+    assert used(path)["arm"]["peak_memory_bytes"] == pytest.approx(peak, rel=0.02)
 
 
 def test_a_living_child_counts_as_its_worker(start: Start) -> None:
@@ -164,10 +165,10 @@ def test_two_arms_and_two_blocks_are_kept_apart(tmp_path: Path, start: Start) ->
         first, second = sampler.flush_block("c.000.1"), (time.sleep(0.2), sampler.flush_block("c.001.1"))[1]
         assert first == tmp_path / "telemetry" / "c.000.1.parquet"
         assert second is not None
-    summary = telemetry.summary(first)
+    summary = used(first)
     assert summary["busy"]["cpu_s"] > 0.9
     assert summary["calm"]["cpu_s"] < 0.1
-    assert set(telemetry.summary(second)) == {"calm"}
+    assert set(used(second)) == {"calm"}
     assert min(row["t_ns"] for row in rows_of(second)) > max(row["t_ns"] for row in rows_of(first))
     facts = telemetry.meta(first)
     assert (facts["schema"], facts["source"], facts["hz"]) == (telemetry.SCHEMA, sampler.source, 50)
@@ -190,7 +191,7 @@ def test_an_arm_that_dies_ends_alone(tmp_path: Path, start: Start) -> None:
         path = sampler.flush_block("block")
         assert path is not None
     assert sampler.fault is None
-    assert telemetry.summary(path)["other"]["cpu_s"] > 0.3
+    assert used(path)["other"]["cpu_s"] > 0.3
     assert telemetry.meta(path)["nulls"]["never"] == f"process {doomed.pid} is gone"
 
 
@@ -284,7 +285,7 @@ def test_a_replayed_gpu_is_sampled_labelled_and_lost_without_harm(
     )
     assert facts["nulls"][f"{nvml.UUID}.power_mw"] == "GPU is lost"
     assert facts["nulls"][f"{nvml.UUID}.energy_mj"] == "Not Supported", "the first reason is kept"
-    assert set(telemetry.summary(path)) == {"arm"}
+    assert set(used(path)) == {"arm"}
 
 
 def test_readings_can_be_read_along_and_come_faster_in_a_soak(tmp_path: Path) -> None:
@@ -393,5 +394,5 @@ def test_a_container_that_exits_ends_its_arm_alone(tmp_path: Path, container: An
         path = sampler.flush_block("block")
         assert path is not None
         assert sampler.fault is None
-    summary = telemetry.summary(path)
+    summary = used(path)
     assert summary["arm"]["samples"] < summary["other"]["samples"]

@@ -84,7 +84,6 @@ def test_what_is_read_beside_a_run_is_kept_with_it(read: Load, text: str, expect
     assert found.telemetry == expected
     resolved = json.loads(json.dumps(found.resolved()))
     assert Matrix.from_resolved(resolved).telemetry == expected
-    assert Matrix.from_resolved({**resolved, "telemetry": {}}).telemetry == Telemetry(), "a run of an earlier version"
 
 
 def test_the_agreed_example_is_read_as_it_is_meant(read: Load) -> None:
@@ -250,8 +249,6 @@ def test_the_schedule_is_lockstep_unless_the_matrix_says_serial(read: Load) -> N
     serial = read(f"schedule: serial\n{CNN}")
     assert serial.schedule == "serial"
     assert Matrix.from_resolved(json.loads(json.dumps(serial.resolved()))) == serial
-    older = {key: value for key, value in serial.resolved().items() if key != "schedule"}
-    assert Matrix.from_resolved(older).schedule == "lockstep"
     assert serial.with_options(seed=5, launcher="local").schedule == "serial"
 
 

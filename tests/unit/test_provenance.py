@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from test_imports import dotted, imports, modules
 
-from bench import launch, paths
+from bench import launch, paths, store
 from bench.errors import InputError
 from bench.launch import Provision
 from bench.launch.local import LocalLauncher
@@ -131,7 +131,8 @@ def test_a_run_that_kept_no_digest_of_its_harness_is_refused_for_that(
     header: Callable[[], dict[str, Any]], tmp_path: Path
 ) -> None:
     now = header()
-    before = copy.deepcopy({key: value for key, value in now.items() if key not in ("harness", "workloads")})
+    kept = copy.deepcopy({key: value for key, value in now.items() if key not in ("harness", "workloads")})
+    before = store.run_of_today(kept)
     for one in before["comparisons"].values():
         one["key"] = "as it was made then"
     with pytest.raises(InputError, match="the harness's own code and the workloads' code changed"):

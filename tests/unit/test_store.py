@@ -243,3 +243,19 @@ def test_json_lines_are_plain_text_that_others_can_read(made: Store) -> None:
     made.append_block(record(0), [])
     (line,) = (made.folder / "blocks.jsonl").read_text(encoding="ascii").splitlines()
     assert json.loads(line)["schema"] == "bench.block/1"
+
+
+def test_a_run_of_the_first_version_is_read_with_all_that_is_kept_today(made: Store) -> None:
+    plan = {"steps": {"tf": 3}, "settle_steps": 1, "rounds": 2, "warm_steps": {"tf": 5}, "step_ns": {"tf": 7.0}}
+    made.write_run({"id": "one", "matrix": {"name": "m"}, "plans": {"cnn-train": plan}})
+    made.append_block({**record(0), "arms": {"tf": {"status": "ok"}}}, [])
+    found = read(made.folder)
+    assert found.run["matrix"] == {"name": "m", "schedule": "lockstep", "telemetry": {}}
+    assert {found.run[name] for name in ("cpus", "harness", "workloads")} == {None}
+    assert found.run["plans"]["cnn-train"] == {
+        **plan, "timer_share": {}, "control_share": {}, "pilot": {}, "warm_up": {}, "timer_ns": {}, "control_ns": {},
+        "cold": {}, "block_s": None, "prologue_s": None,
+    }  # fmt: skip
+    assert found.blocks[0]["arms"]["tf"] == {"status": "ok", "spans": {}, "gpu": None}
+    assert store.last_block(made.folder) == (1, found.blocks[0])
+    assert json.loads((made.folder / "run.json").read_text())["plans"] == {"cnn-train": plan}, "nothing is rewritten"

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import pyarrow.parquet as pq
 import pytest
+from used import used
 
 from bench import telemetry
 from bench.telemetry import cgroup, gpu_reading, programs, sampler, usage
@@ -269,7 +270,7 @@ def test_a_summary_takes_growth_from_counters_and_the_highest_from_levels(tmp_pa
          "pressure_cpu_us": 4_001_000, "involuntary_switches": 9},
         {"t_ns": 3_000_000_000, "arm": "pt", "cpu_ns": 77},
     )  # fmt: skip
-    found = telemetry.summary(path)
+    found = used(path)
     assert found['tf "a", b'] == {
         "samples": 3, "seconds": 2.0, "cpu_s": 1.0, "cpu_percent": 50.0, "peak_memory_bytes": 300,
         "throttled": 2, "pressure_cpu_s": 4.0, "involuntary_switches": 2,
@@ -290,7 +291,7 @@ def test_what_was_not_read_is_null_in_the_file_and_never_zero(tmp_path: Path) ->
 
 def test_a_block_of_no_readings_is_a_file_of_no_rows(tmp_path: Path) -> None:
     path = parquet(tmp_path)
-    assert telemetry.summary(path) == {}
+    assert used(path) == {}
     assert telemetry.meta(path) == {"schema": telemetry.SCHEMA, "source": "none", "hz": 10}
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["block.parquet"]
 
