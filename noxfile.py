@@ -14,9 +14,19 @@ PYTHONS = nox.project.python_versions(PROJECT)
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """All tests; `nox -s tests -- -m 'not docker'` for a part of them."""
+    """The first tier, in minutes; `-- --tier second` for what CI runs after it, `-- tests/unit` for a part."""
     session.install("-e", ".[test]")
     session.run("pytest", *session.posargs)
+
+
+@nox.session
+def nightly(session: nox.Session) -> None:
+    """What takes hours: the nightly tier, every mutation, hundreds of drawn sizes, the statistics at full length."""
+    session.install("-e", ".[test]")
+    session.run("pytest", "--tier", "nightly", *session.posargs)
+    session.notify("mutations", posargs=())
+    session.notify("simulation", posargs=("--full",))
+    session.notify("machine_time", posargs=())
 
 
 @nox.session

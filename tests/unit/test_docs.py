@@ -71,6 +71,25 @@ def test_every_module_of_the_design_page_is_where_the_page_has_it() -> None:
     assert drawn == folders
 
 
+def test_every_file_of_tests_stands_in_the_table_of_promises_under_its_tiers() -> None:
+    text = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[2:5] for line in text.splitlines() if line.count("|") == 5 and ".py`" in line]
+    told = {
+        tier: set(re.findall(r"`([a-z0-9]+/test_\w+\.py)`", " ".join(row[column] for row in rows)))
+        for column, tier in enumerate(("first", "second", "nightly"))
+    }
+    held: dict[str, set[str]] = {tier: set() for tier in told}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        name, code = str(path.relative_to(ROOT / "tests")), path.read_text(encoding="utf-8")
+        marked = set(re.findall(r"mark\.(first|second|nightly)\b", code))
+        whole = re.search(r"^pytestmark = (\[[^\]]*|.*)mark\.(first|second|nightly)\b", code, flags=re.MULTILINE)
+        usual = "first" if name.startswith("unit/") else "second"
+        for tier in marked | (set() if whole else {usual}):
+            held[tier].add(name)
+    for tier, files in held.items():
+        assert (told[tier] - files, files - told[tier]) == (set(), set()), f"{tier}: too many, and missing"
+
+
 def test_what_the_contributors_page_names_is_there() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     sessions = set(re.findall(r"^def (\w+)\(session", (ROOT / "noxfile.py").read_text(encoding="utf-8"), flags=re.M))
