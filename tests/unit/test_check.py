@@ -1,103 +1,30 @@
-"""Every probe of `bench check` on trees of files that are well, and then made ill in one place each."""
+"""Every probe of `bench check` on trees of files that are well, and then made ill in one place each; all together."""
 
 from __future__ import annotations
 
 import io
 import json
 import os
-import subprocess
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pynvml
 import pytest
+from checked import CLOCK, CPU, FILE_PROBES, MEMINFO, SCOPE, V1_MOUNT, WELL, Driver, Write, sound, writer
 from rich.console import Console
-from stand_in_nvml import NvmlStandIn
 
 from bench.errors import GateError, InputError
-from bench.machine import describe
-from bench.machine.check import gpu as check_gpu
 from bench.machine.check import inspect
 from bench.machine.check import limits as check_limits
 from bench.machine.check import probes as check_probes
-from bench.machine.check import window as check_window
 from bench.machine.check.findings import WORST_FIRST, Finding, Machine
-from bench.machine.check.window import Program, Window
-from bench.telemetry.disturbances import OfMachine
-
-CPU = "sys/devices/system/cpu"
-CLOCK = "sys/devices/system/clocksource/clocksource0"
-V2_MOUNT = "30 24 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
-V1_MOUNT = "33 31 0:30 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n"
-MEMINFO = "MemTotal: 16777216 kB\nMemAvailable: {available} kB\nSwapTotal: {total} kB\nSwapFree: {free} kB\n"
-# Four cores on one node, the arms on the last; nothing to complain of.
-WELL = {
-    **{f"{CPU}/cpu{cpu}/cpufreq/scaling_governor": "performance\n" for cpu in range(4)},
-    **{f"{CPU}/cpu{cpu}/topology/thread_siblings_list": f"{cpu}\n" for cpu in range(4)},
-    f"{CPU}/intel_pstate/no_turbo": "1\n",
-    f"{CPU}/smt/control": "on\n",
-    f"{CPU}/isolated": "3\n",
-    f"{CPU}/vulnerabilities/meltdown": "Not affected\n",
-    "sys/devices/system/node/node0/cpulist": "0-3\n",
-    f"{CLOCK}/current_clocksource": "tsc\n",
-    f"{CLOCK}/available_clocksource": "tsc hpet acpi_pm\n",
-    "sys/kernel/mm/transparent_hugepage/enabled": "always [madvise] never\n",
-    "sys/class/power_supply/AC/type": "Mains\n",
-    "sys/class/power_supply/AC/online": "1\n",
-    "sys/class/power_supply/BAT0/type": "Battery\n",
-    "sys/class/power_supply/BAT0/status": "Charging\n",
-    "sys/fs/cgroup/cgroup.procs": "1\n",
-    "sys/fs/cgroup/user.slice/cgroup.procs": "",
-    "sys/fs/cgroup/user.slice/cpu.max": "max 100000\n",
-    "sys/fs/cgroup/user.slice/me.scope/cgroup.procs": "7\n",
-    "sys/fs/cgroup/user.slice/me.scope/cpu.max": "max 100000\n",
-    "sys/fs/cgroup/user.slice/me.scope/cpu.stat": "usage_usec 9\nnr_periods 40\nnr_throttled 0\n",
-    "proc/self/mountinfo": V2_MOUNT,
-    "proc/self/cgroup": "0::/user.slice/me.scope\n",
-    "proc/self/personality": "00000000\n",
-    "proc/sys/kernel/randomize_va_space": "2\n",
-    "proc/sys/vm/swappiness": "60\n",
-    "proc/cpuinfo": "processor: 0\nflags: fpu avx2\n",
-    "proc/meminfo": MEMINFO.format(available=8 * 2**20, total=0, free=0),
-    "proc/loadavg": "0.10 0.20 0.30 1/200 4000\n",
-}
-SCOPE = "sys/fs/cgroup/user.slice/me.scope"
-FILE_PROBES = [probe for probe in inspect.PROBES if probe.__name__ not in ("cores", "disk", "timer", "docker")]
-
-Write = Callable[..., Machine]
 
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """A machine of these files, the arms on its last CPU."""
-
-    def write(files: dict[str, str], *, arms: frozenset[int] = frozenset({3}), control: str = "0-2") -> Machine:
-        for name, text in files.items():
-            path = tmp_path / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-        return Machine(root=tmp_path, arms=arms, control=describe.cpu_numbers(control) or frozenset())
-
-    return write
-
-
-def sound(finding: Finding) -> Finding:
-    """What must hold of any finding: a cure where there is something to cure; a command that a shell can read."""
-    assert (finding.cure is None) == (finding.level == "ok"), finding
-    assert finding.found, finding
-    assert finding.why.endswith("."), finding
-    for text in (finding.found, finding.cure or ""):
-        assert "\n" not in text
-    if finding.cure and not finding.cure.endswith("."):
-        subprocess.run(["bash", "-n", "-c", finding.cure], check=True)
-    return finding
-
-
-# ---------------------------------------------------------------- settings and limits
+    return writer(tmp_path)
 
 
 @pytest.mark.parametrize("probe", FILE_PROBES, ids=lambda probe: probe.__name__)
@@ -283,230 +210,6 @@ def ticking(*, cost_ns: int, resolution_ns: int) -> Callable[[], int]:
 def test_a_slow_or_a_coarse_clock_is_found(write: Write, cost_ns: int, resolution_ns: int, level: str) -> None:
     finding = sound(check_probes.timer(write(WELL), clock=ticking(cost_ns=cost_ns, resolution_ns=resolution_ns)))
     assert finding.level == level
-
-
-# ---------------------------------------------------------------- a second of looking on
-
-CALM = OfMachine(throttled=0, overheated=0, pressure_cpu_s=0.0, pressure_memory_s=0.0, pressure_io_s=0.0)
-MACHINE = Machine(root=Path("/nonexistent"), arms=frozenset({3}), control=frozenset({0, 1, 2}))
-
-
-def window(
-    *, user: int = 0, idle: int = 100, steal: int = 0, programs: tuple[Program, ...] = (), **gained: Any
-) -> Window:
-    """One second in which the arms' CPU did this many hundredths of each."""
-    return Window(
-        seconds=1.0,
-        ticks={3: (user, 0, 0, idle, 0, 0, 0, steal)},
-        gained=CALM._replace(**gained),
-        nulls={"pressure_io_s": "No such file or directory", "overheated": "the kernel shows no thermal_throttle"},
-        programs=programs,
-    )
-
-
-@pytest.mark.parametrize(("user", "level"), [(0, "ok"), (5, "ok"), (6, "warn"), (20, "warn"), (21, "fail")])
-def test_busy_cpus_of_the_arms_are_found_and_those_of_the_harness_are_not(user: int, level: str) -> None:
-    finding = sound(check_window.busy(MACHINE, window(user=user, idle=100 - user)))
-    assert finding.level == level
-    assert f"CPU 3 is {user}% busy" in finding.found
-
-
-def test_who_is_busy_is_named_together_and_can_be_moved_away() -> None:
-    programs = tuple(
-        Program(name=name, pid=pid, share=share, there=True)
-        for name, pid, share in [
-            ("cc1", 11, 0.5),
-            ("backup", 12, 0.4),
-            ("cc1", 13, 0.3),
-            ("a", 14, 0.2),
-            ("b", 15, 0.1),
-        ]
-    )
-    finding = sound(check_window.busy(MACHINE, window(user=90, idle=10, programs=programs)))
-    assert finding.found == "CPU 3 is 90% busy: cc1 80%, backup 40%, a 20%"
-    assert finding.cure == 'for pid in 11 12 13 14; do sudo taskset -acp 0-2 "$pid"; done'
-    alone = sound(check_window.busy(MACHINE, window(user=90, idle=10, programs=programs[:1])))
-    assert alone.cure == "sudo taskset -acp 0-2 11"
-    nowhere = replace(MACHINE, control=MACHINE.arms)
-    assert "top" in str(sound(check_window.busy(nowhere, window(user=90, idle=10, programs=programs))).cure)
-
-
-def test_who_runs_on_the_arms_cpus_is_named_before_who_only_may() -> None:
-    programs = (
-        Program(name="there", pid=1, share=0.2, there=True),
-        *(Program(name=name, pid=2, share=0.9, there=False) for name in ("elsewhere", "apart", "away")),
-    )
-    finding = sound(check_window.busy(MACHINE, window(user=90, idle=10, programs=programs)))
-    assert finding.found == "CPU 3 is 90% busy: there 20%, elsewhere 90%, apart 90%"
-
-
-def test_waiting_for_a_disk_is_not_being_busy() -> None:
-    assert check_window.busy(MACHINE, replace(window(), ticks={3: (0, 0, 0, 10, 90, 0, 0, 0)})).level == "ok"
-
-
-@pytest.mark.parametrize(("steal", "level"), [(0, "ok"), (1, "warn"), (2, "warn"), (3, "fail")])
-def test_stolen_time_is_found(steal: int, level: str) -> None:
-    assert sound(check_window.steal(window(idle=100 - steal, steal=steal))).level == level
-
-
-@pytest.mark.parametrize(
-    ("resource", "waited_s", "level"),
-    [
-        ("cpu", 0.09, "ok"),
-        ("cpu", 0.11, "warn"),
-        ("memory", 0.009, "ok"),
-        ("memory", 0.02, "warn"),
-        ("io", 0.09, "ok"),
-        ("io", 0.2, "warn"),
-        ("io", None, "unknown"),
-    ],
-)
-def test_pressure_above_a_share_of_the_time_is_a_warning(resource: str, waited_s: float | None, level: str) -> None:
-    finding = sound(check_window.pressure(window(**{f"pressure_{resource}_s": waited_s}), resource))
-    assert (finding.name, finding.level) == (f"pressure_{resource}", level)
-
-
-@pytest.mark.parametrize(
-    ("since_boot", "now", "level"), [(0, 0, "ok"), (4, 0, "warn"), (4, 1, "fail"), (4, None, "unknown")]
-)
-def test_heat_is_a_warning_and_fails_while_it_lasts(write: Write, since_boot: int, now: int | None, level: str) -> None:
-    machine = write({f"{CPU}/cpu3/thermal_throttle/core_throttle_count": f"{since_boot}\n"})
-    assert sound(check_window.thermal(machine, window(overheated=now))).level == level
-
-
-@pytest.mark.parametrize(("load", "level"), [("1.99 0 0", "ok"), ("2.01 0 0", "warn")])
-def test_a_load_above_half_of_the_cpus_is_a_warning(write: Write, load: str, level: str) -> None:
-    assert sound(check_window.load(write({**WELL, "proc/loadavg": load}))).level == level
-
-
-def test_looking_for_no_time_at_all_tells_nothing(write: Write) -> None:
-    machine = write({**WELL, "proc/stat": "cpu3 1 0 0 9 0 0 0 0 0 0\n"})
-    seen = check_window.watch(machine, 0)
-    levels = {finding.name: sound(finding).level for finding in check_window.findings(machine, seen)}
-    assert levels["busy"] == levels["steal"] == levels["pressure_cpu"] == levels["thermal"] == "unknown"
-
-
-def process(*, name: str, ticks: int, start: int = 500, cpu: int = 3) -> str:
-    """A line of /proc/<pid>/stat: fields 14 and 15 are user and system ticks, 22 is the start, 39 the last CPU."""
-    return f"7 ({name}) R 1 1 1 0 -1 0 0 0 0 0 {ticks} 0 0 0 20 0 1 0 {start} {'0 ' * 16}{cpu} 0 0\n"
-
-
-def test_programs_are_told_by_what_they_used_meanwhile_and_by_where_they_may_run(
-    write: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names = {11: "busy)loop (x)", 12: "pinned away", 13: "asleep", 14: "reborn\x1b[31m", 15: "gone"}
-    allowed = {11: "2-3", 12: "0-2", 13: "0-3", 14: "3", 15: "3"}
-    files = {f"proc/{pid}/stat": process(name=name, ticks=1000) for pid, name in names.items()}
-    status = {f"proc/{pid}/status": f"Name:\tx\nCpus_allowed_list:\t{cpus}\n" for pid, cpus in allowed.items()}
-    heat = {f"{CPU}/cpu3/thermal_throttle/{part}_throttle_count": "2\n" for part in ("core", "package")}
-    pressure = {
-        f"proc/pressure/{name}": "some avg10=0.00 total=5\nfull avg10=0 total=1\n" for name in ("cpu", "memory", "io")
-    }
-    stat = {"proc/stat": "cpu  1 1\ncpu0 1 0 0 9 0 0 0 0 0 0\ncpu3 1 0 0 9 0 0 0 0 0 0\n"}
-    machine = write({**files, **status, **heat, **pressure, **stat})
-
-    def meanwhile(_: float) -> None:
-        later = {11: process(name=names[11], ticks=1090), 12: process(name=names[12], ticks=1080)}
-        later |= {14: process(name=names[14], ticks=5, start=900), 16: process(name="elsewhere", ticks=95, cpu=0)}
-        write({f"proc/{pid}/stat": line for pid, line in later.items()})
-        write({"proc/16/status": status["proc/11/status"], "proc/stat": "cpu3 91 0 0 19 0 0 0 0 0 0\n"})
-        (machine.root / "proc/15/stat").unlink()
-
-    monkeypatch.setattr(time, "sleep", meanwhile)
-    seen = check_window.watch(machine, 1.0)
-    assert [(one.name, one.pid) for one in seen.programs] == [
-        ("busy)loop (x)", 11), ("reborn[31m", 14), ("elsewhere", 16),
-    ]  # fmt: skip
-    assert seen.programs[0].share == pytest.approx(seen.programs[1].share * 90 / 5)
-    assert check_window.busy(machine, seen).found.startswith("CPU 3 is 90% busy: busy)loop (x) ")
-    assert seen.ticks == {3: (90, 0, 0, 10, 0, 0, 0, 0)}
-    assert (seen.gained.overheated, seen.gained.pressure_io_s) == (0, 0.0)
-
-
-# ---------------------------------------------------------------- GPUs
-
-
-class Driver(NvmlStandIn):
-    """A stand-in for the module pynvml: one GPU that is well, with what a test changes; an int is an error's code."""
-
-    def __init__(self, **changes: Any) -> None:
-        well = {
-            "SystemGetDriverVersion": "580.65", "DeviceGetCount": 1, "DeviceGetHandleByIndex": 0,
-            "DeviceGetName": "NVIDIA H100", "DeviceGetUUID": "GPU-0", "DeviceGetMemoryInfo": SimpleNamespace(total=80),
-            "Init": None, "Shutdown": None, "DeviceGetPersistenceMode": 1, "DeviceGetTemperatureThreshold": 90,
-            "DeviceGetTemperature": 40, "DeviceGetCurrentClocksThrottleReasons": 1, "DeviceGetMigMode": [0, 0],
-            "DeviceGetComputeRunningProcesses_v3": [],
-        }  # fmt: skip
-        self._answers = {**well, **changes}
-
-    def __getattr__(self, name: str) -> Any:
-        if name.removeprefix("nvml") not in self._answers:
-            return super().__getattr__(name)
-        answer = self._answers[name.removeprefix("nvml")]
-
-        def call(*_: object, **__: object) -> Any:
-            if isinstance(answer, pynvml.NVMLError):
-                raise answer
-            return answer
-
-        return call
-
-
-def gpu(root: Path, **changes: Any) -> dict[str, Finding]:
-    return {one.name: sound(one) for one in check_gpu.findings(root, api=Driver(**changes))}
-
-
-def test_a_gpu_that_is_well_is_ok_but_for_what_nvml_cannot_tell(tmp_path: Path) -> None:
-    found = gpu(tmp_path)
-    levels = {name: one.level for name, one in found.items()}
-    assert levels == {
-        "gpu0_persistence": "ok", "gpu0_clocks": "unknown", "gpu0_temperature": "ok", "gpu0_programs": "ok",
-        "gpu0_mig": "ok",
-    }  # fmt: skip
-    assert found["gpu0_clocks"].cure == "sudo nvidia-smi -i 0 --lock-gpu-clocks=tdp,tdp"
-
-
-NO = pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
-LOST = pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
-
-
-@pytest.mark.parametrize(
-    ("call", "answer", "name", "level", "words"),
-    [
-        ("PersistenceMode", 0, "persistence", "warn", "off"),
-        ("PersistenceMode", NO, "persistence", "unknown", "Not Supported"),
-        ("CurrentClocksThrottleReasons", 0x40, "clocks", "fail", "slowed down"),
-        ("CurrentClocksThrottleReasons", NO, "clocks", "unknown", "Not Supported"),
-        ("Temperature", 76, "temperature", "warn", "76 °C, slows itself at 90 °C"),
-        ("TemperatureThreshold", NO, "temperature", "unknown", "slowdown_c: Not Supported"),
-        (
-            "ComputeRunningProcesses_v3",
-            [SimpleNamespace(pid=5), SimpleNamespace(pid=6)],
-            "programs",
-            "fail",
-            "2: train, one",
-        ),
-        ("ComputeRunningProcesses_v3", LOST, "programs", "unknown", "GPU is lost"),
-        ("MigMode", [1, 1], "mig", "note", "on"),
-        ("MigMode", NO, "mig", "ok", "not a GPU that can be partitioned"),
-        ("MigMode", LOST, "mig", "unknown", "GPU is lost"),
-    ],
-)
-def test_each_ill_of_a_gpu_is_found(tmp_path: Path, call: str, answer: Any, name: str, level: str, words: str) -> None:
-    (tmp_path / "proc/5").mkdir(parents=True)
-    (tmp_path / "proc/5/comm").write_text("train\n")
-    finding = gpu(tmp_path, **{f"DeviceGet{call}": answer})[f"gpu0_{name}"]
-    assert finding.level == level
-    assert words in finding.found
-
-
-def test_a_replayed_gpu_is_none_and_a_driver_that_fails_is_unknown(tmp_path: Path) -> None:
-    assert gpu(tmp_path, DeviceGetName="STUB-GPU (replay)") == {}
-    (finding,) = gpu(tmp_path, Init=pynvml.NVMLError(pynvml.NVML_ERROR_DRIVER_NOT_LOADED)).values()
-    assert (finding.name, finding.level) == ("gpu", "unknown")
-
-
-# ---------------------------------------------------------------- together
 
 
 def test_one_look_has_every_finding_once_and_no_gpu_where_none_is_measured(
