@@ -139,7 +139,13 @@ def local_run(bench: Start, matrix_file: Matrices) -> Harness:
 
 
 @pytest.fixture(scope="module")
-def docker_run(bench: Start, matrix_file: Matrices) -> Harness:
+def images() -> None:
+    """Built by the checkout itself, whose commit they name: copies of the program have none."""
+    subprocess.run([sys.executable, "-m", "bench", "images", "build"], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def docker_run(bench: Start, matrix_file: Matrices, images: None) -> Harness:
     """One whole run in containers."""
     return bench("run", "--matrix", matrix_file(), "--launcher", "docker").wait()
 
@@ -317,6 +323,8 @@ class Interrupted:
 
 @pytest.fixture(scope="module", params=LOCAL_FIRST)
 def interrupted(request: pytest.FixtureRequest, bench: Start, matrix_file: Matrices) -> Interrupted:
+    if request.param == "docker":
+        request.getfixturevalue("images")
     harness = bench("run", "--matrix", matrix_file(), "--launcher", request.param)
     harness.until_the_second_block_runs()
     below = descendants(harness.process.pid)
@@ -364,7 +372,7 @@ def test_a_killed_harness_leaves_nothing_running_and_resumes_without_loss_or_rep
 @docker
 @pytest.mark.second
 def test_an_engine_that_goes_away_stops_the_run_with_everything_kept(
-    bench: Start, matrix_file: Matrices, tmp_path: Path
+    bench: Start, matrix_file: Matrices, images: None, tmp_path: Path
 ) -> None:
     proxy = Proxy(tmp_path / "engine.sock")
     harness = bench("run", "--matrix", matrix_file(), "--launcher", "docker", DOCKER_HOST=f"unix://{proxy.path}")
