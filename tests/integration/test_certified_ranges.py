@@ -26,6 +26,7 @@ pytestmark = pytest.mark.framework
 
 DRAWS = int(os.environ.get("BENCH_DRAWS", "1"))  # of each workload and phase; `nox -s mutations` takes many
 COMPILED_EVERY = 5  # draws: compilers take a minute each
+UNTOLD = "scikit-learn tells its loss by way of a probability, which cannot say that an example is"
 LONG = ("resnet",)  # two minutes; one of another depth is drawn in its place
 DOCS = Path(__file__).parents[2] / "docs"
 Range = tuple[float, float]
@@ -79,9 +80,23 @@ def test_whatever_is_drawn_within_the_bounds_is_certified(workload: str, number:
     phases = PHASES if DRAWS > 1 else ("train",)
     modes = MODES if number % COMPILED_EVERY == COMPILED_EVERY - 1 else ("eager",)
     records = proved(named, phases=phases, modes=modes, batch_size=batch_size, seed=seed)
-    assert {record["status"] for record in records} == {"passed"}, (
+    told = [record for record in records if not is_untold(record)]
+    assert {record["status"] for record in told} == {"passed"}, (
         named, batch_size, seed, [record["reason"] for record in records],
     )  # fmt: skip
+
+
+def is_untold(record: dict[str, Any]) -> bool:
+    """An arm of scikit-learn that cannot tell so large a loss, and says so."""
+    return record["status"] == "unsupported" and UNTOLD in record["reason"] and record["arm"].startswith("sklearn")
+
+
+def test_an_example_that_is_very_wrong_leaves_out_the_library_that_cannot_tell_its_loss_and_no_other() -> None:
+    """Once drawn: one example a step at a high rate comes to lose 54 nats, of which scikit-learn tells 36."""
+    given = {"d": 122, "learning_rate": 1.3, "n": 2354, "noise": 0.0379, "optimizer": "sgd"}
+    records = proved(_named("logistic_regression", given), phases=("train",), batch_size=1, seed=75)
+    assert [record["arm"] for record in records if is_untold(record)] == ["sklearn"]
+    assert {record["status"] for record in records if not is_untold(record)} == {"passed"}
 
 
 def test_a_bias_whose_steps_cancel_to_nothing_is_certified() -> None:

@@ -32,6 +32,7 @@ class Program:
     weights     the present weights
     fetch       a device value -> a NumPy array in host memory; waits for it, and for nothing else: a latency ends here
     solve       all features and targets -> weights that solve the problem outright, where a library does; and by what
+    untold      i -> why the library cannot tell the loss of batch i at the present weights, where it cannot: for traces
     """
 
     parameter_count: int
@@ -43,6 +44,7 @@ class Program:
     fetch: Callable[[Any], Array]
     solve: Callable[[Array, Array], None] | None = None
     solver: str | None = None
+    untold: Callable[[int], str | None] = lambda i: None
 
 
 def at_precision(array: Array, dtype: Any) -> Array:

@@ -13,6 +13,9 @@ from workloads.contract import Cell
 from workloads.runtime import DTYPES, Array, Arrays, Program, at_precision
 from workloads.training import Rule
 
+# A third of what a certificate holds losses to: no more may come from the way in which a library tells one.
+LOSS_HELD_TO = {"float64": 3e-11, "float32": 3e-5}
+
 
 class Learner(Protocol):
     """What learns one batch at a time: `step` gives the loss before it moved, `weights` those of now."""
@@ -22,6 +25,9 @@ class Learner(Protocol):
 
     def weights(self) -> dict[str, Array]:
         """Under the spec's names."""
+
+    def untold(self, x: Array, y: Array) -> str | None:
+        """Why the loss of this batch cannot be told at the present weights, where it cannot."""
 
 
 class GradientSteps:
@@ -53,15 +59,40 @@ class GradientSteps:
             "linear/bias": self.estimator.intercepts_[0].copy(),
         }
 
+    def untold(self, x: Array, y: Array) -> str | None:
+        """Nothing is."""
+        return None
+
+
+class ClassificationSteps(GradientSteps):
+    """The same by the mean negative log-likelihood, which scikit-learn tells by way of the probabilities."""
+
+    def __init__(self, rule: Rule, weights: Arrays, batch_size: int) -> None:
+        super().__init__(MLPClassifier, rule, weights, batch_size, classes=np.array([0, 1]))
+
+    def untold(self, x: Array, y: Array) -> str | None:
+        """Where an example is so wrong that log(1 − p) says little, or is cut at the last bit of p; its step is right.
+
+        1 − p = e^−z is off by an ulp of p, the loss by ε e^z of its z nats.
+        """
+        logits = x @ self.estimator.coefs_[0] + self.estimator.intercepts_[0]
+        worst = float(np.max(np.where(y > 0, -logits, logits)))  # nats
+        if worst <= 0 or np.finfo(logits.dtype).eps * np.exp(worst) <= LOSS_HELD_TO[logits.dtype.name] * worst:
+            return None
+        return (
+            f"scikit-learn tells its loss by way of a probability, which cannot say that an example is {worst:.0f} "
+            "nats wrong; lower the learning rate, or raise the batch size or the noise"
+        )
+
 
 def regression_steps(cell: Cell, rule: Rule, weights: Arrays) -> GradientSteps:
     """By 1/(2n) Σ (y − ŷ)²."""
     return GradientSteps(MLPRegressor, rule, weights, cell.batch_size)
 
 
-def classification_steps(cell: Cell, rule: Rule, weights: Arrays) -> GradientSteps:
+def classification_steps(cell: Cell, rule: Rule, weights: Arrays) -> ClassificationSteps:
     """By the mean negative log-likelihood."""
-    return GradientSteps(MLPClassifier, rule, weights, cell.batch_size, classes=np.array([0, 1]))
+    return ClassificationSteps(rule, weights, cell.batch_size)
 
 
 def supervised(
@@ -91,8 +122,10 @@ def supervised(
 
     start = {name: array.astype(dtype) for name, array in weights.items()}
     solved: dict[str, Array] = {}
+    untold: Callable[[int], str | None] = lambda i: None  # noqa: E731
     if cell.phase == "train":
         learning = learner(rule, start)
+        untold = lambda i: learning.untold(xs[i % len(xs)], ys[i % len(ys)])  # noqa: E731
         step: Callable[[int], Any] = lambda i: learning.step(xs[i % len(xs)], ys[i % len(ys)])  # noqa: E731
     else:
         predicted = predict(start)
@@ -118,6 +151,7 @@ def supervised(
         fetch=np.asarray,
         solve=lambda x, y: solved.update(solve(x.astype(np.float64), y.astype(np.float64).ravel())),
         solver=solver,
+        untold=untold,
     )
 
 
