@@ -73,7 +73,7 @@ class Run:
 
     @property
     def exit_code(self) -> int:
-        """0 where every contrast has a verdict of what was measured, else that of the command line."""
+        """As the command line's: 0, or 3 where a contrast is invalid or failed, or a block of it did."""
         from bench.estimate import summary
 
         return summary.exit_code(self.document)
@@ -143,7 +143,9 @@ def run(
 ) -> Run:  # fmt: skip
     """Measure a matrix, and keep every sample in a folder inside `out`.
 
-    launcher   instead of the matrix's; likewise device, budget and seed
+    launcher   instead of the matrix's; likewise device, budget ("90s", "10m", "1h") and seed
+    base       the image that frameworks' images stand on, by name or id; None: an official slim Python image
+    yes        allow more than 10,000 cells
     recertify  prove anew what was proved for an earlier run on the same terms
     view       who is told what happens; None: a live table on stderr
     raises     InputError and others of `bench.errors`, one sentence each; what is finished is kept
@@ -176,18 +178,19 @@ def read(folder: str | Path, *, out: str | Path = OUT) -> Run:
 
 def plan(
     matrix: Given, *, out: str | Path = OUT, launcher: str | None = None, device: str | None = None,
-    budget: str | None = None, seed: int | None = None, runs: Sequence[StoredRun] | None = None,
+    budget: str | None = None, seed: int | None = None, yes: bool = False, runs: Sequence[StoredRun] | None = None,
 ) -> Plan:  # fmt: skip
     """The comparisons of a matrix, their blocks in order, and how long they should take; starts nothing.
 
     out   where earlier runs of this machine lie, which say how long
+    yes   allow more than 10,000 cells
     runs  those that say so instead
     """
     from bench.history import forecast
     from bench.launch import joined
     from bench.measure import devices
 
-    loaded = devices.resolved(load(matrix, device=device, seed=seed, budget=budget))
+    loaded = devices.resolved(load(matrix, device=device, seed=seed, budget=budget, yes=yes))
     earlier, unread = earlier_runs(Path(out)) if runs is None else (runs, [])
     found = forecast.document(loaded, earlier, launcher=joined(launchers_of(loaded, launcher)))
     return Plan({**found, "notes": [*found["notes"], *unread]})
@@ -233,16 +236,16 @@ def _seconds(budget: str | None) -> float | None:
     try:
         return matrices.seconds(budget)
     except ValueError as error:
-        raise InputError(f"--budget {budget}: {error}") from None
+        raise InputError(f"budget {budget}: {error}") from None
 
 
 def _contrast(one: Mapping[str, Any], cells: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     arm, baseline = cells[one["arm"]], cells[one["baseline"]]
-    axes = {axis: arm["cell"][axis] for axis in ("phase", "batch_size", "device", "threads")}
+    axes = {axis: value for axis, value in arm["cell"].items() if axis not in ("workload", "framework")}
     low, high = one["ci"] or (None, None)
     return {
         "comparison": one["comparison"],
-        "workload": arm["cell"]["workload"]["name"],
+        **_named("workload", arm["cell"]["workload"]),
         **axes,
         "baseline": baseline["label"],
         "arm": arm["label"],
@@ -264,8 +267,10 @@ def _cell(one: Mapping[str, Any]) -> dict[str, Any]:
     cell = one["cell"]
     row = {
         "comparison": one["comparison"],
-        "workload": cell["workload"]["name"],
-        "framework": cell["framework"]["name"],
+        **_named("workload", cell["workload"]),
+        **_named("framework", cell["framework"]),
+        "versions": ", ".join(f"{name} {version}" for name, version in (one["versions"] or {}).items()),
+        "image": one["image"],
         "label": one["label"],
         **{axis: value for axis, value in cell.items() if axis not in ("workload", "framework")},
     }
@@ -274,6 +279,11 @@ def _cell(one: Mapping[str, Any]) -> dict[str, Any]:
         if figure.csv_interval:
             row[f"{figure.name}_low"], row[f"{figure.name}_high"] = ci or (None, None)
     return {**row, "blocks": one["blocks"], "failed": one["failed"]}
+
+
+def _named(axis: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    """A workload or framework: its name, and what it was given, as columns `workload.n` and the like."""
+    return {axis: value["name"]} | {f"{axis}.{key}": one for key, one in value.items() if key != "name"}
 
 
 def _frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from typing import Any
 # Readings of telemetry a second: what a matrix asks for where it says nothing, and the most that can be had.
 DEFAULT_HZ, MAXIMUM_HZ = 10.0, 100.0
 # Which times decide, by phase, and how those are taken.
-DECIDES = {"train": "throughput", "fit": "throughput", "infer": "latency"}
+DECIDES = {"train": "throughput", "infer": "latency"}
 SYNC = {"throughput": "slice", "latency": "step"}
 
 REFERENCE = "reference"  # the NumPy reference, as a side

@@ -31,7 +31,7 @@ Scenario = Callable[[np.random.Generator, int, int], Array]
 """(generator, runs, blocks) -> log step times up to a constant (runs, blocks, 2, ROUNDS, STEPS), baseline first."""
 
 RUNS = {False: 1_000, True: 20_000}  # of a row, quick and full
-ROUNDS = 16  # of a block, the fewest that `schedule.slice_plan` gives quick steps
+ROUNDS = 16  # of a block, the fewest that `slices.slice_plan` gives quick steps
 STEPS = 8  # of a slice
 PAIRED_SD = 0.015  # of d over blocks
 STEP_SD = 0.03  # of a step's log time in its process

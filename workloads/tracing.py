@@ -1,6 +1,6 @@
 """What a certificate is made from: steps traced on programs of the timed `build`, and on the timed program itself.
 
-A worker answers here what was computed, not whether it is right: `bench.parity` says so.
+A worker answers here what was computed, not whether it is right: `bench.measure.parity` says so.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def images() -> None:
 @the_frameworks
 @click.option("--flavour", type=FLAVOURS, default="cpu", show_default=True, help="cuda: gigabytes, for a GPU.")
 @click.option("--version", metavar="RELEASE", help="Of the one FRAMEWORK, exactly.  [default: the locked one]")
-@click.option("--base", metavar="IMAGE", help="Base of both images.  [default: an official slim Python image]")
+@click.option("--base", metavar="IMAGE", help="Base of all images.  [default: an official slim Python image]")
 @the_bundle
 @the_format
 def build(

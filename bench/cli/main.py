@@ -17,7 +17,13 @@ from bench.cli.options import LAUNCHERS, OUT, interruptible, say, the_modes
 from bench.errors import BenchError, InputError
 
 INTERRUPTED = 130
-FORMATS = ("table", "markdown", "csv", "json")
+# What `bench report` writes beside the table: the function that renders a document, as module:function.
+RENDERERS = {
+    "markdown": "bench.report.markdown:render",
+    "csv": "bench.report.export:csv_text",
+    "json": "bench.report.export:json_text",
+}
+FORMATS = ("table", *RENDERERS)
 
 
 def main() -> None:
@@ -119,7 +125,7 @@ def cli() -> None:
 )  # fmt: skip
 @click.option("--budget", metavar="TIME", help="Stop after this much measuring: 90s, 10m, 1h.")
 @click.option("--seed", type=click.IntRange(min=0), help="Instead of the matrix's seed.")
-@click.option("--base", metavar="IMAGE", help="Base image of both frameworks (docker launcher).")
+@click.option("--base", metavar="IMAGE", help="Base of all images (docker launcher).")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with a stopped run.")
 @click.option("--yes", is_flag=True, help="Allow a matrix of over 10,000 cells.")
 @click.option("--recertify", is_flag=True, help="Prove anew what was proved for an earlier run on the same terms.")
@@ -163,7 +169,7 @@ def run(
                 _refuse_unfit(loaded)
             found = api.run(loaded, out=out, launcher=launcher, base=base, recertify=recertify, view=view)
     found.show()
-    again = f"bench report {found.folder} --format table|markdown|csv|json"
+    again = f"bench report {found.folder} --format {'|'.join(FORMATS)}"
     click.echo(f"\nrun: {found.folder}\nagain: {again}", err=True)
     sys.exit(found.exit_code)
 
@@ -177,15 +183,16 @@ def run(
 )  # fmt: skip
 def report(run_folder: Path, kind: str, out: Path) -> None:
     """Tables from a run folder; needs no Docker, no framework, no GPU."""
+    from importlib import import_module
+
     from bench import api
-    from bench.report import export, markdown
 
     found = api.read(run_folder, out=out)
     if kind == "table":
         found.show()
     else:
-        render = {"markdown": markdown.render, "csv": export.csv_text, "json": export.json_text}[kind]
-        click.echo(render(found.document).rstrip("\n"))
+        module, _, name = RENDERERS[kind].partition(":")
+        click.echo(getattr(import_module(module), name)(found.document).rstrip("\n"))
 
 
 @cli.command()

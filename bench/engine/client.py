@@ -1,4 +1,4 @@
-"""The Docker engine: whether one answers, and one sentence where it does not."""
+"""The Docker engine: found, asked, made to pull, build and run; one sentence where it does not answer."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def counting(trials: pd.DataFrame, arms: Sequence[str], *, every_attempt: bool =
     """The trials of these arms in the attempts that hold all of them and count.
 
     trials         of one comparison
-    every_attempt  the disturbed ones too; else the rule of `schedule.counting`
+    every_attempt  the disturbed ones too; else the rule of `records.counting`
     """
     own = trials[trials["arm"].isin(arms)]
     own = own[own.groupby(["block", "attempt"])["arm"].transform("size") == len(set(arms))]

@@ -68,7 +68,7 @@ class Disturbance:
 class Evidence:
     """All that a verdict is taken from.
 
-    estimate     from the blocks that count (`schedule.counting`)
+    estimate     from the blocks that count (`records.counting`)
     drift        of the log ratio within these blocks, and how it went through them: course
     disturbance  None where nothing was disturbed
     """

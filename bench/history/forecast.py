@@ -120,7 +120,7 @@ def best_evidence(
 def forecast(comparison: Comparison, known: Evidence | None, budget: Budget, least: int) -> Forecast:
     """How many blocks, by the rule of `schedule.enough` at the spread that was seen.
 
-    least  `schedule.k_min` of the matrix to be run
+    least  `stats.k_min` of the matrix to be run
     """
     if known is None:
         return Forecast(comparison=comparison.id, evidence=None, reason="no earlier run holds it")

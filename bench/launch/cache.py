@@ -13,10 +13,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def folder_of(run_id: str) -> Path:
+    """Where the compile caches of a run lie."""
+    return paths.cache_root() / "compile" / run_id
+
+
 @contextmanager
 def compile_cache(run_id: str) -> Iterator[Path]:
     """Where compilers keep what they made, for every block of the run; gone when the run is over."""
-    folder = paths.cache_root() / "compile" / run_id
+    folder = folder_of(run_id)
     with storage.told(folder, remedy=paths.ANOTHER_CACHE):
         folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from bench import records
 from bench.errors import WorkerFailed
 from bench.launch.group import Group
 from bench.measure import gates, parity
@@ -153,8 +154,8 @@ class Crew:
 
 
 def deciding_sync(phase: str) -> str:
-    """Throughput decides for train, latency for infer."""
-    return "step" if phase == "infer" else "slice"
+    """How the times that decide are taken: throughput decides for train, latency for infer."""
+    return records.SYNC[records.DECIDES[phase]]
 
 
 def measure_block(bench: Bench, comparison: Comparison, planned: Planned, plan: Plan) -> Block:

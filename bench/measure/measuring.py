@@ -20,12 +20,13 @@ MODULES = (
     "matrix.comparison",
     "measure",
     "planning",
+    "records",
     "stats",
     "telemetry",
 )
 # Beside those that measure, or imported by them, and no part of the measurement: why not.
 OTHERS = {
-    "engine.client": "says whether an engine answers",
+    "engine.client": "how an engine is reached and asked",
     "engine.words": "words",
     "errors": "words",
     "frameworks": "what it says is in the key: cells, images, modes",
@@ -40,7 +41,6 @@ OTHERS = {
     "paths": "where things lie",
     "provision": "what is made has an id or the hash of a lock, in the key; data are held by SHA-256",
     "storage": "words",
-    "records": "is worked out again from what was kept",
     "store": "keeps what was measured",
     "text": "words",
     "telemetry.attribution": "tells of what was kept",

@@ -62,7 +62,7 @@ class Certificate:
     status  passed, failed: another work was done, or skipped; or one of LEFT_OUT
     by      of those, whose doing it is: an arm's id, or `reference`
     horizon  of a training: over how many steps what was held, and why no more (`horizon_of`)
-    made_at  when it was proved; kept: for an earlier run, on the same terms (bench.kept_certificates)
+    made_at  when it was proved; kept: for an earlier run, on the same terms (bench.measure.kept_certificates)
     """
 
     status: str

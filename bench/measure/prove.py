@@ -60,7 +60,7 @@ def prove(
     modes      those of every framework that has them; eager where none is named
 
     raises  InputError: fewer than two arms in every comparison
-            EnvironmentUnavailable, DataUnavailable: what it takes cannot be had
+            EnvironmentUnavailable: what it takes cannot be had
     """
     chosen = workloads or [workload(name) for name in known_workloads()]
     phases, modes = phases or PHASES, modes or ("eager",)

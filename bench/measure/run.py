@@ -7,10 +7,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bench import launch, paths, stats, storage, store
+from bench import launch, stats, storage, store
 from bench import text as words
 from bench.errors import EngineLost, InputError, ProcessRefused, StorageFailed
-from bench.launch.cache import compile_cache
+from bench.launch.cache import compile_cache, folder_of
 from bench.launch.provide import provide_all
 from bench.machine import cpus
 from bench.matrix.matrix import Matrix
@@ -248,7 +248,7 @@ def _certify(run: Run, comparison: Comparison, planned: schedule.Planned) -> Non
     prologue = certify.begin(
         bench,
         comparison,
-        cache=paths.cache_root() / "compile" / run.header["id"],
+        cache=folder_of(run.header["id"]),
         control_cpus=run.control_cpus,
         view=run.view,
         known={} if run.header.get("recertify") else kept_certificates.of(run.terms, comparison),

@@ -1,4 +1,4 @@
-"""The base that both frameworks' images share: official and held by its digest, given by the user, or made here."""
+"""The base that all images share: official and held by its digest, given by the user, or made here."""
 
 from __future__ import annotations
 

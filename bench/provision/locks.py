@@ -15,7 +15,7 @@ from bench.errors import EnvironmentUnavailable, InputError
 
 FLAVOURS = ("cpu", "cuda")
 PYTHONS = ("3.11", "3.12", "3.13")
-# In full, as every release of the three calls itself: 2.13 and 2.13.0 would be one release under two names.
+# In full, as every release of a framework calls itself: 2.13 and 2.13.0 would be one release under two names.
 _VERSION = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}((a|b|rc|\.post)\d+)?")
 
 

@@ -79,10 +79,11 @@ def _fill(folder: Path, *, lock: Lock, target: Target) -> None:
     notes: list[str] = []
     if frameworks.every()[lock.framework].cpu_wheel and not lock.is_cuda_build:
         pins.remove(lock.framework_pin)
-        wheel, origin = _download_torch(lock.version, into=folder, target=target)
+        package = lock.framework_pin.name
+        wheel, origin = _download_cpu_wheel(package, lock.version, into=folder, target=target)
         digest = _held(wheel)
-        chosen = Pin("torch", _version(wheel), (digest,))
-        notes.append(f"torch {_version(wheel)} from {origin}")
+        chosen = Pin(package, _version(wheel), (digest,))
+        notes.append(f"{package} {_version(wheel)} from {origin}")
         if wheel.name not in locks.committed_hashes():
             notes.append(f"hash of {wheel.name} recorded on first use: sha256:{digest}")
         _download(pins, into=folder, target=target, what=lock)
@@ -115,18 +116,19 @@ def _download(pins: list[Pin], *, into: Path, target: Target, what: Lock) -> Non
 
 
 def _exactly(pin: Pin) -> str:
-    """The pin for pip, to which `==2.13.0` means 2.13.0+cpu too: that is another build of torch."""
-    return str(pin).replace("==", "===", 1) if pin.name == "torch" else str(pin)
+    """The pin for pip, to which `==2.13.0` means 2.13.0+cpu too: of PyTorch that is another build."""
+    built_apart = {package for one in frameworks.every().values() if one.cpu_wheel for package in one.packages.values()}
+    return str(pin).replace("==", "===", 1) if pin.name in built_apart else str(pin)
 
 
-def _download_torch(version: str, *, into: Path, target: Target) -> tuple[Path, str]:
-    """Download the CPU build of torch and nothing else; gives its file and who offered it."""
+def _download_cpu_wheel(package: str, version: str, *, into: Path, target: Target) -> tuple[Path, str]:
+    """Download the CPU build and nothing else; gives its file and who offered it."""
     wheel = find_cpu_wheel(version=version, target=target)
     try:
         pip("download", "--quiet", "--no-deps", *fitting(target), f"--dest={into}", wheel.requirement)
     except PipFailed as failure:
-        raise _unavailable(f"torch {version} (CPU) from {wheel.origin}", target, failure) from None
-    return next(into.glob("torch-*.whl")), wheel.origin
+        raise _unavailable(f"{package} {version} (CPU) from {wheel.origin}", target, failure) from None
+    return next(into.glob(f"{package}-*.whl")), wheel.origin
 
 
 def _held(wheel: Path) -> str:

@@ -1,4 +1,1 @@
-"""A run folder as table, Markdown, CSV or JSON: the same folder always gives the same report.
-
-store → frames (pandas) → summary (the JSON document) → table, markdown, export
-"""
+"""What people read of a run: its document (`bench.estimate.summary`) as table, Markdown, CSV, JSON; charts; views."""

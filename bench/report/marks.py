@@ -1,4 +1,4 @@
-"""How reports call things and write numbers: names of arms and workloads, units, intervals."""
+"""The marks and words of verdicts, caveats and images in a table."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def install(what: str | Path, site: Path) -> None:
 
 def told(site: Path, cwd: Path) -> dict[str, Any]:
     """What the program that lies in `site` says of itself."""
-    code = "import json, bench.environment as e; print(json.dumps(e.describe(device='cpu')))"
+    code = "import json, bench.machine.describe as e; print(json.dumps(e.describe(device='cpu')))"
     env = {**os.environ, "PYTHONPATH": str(site)}
     done = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=env, capture_output=True, text=True, check=True)
     found = dict(json.loads(done.stdout))

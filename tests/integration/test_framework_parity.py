@@ -189,7 +189,7 @@ def test_cross_validation_holds_out_the_same_examples_in_every_framework(solved:
 def certified(mutants: dict[str, Traces], mutation: Mutation) -> Certificate:
     """The broken side against the healthy other one; scikit-learn against itself."""
     answer = mutants[mutation.framework][str(mutation)]
-    if isinstance(answer, str):  # as bench.certification does with a worker that raised
+    if isinstance(answer, str):  # as bench.measure.certify does with a worker that raised
         return left_out(mutation.framework, f"{mutation.framework}: {answer}", unsupported=False)
     both = mutation.framework in frameworks.defaults()
     key = mutation.healthy if both else f"{mutation.workload}, scikit-learn"

@@ -50,9 +50,9 @@ budget: {blocks: 2, per_comparison: 1h, total: 1h}
 OPEN = """
 import json, os, sys
 from pathlib import Path
-from bench.launch import Need
 from bench.launch.docker import DockerLauncher
 from bench.launch.group import Group
+from bench.matrix.need import Need
 from workloads.contract import Cell, Named
 cell = Cell(workload=Named.of("stub", {"bytes": 64}), framework=Named("stub"), device=sys.argv[1])
 launcher = DockerLauncher(run_id="gpu-path", cache=Path(sys.argv[2]), data=None, base=sys.argv[3])

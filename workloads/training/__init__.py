@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-NAMES = ("sgd", "gradient_descent", "adam")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
