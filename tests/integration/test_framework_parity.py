@@ -268,7 +268,8 @@ def test_bench_parity_over_everything_passes() -> None:
     assert code == 0, [record["reason"] for record in records if record["reason"]]
     names = [f"{w}-{p}" for w in {mutation.workload for mutation in MUTATIONS} for p in ("train", "infer")]
     linear = ("linear_regression", "logistic_regression", "svm")
-    wanted = {(name, "pytorch") for name in names} | {(f"{w}-train-gradient_descent", "pytorch") for w in linear}
+    names += [f"{w}-train-gradient_descent" for w in linear]
+    wanted = {(name, arm) for name in names for arm in ("pytorch", "numpy")}
     wanted |= {(f"{w}-infer", "sklearn") for w in linear} | {(f"{w}-train", "sklearn") for w in linear[:2]}
     wanted |= {(f"{w}-train-gradient_descent", "sklearn") for w in linear[:2]} | {("svm-train-b1", "sklearn")}
     assert {(record["comparison"], record["arm"]) for record in records} == wanted
