@@ -100,7 +100,7 @@ def read(folder: Path) -> StoredRun:
     return StoredRun(
         folder=folder,
         run=read_run(folder),
-        blocks=[_block_of_today(record) for record in _lines(folder / "blocks.jsonl", BLOCK_SCHEMA)],
+        blocks=[block_of_today(record) for record in _lines(folder / "blocks.jsonl", BLOCK_SCHEMA)],
         certificates=_lines(folder / "parity.jsonl", PARITY_SCHEMA),
     )
 
@@ -118,7 +118,7 @@ def last_block(folder: Path) -> tuple[int, dict[str, Any] | None]:
     lines = _whole_lines(folder / "blocks.jsonl")
     if not lines:
         return 0, None
-    return len(lines), _block_of_today(_record(lines[-1], folder / "blocks.jsonl", len(lines), BLOCK_SCHEMA))
+    return len(lines), block_of_today(_record(lines[-1], folder / "blocks.jsonl", len(lines), BLOCK_SCHEMA))
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def run_of_today(run: Mapping[str, Any]) -> dict[str, Any]:
     return header
 
 
-def _block_of_today(record: Mapping[str, Any]) -> dict[str, Any]:
+def block_of_today(record: Mapping[str, Any]) -> dict[str, Any]:
     """The same for a block's record."""
     arms = {arm: {**_LATER_IN_OUTCOME, **outcome} for arm, outcome in record.get("arms", {}).items()}
     return {**record, "arms": arms}

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench import store
 from bench.telemetry.attribution import Span, attributed, owners, spans
 
 RECORD: dict[str, Any] = {
@@ -45,10 +46,10 @@ def test_a_slice_of_many_rows_is_one_span_and_all_are_in_order() -> None:
 
 def test_a_block_of_an_earlier_version_has_slices_and_soaks_alone() -> None:
     old = {"arms": {arm: {"soak": one["soak"]} for arm, one in RECORD["arms"].items()}}
-    assert {one.what for one in spans(old, STEPS)} == {"slice", "soak"}
+    assert {one.what for one in spans(store.block_of_today(old), STEPS)} == {"slice", "soak"}
 
 
 def test_nothing_was_anybodys_where_nothing_was_done() -> None:
     assert owners(np.array([1, 2]), []).tolist() == [-1, -1]
     empty = pd.DataFrame({name: pd.Series(dtype="int64") for name in STEPS})
-    assert spans({"arms": {"tf": {"status": "failed"}}}, empty) == []
+    assert spans(store.block_of_today({"arms": {"tf": {"status": "failed"}}}), empty) == []
