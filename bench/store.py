@@ -137,16 +137,21 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 def run_of_today(run: Mapping[str, Any]) -> dict[str, Any]:
     """A header with all that this version keeps in it, whichever version wrote it."""
-    header = {**_LATER_IN_RUN, **run}
-    header["matrix"] = {**_LATER_IN_MATRIX, **header.get("matrix", {})}
-    header["plans"] = {name: {**_LATER_IN_PLAN, **plan} for name, plan in header["plans"].items()}
+    header = _completed(run, _LATER_IN_RUN)
+    header["matrix"] = _completed(header.get("matrix", {}), _LATER_IN_MATRIX)
+    header["plans"] = {name: _completed(plan, _LATER_IN_PLAN) for name, plan in header["plans"].items()}
     return header
 
 
 def block_of_today(record: Mapping[str, Any]) -> dict[str, Any]:
     """The same for a block's record."""
-    arms = {arm: {**_LATER_IN_OUTCOME, **outcome} for arm, outcome in record.get("arms", {}).items()}
+    arms = {arm: _completed(outcome, _LATER_IN_OUTCOME) for arm, outcome in record.get("arms", {}).items()}
     return {**record, "arms": arms}
+
+
+def _completed(kept: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """What was kept, in its order, then what was not."""
+    return {**kept, **{name: value for name, value in later.items() if name not in kept}}
 
 
 def refuse_unmakeable(folder: Path) -> None:
