@@ -141,7 +141,9 @@ def local_run(bench: Start, matrix_file: Matrices) -> Harness:
 @pytest.fixture(scope="module")
 def images() -> None:
     """Built by the checkout itself, whose commit they name: copies of the program have none."""
-    done = subprocess.run([sys.executable, "-m", "bench", "images", "build"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "images", "build"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
