@@ -142,6 +142,7 @@ def test_the_docs_show_some() -> None:
 
 
 @pytest.mark.parametrize("named", [one for one in examples() if DRAWS > 1 or one.name not in LONG], ids=str)
+@pytest.mark.nightly
 def test_every_example_of_the_docs_is_certified(named: Named) -> None:
     records = proved(named, phases=("train",))
     assert {record["status"] for record in records} == {"passed"}, (named, records[0]["reason"])
