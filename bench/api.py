@@ -236,7 +236,7 @@ def _seconds(budget: str | None) -> float | None:
     try:
         return matrices.seconds(budget)
     except ValueError as error:
-        raise InputError(f"budget {budget}: {error}") from None
+        raise InputError(f"--budget {budget}: {error}") from None
 
 
 def _contrast(one: Mapping[str, Any], cells: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
